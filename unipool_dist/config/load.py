@@ -1,0 +1,101 @@
+"""Reading a configuration: YAML file, then ``section.field=value`` overrides, then types and ranges."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from unipool_dist.config.sections import Config
+from unipool_dist.errors import ConfigError
+
+
+def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
+    """Read ``path`` (``None``: all defaults), apply ``overrides``, check every field on its own.
+
+    Raises:
+        ConfigError: the file cannot be read, is not a mapping, or has unknown or ill-typed fields. All faulty fields are
+            named at once, each with its value.
+    """
+    values: dict[str, Any] = {} if path is None else _read_yaml(Path(path))
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return Config.model_validate(_numbers(values, Config))
+    except ValidationError as error:
+        raise ConfigError(_describe(error, str(path) if path is not None else "the configuration")) from None
+
+
+def dump_config(config: Config, path: Path) -> None:
+    """Write ``config`` to ``path`` as YAML that :func:`load_config` reads back to an equal configuration."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration at {path}; the ones that come with the project are in configs/") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must be a mapping of sections ({', '.join(Config.model_fields)})")
+    return {section: ({} if fields is None else fields) for section, fields in values.items()}
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    keys = name.split(".")
+    if not separator or len(keys) < 2 or not all(keys):
+        raise ConfigError(f"override {override!r} is not of the form section.field=value, e.g. train.steps=200")
+    node = values
+    for key in keys[:-1]:
+        node = node.setdefault(key, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {override!r}: {key} is not a section")
+    try:
+        node[keys[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value cannot be read as YAML: {error}") from None
+
+
+def _numbers(values: Any, schema: Any) -> Any:
+    """YAML 1.1 reads ``1e-3`` as text; turn such text into the number its writer meant where a number is expected."""
+    if isinstance(values, dict) and isinstance(schema, type) and issubclass(schema, BaseModel):
+        fields = schema.model_fields
+        return {k: _numbers(v, fields[k].annotation) if k in fields else v for k, v in values.items()}
+    if isinstance(values, dict):
+        return {k: _numbers(v, float) for k, v in values.items()}
+    if isinstance(values, str) and schema is not str and "float" in str(schema):
+        try:
+            return float(values)
+        except ValueError:
+            return values
+    return values
+
+
+def _describe(error: ValidationError, source: str) -> str:
+    known = list(_field_names(Config, ""))
+    lines = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"] if not (isinstance(part, str) and part.startswith("literal[")))
+        if item["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else "see docs/configuration.md for the fields"
+            lines.append(f"{name}: no such field; {hint}")
+        else:
+            lines.append(f"{name}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
+    return f"{source} is not a valid configuration:\n  " + "\n  ".join(dict.fromkeys(lines))
+
+
+def _field_names(schema: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in schema.model_fields.items():
+        yield f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _field_names(field.annotation, f"{prefix}{name}.")
