@@ -1,0 +1,137 @@
+"""The process groups of a run, made in the same order on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from unipool_dist.config import Config
+from unipool_dist.errors import TopologyError
+from unipool_dist.topology.environment import Environment
+from unipool_dist.topology.megatron import create_megatron_groups, let_megatron_run_without_cuda, parallel_state
+from unipool_dist.topology.rank_grid import RankGrid
+
+
+@dataclass(frozen=True)
+class ParallelGroups:
+    """Everything a rank needs to know of the others. Groups that the rank is not in are not here."""
+
+    grid: RankGrid
+    rank: int
+    device: torch.device
+    pp_index: int
+    dp_index: int
+    tp_index: int
+    world: dist.ProcessGroup
+    tp: dist.ProcessGroup
+    dp: dist.ProcessGroup
+    pp: dist.ProcessGroup
+    pool: dist.ProcessGroup
+    pool_rank: int
+    expert_data: dist.ProcessGroup
+    """The replicas of this rank's experts in other pool groups."""
+    pools: tuple[int, ...]
+    """The pools whose experts this rank's pool group owns."""
+
+    @property
+    def is_first_stage(self) -> bool:
+        return self.pp_index == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        return self.pp_index == self.grid.pp - 1
+
+
+def rank_grid(config: Config) -> RankGrid:
+    """The rank grid of a resolved configuration.
+
+    Raises:
+        TopologyError: the pools of one stage group are shared with different other stage groups, so that its experts would have
+            different replicas.
+    """
+    parallel, pool = config.parallel, config.pool
+    assert isinstance(parallel.dp, int) and pool.parallel_size is not None and pool.stages_per_group is not None
+    assert pool.layers_per_group is not None
+    grid = RankGrid(parallel.pp, parallel.dp, parallel.tp, pool.parallel_size, pool.stages_per_group)
+    spans = grid.pool_spans(config.model.num_layers, pool.layers_per_group)
+    for stage_group in range(grid.num_stage_groups):
+        if len({span for span in spans if span[0] <= stage_group <= span[1]}) > 1:
+            raise TopologyError(
+                f"with pool.stages_per_group={pool.stages_per_group} and parallel.pp={parallel.pp}, pools of "
+                f"pool.layers_per_group={pool.layers_per_group} layers begin or end inside a stage group and reach into the next; "
+                f"set pool.stages_per_group={parallel.pp} or choose layers_per_group so that pools and stage groups align"
+            )
+    return grid
+
+
+@contextmanager
+def process_groups(config: Config, environment: Environment) -> Iterator[ParallelGroups]:
+    """Join the other processes, make every group, and leave again at the end.
+
+    ``config`` is resolved for ``environment.world_size``. The timeout of every group is ``parallel.timeout_s``.
+
+    Collectives: creates the world, then Megatron's groups, then the pool groups, then the expert-data groups span by span;
+    every rank makes all of them in this order.
+    """
+    let_megatron_run_without_cuda()
+    timeout = timedelta(seconds=config.parallel.timeout_s)
+    if environment.device.type == "cuda":
+        torch.cuda.set_device(environment.device)
+    alone = environment.world_size == 1
+    dist.init_process_group(
+        environment.backend,
+        init_method=None if alone else f"tcp://{environment.master_addr}:{environment.master_port}",
+        store=dist.HashStore() if alone else None,
+        rank=environment.rank,
+        world_size=environment.world_size,
+        timeout=timeout,
+    )
+    try:
+        create_megatron_groups(config)
+        yield _make_groups(config, environment, timeout)
+        dist.barrier()
+    finally:
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def _make_groups(config: Config, environment: Environment, timeout: timedelta) -> ParallelGroups:
+    grid, rank = rank_grid(config), environment.rank
+    assert config.pool.layers_per_group is not None
+
+    def mine(all_ranks: list[tuple[int, ...]]) -> dist.ProcessGroup | None:
+        made = [(ranks, dist.new_group(list(ranks), timeout=timeout)) for ranks in all_ranks]
+        return next((group for ranks, group in made if rank in ranks), None)
+
+    pool_group = mine(grid.pool_groups())
+    assert pool_group is not None
+    spans = grid.pool_spans(config.model.num_layers, config.pool.layers_per_group)
+    replicas = [mine(grid.expert_data_groups(span)) for span in sorted(set(spans))]
+    expert_data = next(group for group in replicas if group is not None)
+    stage_group = grid.stage_group_of(rank)
+    world = dist.group.WORLD
+    assert world is not None
+    pp_index, dp_index, tp_index = grid.coordinates(rank)
+    groups = ParallelGroups(
+        grid=grid,
+        rank=rank,
+        device=environment.device,
+        pp_index=pp_index,
+        dp_index=dp_index,
+        tp_index=tp_index,
+        world=world,
+        tp=parallel_state.get_tensor_model_parallel_group(),
+        dp=parallel_state.get_data_parallel_group(),
+        pp=parallel_state.get_pipeline_model_parallel_group(),
+        pool=pool_group,
+        pool_rank=grid.pool_group_of(rank).index(rank),
+        expert_data=expert_data,
+        pools=tuple(pool for pool, (first, last) in enumerate(spans) if first <= stage_group <= last),
+    )
+    assert groups.tp.rank() == tp_index and groups.dp.rank() == dp_index and groups.pp.rank() == pp_index
+    return groups

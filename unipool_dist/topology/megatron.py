@@ -1,0 +1,59 @@
+"""The one place where Megatron-core is told about this run: its CPU adapter, its process groups, its layer settings."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # about optional GPU libraries that this project does not use
+    from megatron.core import ModelParallelConfig, parallel_state
+
+from unipool_dist.config import Config
+
+
+def let_megatron_run_without_cuda() -> None:
+    """Let Megatron-core allocate on the CPU where there is no CUDA device.
+
+    Its sequence parallelism, rotary embedding and stage-to-stage communication ask ``torch.cuda.current_device()`` where to
+    allocate; everything else in the parts used here is device-agnostic. Does nothing on a machine with CUDA.
+    """
+    if not torch.cuda.is_available():
+        torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]
+
+
+def create_megatron_groups(config: Config) -> None:
+    """Create Megatron's process groups for tensor, data and pipeline parallelism.
+
+    Collectives: creates groups over the whole world; every rank must call it.
+    """
+    parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=config.parallel.tp,
+        pipeline_model_parallel_size=config.parallel.pp,
+        distributed_timeout_minutes=max(1, round(config.parallel.timeout_s / 60)),
+        create_gloo_process_groups=False,
+    )
+
+
+def layer_config(config: Config, dtype: torch.dtype) -> ModelParallelConfig:
+    """Settings shared by all of Megatron's layers and by its stage-to-stage communication.
+
+    Weights are neither allocated on a GPU nor initialised by Megatron: initial values must not depend on the layout
+    (:mod:`unipool_dist.model.initialization`).
+    """
+    result = ModelParallelConfig(
+        tensor_model_parallel_size=config.parallel.tp,
+        pipeline_model_parallel_size=config.parallel.pp,
+        sequence_parallel=config.parallel.tp > 1,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        use_cpu_initialization=True,
+        perform_initialization=False,
+        gradient_accumulation_fusion=False,
+        # gloo has no coalesced sends; NCCL needs them, or neighbours that send to each other at once wait for ever.
+        batch_p2p_comm=torch.cuda.is_available(),
+        batch_p2p_sync=False,
+    )
+    return result
