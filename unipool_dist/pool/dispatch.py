@@ -1,0 +1,89 @@
+"""The client side of an MoE layer: choose experts, order the chosen (token, expert) pairs by owner, combine the results.
+
+Shapes: T tokens, K choices of a token, M experts of the layer's pool, E experts of the pool group, R rows dispatched, D hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Which (token, choice) pairs are dispatched and in which order. No gradient flows through it."""
+
+    expert_TK: Tensor  # expert within the layer's pool
+    chosen_TK: Tensor  # bool: has a positive score, so is dispatched
+    order: Tensor  # [T * K] flat (token, choice) pairs by placement position; those not dispatched last
+    counts_E: Tensor  # int64 rows for every placement position
+    counts_M: Tensor  # int64 assignments to every expert of the pool
+
+
+@torch.no_grad()
+def route(scores_TM: Tensor, top_k: int, position_M: Tensor, num_positions: int) -> Routing:
+    """Choose the ``top_k`` experts with the highest scores for every token.
+
+    A chosen expert whose score is 0 would add nothing, neither to the output nor to a gradient; it is not dispatched and does not
+    count as an assignment. ``position_M``: placement position of each expert of the pool.
+    """
+    top_TK, expert_TK = scores_TM.topk(top_k, dim=-1)
+    chosen_TK = top_TK > 0
+    positions = torch.where(chosen_TK, position_M[expert_TK], num_positions).flatten()
+    order = torch.argsort(positions, stable=True)
+    counts_E = torch.bincount(positions, minlength=num_positions + 1)[:num_positions]
+    return Routing(expert_TK, chosen_TK, order, counts_E, counts_E[position_M])
+
+
+def dispatch(tokens_TD: Tensor, routing: Routing, num_rows: int) -> Tensor:
+    """The dispatched rows [R, D], one per chosen pair, ordered by placement position."""
+    return _Dispatch.apply(tokens_TD, routing, num_rows)  # type: ignore[no-any-return]
+
+
+def combine(results_RD: Tensor, scores_TM: Tensor, routing: Routing) -> Tensor:
+    """``sum over chosen i of s_i * result_i`` for every token, [T, D]; exact 0 for a token with nothing dispatched."""
+    gate_TK = scores_TM.gather(1, routing.expert_TK).to(results_RD.dtype)
+    return _Combine.apply(results_RD, gate_TK, routing)  # type: ignore[no-any-return]
+
+
+def _rows_of_pairs(rows_RD: Tensor, routing: Routing) -> Tensor:
+    """Rows put back to their pairs, [T, K, D], zeros where nothing was dispatched."""
+    num_tokens, top_k = routing.expert_TK.shape
+    size = (num_tokens * top_k, rows_RD.shape[1])
+    out = rows_RD.new_empty(size) if len(rows_RD) == size[0] else rows_RD.new_zeros(size)
+    out.index_copy_(0, routing.order[: len(rows_RD)], rows_RD)
+    return out.view(num_tokens, top_k, -1)
+
+
+class _Dispatch(torch.autograd.Function):
+    """Gather forward, gather-and-sum backward: unlike index_add, the same bits on every run on a GPU."""
+
+    @staticmethod
+    def forward(ctx, tokens_TD: Tensor, routing: Routing, num_rows: int) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.routing = routing
+        return tokens_TD.index_select(0, routing.order[:num_rows] // routing.expert_TK.shape[1])
+
+    @staticmethod
+    def backward(ctx, grad_RD: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        return _rows_of_pairs(grad_RD, ctx.routing).sum(dim=1), None, None
+
+
+class _Combine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, results_RD: Tensor, gate_TK: Tensor, routing: Routing) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.routing = routing
+        ctx.save_for_backward(results_RD, gate_TK)
+        return torch.einsum("tkd,tk->td", _rows_of_pairs(results_RD, routing), gate_TK)
+
+    @staticmethod
+    def backward(ctx, grad_TD: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[no-untyped-def]
+        results_RD, gate_TK = ctx.saved_tensors
+        routing: Routing = ctx.routing
+        pairs = routing.order[: len(results_RD)]
+        grad_rows_RD = grad_TD.index_select(0, pairs // gate_TK.shape[1])
+        grad_gate = gate_TK.new_zeros(gate_TK.numel())
+        grad_gate[pairs] = (grad_rows_RD * results_RD).sum(dim=-1)
+        grad_results_RD = grad_rows_RD * gate_TK.flatten()[pairs].unsqueeze(1)
+        return grad_results_RD, grad_gate.view_as(gate_TK), None

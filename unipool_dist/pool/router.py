@@ -1,0 +1,78 @@
+"""Routers: the scores a layer gives to the experts of its pool. One per layer, in fp32 whatever the run's type.
+
+Shapes: T tokens, M experts of the pool, D hidden size.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unipool_dist.config.sections import PoolSection
+
+NORM_EPSILON = 1e-8
+_SAMPLES = 100_000
+
+
+class NormRouter(nn.Module):
+    """``s = scale * c * relu(z / (||z|| + eps))`` with ``z = W x`` (UniPool, arXiv 2605.06665; KERN, arXiv 2509.25913).
+
+    ``scale`` is learned, 1 at the start; ``c`` makes the chosen scores of a token have norm about 1 at the start. Scores are
+    not a distribution: they are not negative, many are 0, and they do not sum to 1.
+    """
+
+    def __init__(self, num_experts: int, hidden_size: int, top_k: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
+        self.scale = nn.Parameter(torch.empty(1))
+        self.constant = norm_constant(num_experts, top_k)
+
+    def forward(self, tokens_TD: Tensor) -> Tensor:
+        """Scores [T, M] in fp32."""
+        logits_TM = tokens_TD.float() @ self.weight.t()
+        norms_T1 = torch.linalg.vector_norm(logits_TM, dim=-1, keepdim=True)
+        return torch.relu(logits_TM / (norms_T1 + NORM_EPSILON)) * (self.scale * self.constant)
+
+
+class SoftmaxRouter(nn.Module):
+    """``s = softmax(W x)``, taken before the top-k: the router of the vanilla MoE."""
+
+    def __init__(self, num_experts: int, hidden_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
+
+    def forward(self, tokens_TD: Tensor) -> Tensor:
+        """Scores [T, M] in fp32, each row summing to 1."""
+        return torch.softmax(tokens_TD.float() @ self.weight.t(), dim=-1)
+
+
+def make_router(pool: PoolSection, hidden_size: int) -> NormRouter | SoftmaxRouter:
+    """The router that ``pool.router`` names."""
+    if pool.router == "norm":
+        return NormRouter(pool.num_experts, hidden_size, pool.top_k)
+    return SoftmaxRouter(pool.num_experts, hidden_size)
+
+
+@lru_cache
+def norm_constant(num_experts: int, top_k: int) -> float:
+    """Mean of ``1 / ||top-k(relu(g / ||g||))||`` over ``g ~ N(0, I_M)`` with at least one positive component.
+
+    Estimated from a fixed sample, so every rank and every run has the same value. The sample is part of the definition: the
+    exact mean is infinite for every M, because the largest component can come arbitrarily close to 0. For M above about 16 that
+    is too rare to show, and the estimate is stable to a few parts in a thousand; for smaller pools it depends on the sample.
+    """
+    draws = np.random.RandomState(42)
+    total, used, remaining = 0.0, 0, _SAMPLES
+    while remaining:
+        size = min(remaining, 1_000_000 // num_experts + 1)
+        remaining -= size
+        gaussian = draws.standard_normal((size, num_experts))
+        positive = np.maximum(gaussian / np.linalg.norm(gaussian, axis=1, keepdims=True), 0.0)
+        chosen = np.partition(positive, num_experts - top_k, axis=1)[:, num_experts - top_k :]
+        norms = np.linalg.norm(chosen, axis=1)
+        norms = norms[norms > 0]
+        total, used = total + float((1.0 / norms).sum()), used + len(norms)
+    return total / used

@@ -1,0 +1,48 @@
+"""Orders of rows that are grouped in blocks, computed from the counts of rows in each block.
+
+The server receives rows source after source, each source's sorted by expert: blocks (source, expert). To run an expert once,
+its rows must lie together: blocks (expert, source). Both orders and their inverses follow from the counts alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Counts = np.ndarray
+"""int64 [S, E]: rows that source s has for expert e."""
+
+
+def expert_major_order(counts_SE: Counts, device: torch.device) -> Tensor:
+    """Index [R] that takes rows in (source, expert) order to (expert, source) order: ``rows[order]``."""
+    return torch.from_numpy(_transpose_blocks(counts_SE)).to(device)
+
+
+def source_major_order(counts_SE: Counts, device: torch.device) -> Tensor:
+    """Index [R] that takes rows in (expert, source) order back to (source, expert) order."""
+    return torch.from_numpy(_transpose_blocks(counts_SE.T)).to(device)
+
+
+def rows_of_sources(counts_SE: Counts, first: int, last: int, device: torch.device) -> Tensor:
+    """Positions, in (expert, source) order, of the rows that came from sources ``first .. last - 1``; in that order."""
+    lengths = counts_SE.T  # [E, S]
+    starts = _block_starts(lengths)
+    return torch.from_numpy(_ranges(starts[:, first:last].ravel(), lengths[:, first:last].ravel())).to(device)
+
+
+def _transpose_blocks(counts_AB: Counts) -> np.ndarray:
+    starts = _block_starts(counts_AB)
+    return _ranges(starts.T.ravel(), counts_AB.T.ravel())
+
+
+def _block_starts(counts_AB: Counts) -> np.ndarray:
+    """First row of every block, for blocks laid out row-major."""
+    flat = counts_AB.ravel()
+    return (np.cumsum(flat) - flat).reshape(counts_AB.shape)
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Concatenation of ``arange(start, start + length)``."""
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
