@@ -1,0 +1,81 @@
+"""Putting one rank's part of the model together: its stage, its experts, and the exchange between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from megatron.core import ModelParallelConfig
+from torch import nn
+
+from unipool_dist.config import Config
+from unipool_dist.model.initialization import initialize_experts
+from unipool_dist.model.stage import Stage
+from unipool_dist.pool.balance import Balance
+from unipool_dist.pool.client import PoolClient
+from unipool_dist.pool.exchange import PoolExchange
+from unipool_dist.pool.experts import ExpertBank
+from unipool_dist.pool.placement import Placement, contiguous_placement
+from unipool_dist.topology.groups import ParallelGroups
+from unipool_dist.topology.megatron import layer_config
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+_PENDING_ROWS_PER_EXPERT = 256
+"""Weight gradients wait for about so many rows per expert: enough for an efficient product, and a bound on their memory."""
+
+
+@dataclass(frozen=True)
+class PooledModel:
+    """One rank's part of a UniPool model."""
+
+    stage: Stage
+    layer_range: range
+    bank: ExpertBank
+    expert_ids: tuple[int, ...]
+    """Global ids of the experts in ``bank``, by slot."""
+    placement: Placement
+    exchange: PoolExchange
+    balance: Balance
+    layers: ModelParallelConfig
+    dtype: torch.dtype
+
+    def named_dense_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return self.stage.named_parameters()
+
+    def named_expert_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return self.bank.named_parameters()
+
+
+def build_model(config: Config, groups: ParallelGroups) -> PooledModel:
+    """Build and initialise this rank's part. ``config`` is resolved and has a vocabulary size."""
+    assert config.model.ffn_hidden_size is not None and config.pool.layers_per_group is not None
+    dtype = DTYPES[config.train.dtype]
+    layers = layer_config(config, dtype)
+    stages = groups.grid.layers_of_stage(config.model.num_layers)
+    layer_range = stages[groups.pp_index]
+    placement = contiguous_placement(list(groups.pools), config.pool.num_experts, groups.grid.pool_parallel_size)
+    expert_ids = placement.experts_of(groups.pool_rank)
+    bank = ExpertBank(len(expert_ids), config.model.hidden_size, config.model.ffn_hidden_size, dtype)
+    initialize_experts(bank.gate_up, bank.down, expert_ids, config)
+    bank.to(groups.device)
+    exchange = PoolExchange(
+        groups.pool,
+        bank,
+        block_size=groups.grid.block_size,
+        slots=max(len(layers_) for layers_ in stages),
+        max_pending_rows=_PENDING_ROWS_PER_EXPERT * len(expert_ids),
+    )
+    balance = Balance(
+        config.pool.balance,
+        num_layers=config.model.num_layers,
+        layers_per_group=config.pool.layers_per_group,
+        num_experts=config.pool.num_experts,
+        device=groups.device,
+        world=groups.world,
+        tp=groups.tp,
+    )
+    client = PoolClient(config.pool, placement, exchange, balance, groups.device)
+    stage = Stage(config, groups, layer_range, layers, client).to(groups.device)
+    return PooledModel(stage, layer_range, bank, expert_ids, placement, exchange, balance, layers, dtype)

@@ -1,0 +1,75 @@
+"""Causal grouped-query attention with rotary positions, on Megatron's tensor-parallel linear layers.
+
+Shapes: s sequence, b batch, h hidden, a attention heads, g key/value groups, d width of a head; a and g are this rank's.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from megatron.core import ModelParallelConfig
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from unipool_dist.config.sections import ModelSection
+
+
+class RotaryTable(nn.Module):
+    """Cosines and sines of rotary position embedding (arXiv 2104.09864), [s, d] each, computed in fp32."""
+
+    def __init__(self, head_dim: int, sequence_length: int, base: float) -> None:
+        super().__init__()
+        frequency = base ** -(torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        angle = torch.outer(torch.arange(sequence_length, dtype=torch.float32), frequency).repeat(1, 2)
+        self.cos: Tensor
+        self.sin: Tensor
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """Rotate [b, heads, s, d] by its positions."""
+        first, second = x.chunk(2, dim=-1)
+        return x * self.cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * self.sin.to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Self-attention sublayer without norm and residual.
+
+    ``qkv`` holds, group after group, the queries of the group, its key and its value, so that a slice of groups is a slice of rows.
+    """
+
+    def __init__(self, model: ModelSection, layers: ModelParallelConfig, tp: ProcessGroup) -> None:
+        super().__init__()
+        assert model.num_query_groups is not None
+        self.head_dim = model.hidden_size // model.num_attention_heads
+        self.queries_per_group = model.num_attention_heads // model.num_query_groups
+        rows = (model.num_attention_heads + 2 * model.num_query_groups) * self.head_dim
+        common = {"config": layers, "init_method": nn.init.zeros_, "bias": False, "tp_group": tp}
+        self.qkv = ColumnParallelLinear(model.hidden_size, rows, gather_output=False, **common)
+        self.output = RowParallelLinear(
+            model.num_attention_heads * self.head_dim,
+            model.hidden_size,
+            input_is_parallel=True,
+            skip_bias_add=True,
+            **common,
+        )
+        self.qkv.weight.tp_dim, self.output.weight.tp_dim = 0, 1
+
+    def forward(self, x: Tensor, rotary: RotaryTable) -> Tensor:
+        """[s / tp, b, h] to [s / tp, b, h].
+
+        Collectives: all-gather, then reduce-scatter over the tensor-parallel group (sequence parallelism); the reverse in
+        backward.
+        """
+        qkv, _ = self.qkv(x)  # [s, b, (a + 2 g) d]
+        s, b, _ = qkv.shape
+        qkv = qkv.view(s, b, -1, self.queries_per_group + 2, self.head_dim).permute(1, 2, 3, 0, 4)  # [b, g, a/g + 2, s, d]
+        query, key, value = qkv.split([self.queries_per_group, 1, 1], dim=2)
+        query, key = rotary.rotate(query), rotary.rotate(key)
+        shape = query.shape
+        attended = F.scaled_dot_product_attention(
+            query.flatten(1, 2), key.expand(shape).flatten(1, 2), value.expand(shape).flatten(1, 2), is_causal=True
+        )  # [b, a, s, d]
+        out, _ = self.output(attended.permute(2, 0, 1, 3).reshape(s, b, -1))
+        return out

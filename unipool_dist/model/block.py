@@ -1,0 +1,60 @@
+"""One transformer layer: attention, router, and a request to the pool.
+
+Shapes: s sequence, b batch, h hidden, T tokens of this rank (s / tp * b), M experts of the layer's pool.
+"""
+
+from __future__ import annotations
+
+import torch
+from megatron.core import ModelParallelConfig
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.utils.checkpoint import checkpoint
+
+from unipool_dist.config import Config
+from unipool_dist.model.attention import Attention, RotaryTable
+from unipool_dist.pool.balance import scores_for_loss
+from unipool_dist.pool.client import PoolClient
+from unipool_dist.pool.router import make_router
+
+
+class Block(nn.Module):
+    """``h = x + attention(norm(x))``, then ``h + pool(norm(h))``.
+
+    Everything before the exchange is the *dense segment*. With ``parallel.recompute`` its activations are not kept but computed
+    again in backward; the exchange, the choice of experts and the counting of assignments lie outside it and happen once.
+    """
+
+    def __init__(
+        self, config: Config, layer: int, slot: int, layers: ModelParallelConfig, tp: ProcessGroup, client: PoolClient
+    ) -> None:
+        super().__init__()
+        model = config.model
+        self.layer, self.slot = layer, slot
+        self.attention_norm = nn.RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
+        self.attention = Attention(model, layers, tp)
+        self.pool_norm = nn.RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
+        self.router = make_router(config.pool, model.hidden_size)
+        self._client = client
+        self._score_kind = config.pool.balance.scores
+        self._recompute = config.parallel.recompute
+
+    def forward(self, x: Tensor, rotary: RotaryTable) -> tuple[Tensor, Tensor | None]:
+        """[s / tp, b, h] to the same, and this layer's share of the auxiliary loss (``None`` where there is none).
+
+        Collectives: those of the attention; then the exchange (:class:`unipool_dist.pool.exchange.PoolExchange`).
+        """
+        if self._recompute and torch.is_grad_enabled():
+            h, tokens_TD, scores_TM, score_sum_M = checkpoint(
+                self._dense_segment, x, rotary, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            h, tokens_TD, scores_TM, score_sum_M = self._dense_segment(x, rotary)
+        out_TD, aux = self._client.run(self.layer, self.slot, tokens_TD, scores_TM, score_sum_M)
+        return h + out_TD.view_as(h), aux
+
+    def _dense_segment(self, x: Tensor, rotary: RotaryTable) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        h = x + self.attention(self.attention_norm(x), rotary)
+        tokens_TD = self.pool_norm(h).flatten(0, 1)
+        scores_TM = self.router(tokens_TD)
+        return h, tokens_TD, scores_TM, scores_for_loss(scores_TM, self._score_kind).sum(dim=0)

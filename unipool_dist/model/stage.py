@@ -1,0 +1,100 @@
+"""The part of the model that one pipeline stage runs: embedding, layers, output; names are those of the whole model."""
+
+from __future__ import annotations
+
+import torch
+from megatron.core import ModelParallelConfig
+from megatron.core.tensor_parallel import ColumnParallelLinear, VocabParallelEmbedding, vocab_parallel_cross_entropy
+from torch import Tensor, nn
+
+from unipool_dist.config import Config
+from unipool_dist.model.attention import RotaryTable
+from unipool_dist.model.block import Block
+from unipool_dist.model.initialization import initialize_stage
+from unipool_dist.pool.client import PoolClient
+from unipool_dist.topology.groups import ParallelGroups
+
+
+class Stage(nn.Module):
+    """Layers ``layer_range`` of the model, with the embedding on the first stage and norm, output layer and loss on the last.
+
+    Router parameters stay in fp32 whatever ``train.dtype`` is. Parameters split over tensor parallelism carry ``tp_dim``; all
+    others are replicated over it and, since each rank sees other tokens, need their gradients summed over it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        groups: ParallelGroups,
+        layer_range: range,
+        layers: ModelParallelConfig,
+        client: PoolClient,
+    ) -> None:
+        super().__init__()
+        model = config.model
+        assert model.vocab_size is not None
+        self.client = client
+        self.rotary = RotaryTable(model.hidden_size // model.num_attention_heads, model.sequence_length, model.rotary_base)
+        if groups.is_first_stage:
+            self.embedding = VocabParallelEmbedding(
+                model.vocab_size,
+                model.hidden_size,
+                init_method=nn.init.zeros_,
+                reduce_scatter_embeddings=config.parallel.tp > 1,
+                config=layers,
+                tp_group=groups.tp,
+            )
+            self.embedding.weight.tp_dim = 0
+        self.layers = nn.ModuleDict(
+            {str(layer): Block(config, layer, slot, layers, groups.tp, client) for slot, layer in enumerate(layer_range)}
+        )
+        if groups.is_last_stage:
+            self.final_norm = nn.RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
+            self.output = ColumnParallelLinear(
+                model.hidden_size,
+                model.vocab_size,
+                config=layers,
+                init_method=nn.init.zeros_,
+                bias=False,
+                gather_output=False,
+                tp_group=groups.tp,
+            )
+            self.output.weight.tp_dim = 0
+        initialize_stage(self, config, groups.tp_index)
+
+    def forward(self, inputs: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Run this stage on one micro-batch.
+
+        Args:
+            inputs: token ids [b, s] on the first stage, else the previous stage's output [s / tp, b, h].
+            labels: [b, s] on the last stage, else ``None``.
+
+        Returns:
+            Token losses [b, s] in fp32 (nats) on the last stage, else the output [s / tp, b, h]; and this stage's share of
+            the auxiliary loss, ``None`` in evaluation.
+
+        Collectives: per layer, in order, those of the attention and one exchange with the pool; embedding and loss reduce
+        over the tensor-parallel group.
+        """
+        x = self._embed(inputs) if hasattr(self, "embedding") else inputs
+        aux_losses = []
+        for block in self.layers.values():
+            x, aux = block(x, self.rotary)
+            if aux is not None:
+                aux_losses.append(aux)
+        aux_loss = torch.stack(aux_losses).sum() if aux_losses else None
+        if hasattr(self, "output"):
+            assert labels is not None
+            return self._token_losses(x, labels), aux_loss
+        return x, aux_loss
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        embedded: Tensor = self.embedding(tokens)
+        if self.embedding.reduce_scatter_embeddings:
+            return embedded  # Megatron has already made it [s / tp, b, h]
+        return embedded.transpose(0, 1).contiguous()
+
+    def _token_losses(self, x: Tensor, labels: Tensor) -> Tensor:
+        logits, _ = self.output(self.final_norm(x))
+        losses: Tensor = vocab_parallel_cross_entropy(logits.float(), labels.transpose(0, 1).contiguous())
+        return losses.transpose(0, 1)
