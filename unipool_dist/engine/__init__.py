@@ -1,0 +1,1 @@
+"""Running a model: schedule, pipeline, optimizer, training step, evaluation, and the loop around them."""

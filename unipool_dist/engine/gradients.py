@@ -1,0 +1,59 @@
+"""Gradients between backward and the optimizer: fp32 accumulators, and sums over tensor parallelism."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+from unipool_dist.model.assembly import PooledModel
+
+
+class GradientBuffers:
+    """The fp32 gradients of one rank's parameters, summed over the micro-batches of a step.
+
+    Every parameter has ``main_grad`` (fp32, its own shape) from :meth:`zero` to the end of the step: exact zeros, never ``None``,
+    where nothing flowed. Autograd's ``.grad`` is added into it as soon as it is complete and then dropped, so that bf16 runs
+    accumulate in fp32; experts write into ``main_grad`` themselves.
+    """
+
+    def __init__(self, model: PooledModel) -> None:
+        self._dense = [parameter for _, parameter in model.named_dense_parameters()]
+        self._bank = model.bank
+        for parameter in self._dense:
+            parameter.register_post_accumulate_grad_hook(_move_to_main_grad)
+
+    def zero(self) -> None:
+        self._bank.zero_grad_buffers()
+        for parameter in self._dense:
+            if getattr(parameter, "main_grad", None) is None:
+                parameter.main_grad = torch.zeros_like(parameter, dtype=torch.float32)
+            else:
+                parameter.main_grad.zero_()
+
+    def sum_over_tensor_parallel(self, tp: dist.ProcessGroup) -> None:
+        """Sum the gradients of parameters that are replicated over tensor parallelism.
+
+        With sequence parallelism each of the ranks has seen other tokens. Collectives: one all-reduce over ``tp``.
+        """
+        if tp.size() == 1:
+            return
+        replicated = [p.main_grad for p in self._dense if getattr(p, "tp_dim", None) is None]
+        _all_reduce_together(replicated, tp)
+
+
+def _move_to_main_grad(parameter: Tensor) -> None:
+    assert isinstance(parameter, nn.Parameter)
+    parameter.main_grad += parameter.grad
+    parameter.grad = None
+
+
+def _all_reduce_together(tensors: Iterable[Tensor], group: dist.ProcessGroup) -> None:
+    tensors = list(tensors)
+    flat = _flatten_dense_tensors(tensors)
+    dist.all_reduce(flat, group=group)
+    for tensor, reduced in zip(tensors, _unflatten_dense_tensors(flat, tensors), strict=True):
+        tensor.copy_(reduced)

@@ -1,0 +1,92 @@
+"""The optimizer of one rank: ZeRO for dense parameters, routers and experts, one learning rate, one gradient norm."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+from unipool_dist.config import Config
+from unipool_dist.engine.zero import ZeroOptimizer, initialize_deepspeed, read_deepspeed_config
+from unipool_dist.model.assembly import PooledModel
+from unipool_dist.topology.groups import ParallelGroups
+
+logging.getLogger("megatron.core.optimizer_param_scheduler").setLevel(logging.WARNING)
+
+
+@dataclass
+class _AllParamGroups:
+    """What Megatron's scheduler needs of an optimizer."""
+
+    param_groups: list[dict[str, Any]]
+
+
+class PooledOptimizer:
+    """All of one rank's optimizers, stepped together.
+
+    Dense parameters (in the run's type) and routers (always fp32) are sharded over the data-parallel group, experts over the
+    expert-data-parallel group. Norms, biases and other vectors have no weight decay.
+
+    Collectives: every method that communicates does so for dense parameters first, then routers, then experts.
+    """
+
+    def __init__(self, config: Config, groups: ParallelGroups, model: PooledModel) -> None:
+        initialize_deepspeed()
+        settings, zero = config.optimizer, read_deepspeed_config(config.optimizer.deepspeed)
+        self._world = groups.world
+        dense = list(model.named_dense_parameters())
+        self._optimizers = [
+            ZeroOptimizer(members, groups.dp, settings, zero, count_replicated=groups.tp_index == 0)
+            for dtype in dict.fromkeys([model.dtype, torch.float32])
+            if (members := [(name, parameter) for name, parameter in dense if parameter.dtype == dtype])
+        ]
+        experts = list(model.named_expert_parameters())
+        self._optimizers.append(ZeroOptimizer(experts, groups.expert_data, settings, zero, count_replicated=True))
+        every_group = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        self._scheduler = OptimizerParamScheduler(
+            _AllParamGroups(every_group),  # type: ignore[arg-type]
+            init_lr=0.0,
+            max_lr=settings.lr,
+            min_lr=settings.min_lr,
+            lr_warmup_steps=settings.warmup_steps,
+            lr_decay_steps=max(config.train.steps, settings.warmup_steps + 1),
+            lr_decay_style=settings.decay,
+            start_wd=settings.weight_decay,
+            end_wd=settings.weight_decay,
+            wd_incr_steps=0,
+            wd_incr_style="constant",
+        )
+        self._clip_grad = settings.clip_grad
+
+    def reduce_gradients(self) -> float:
+        """Sum gradients over the ranks that hold the same parameters; return their global norm, every parameter counted once.
+
+        Collectives: reductions over the data-parallel and expert-data-parallel groups, then one all-reduce over the world.
+        """
+        for optimizer in self._optimizers:
+            optimizer.reduce_gradients()
+        squared = sum(optimizer.squared_norm() for optimizer in self._optimizers)
+        assert isinstance(squared, torch.Tensor)
+        dist.all_reduce(squared, group=self._world)
+        return float(squared.sqrt())
+
+    def step(self, grad_norm: float) -> float:
+        """Clip to ``optimizer.clip_grad``, advance the schedule, update all parameters; return the learning rate used.
+
+        Collectives: all-gathers over the data-parallel and expert-data-parallel groups.
+        """
+        if 0 < self._clip_grad < grad_norm:
+            for optimizer in self._optimizers:
+                optimizer.scale_gradients(self._clip_grad / grad_norm)
+        self._scheduler.step(increment=1)
+        for optimizer in self._optimizers:
+            optimizer.step()
+        return float(self._optimizers[0].param_groups[0]["lr"])
+
+    def state_bytes(self) -> int:
+        """Bytes of masters and optimizer states on this rank."""
+        return sum(optimizer.state_bytes() for optimizer in self._optimizers)

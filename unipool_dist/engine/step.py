@@ -1,0 +1,101 @@
+"""One training step: micro-batches through the schedule, gradients together, the optimizer once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from unipool_dist.config import Config
+from unipool_dist.engine.gradients import GradientBuffers
+from unipool_dist.engine.optimizer import PooledOptimizer
+from unipool_dist.engine.pipeline import Pipeline, StageBatch
+from unipool_dist.engine.schedule import SCHEDULES
+from unipool_dist.errors import NonFiniteError
+from unipool_dist.model.assembly import PooledModel
+from unipool_dist.topology.groups import ParallelGroups
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step saw; the same on every rank."""
+
+    loss: float  # mean token loss over the global batch, nats
+    aux_loss: float  # auxiliary loss, mean over micro-batches and data ranks
+    grad_norm: float  # before clipping
+    lr: float
+    num_loss_tokens: int
+    assignments: Tensor  # int64 [L, M] over all ranks
+
+
+class TrainStep:
+    """Runs training steps of one rank."""
+
+    def __init__(self, config: Config, groups: ParallelGroups, model: PooledModel) -> None:
+        assert isinstance(config.parallel.dp, int)
+        self._groups, self._model = groups, model
+        self.num_microbatches = config.train.global_batch_size // (config.train.micro_batch_size * config.parallel.dp)
+        self._schedule = SCHEDULES[config.parallel.schedule](config.parallel.pp, self.num_microbatches)
+        self._positions_per_step = config.train.global_batch_size * config.model.sequence_length
+        self._gradients = GradientBuffers(model)
+        self.optimizer = PooledOptimizer(config, groups, model)
+        self.pipeline = Pipeline(config, groups, model)
+
+    def run(self, step: int, batches: Sequence[StageBatch]) -> StepResult:
+        """Train on ``batches``, this rank's micro-batches of step ``step``.
+
+        Collectives over the world, in this order: number of tokens; the schedule's; losses; gradients and their norm; the
+        optimizer's; assignment counts.
+
+        Raises:
+            NonFiniteError: on every rank, before any weight changes, if the loss or the gradient norm is not finite.
+        """
+        num_loss_tokens = self._count_tokens(batches)
+        self._model.stage.client.tokens_per_step = self._positions_per_step
+        self._gradients.zero()
+        loss, aux_loss = self._sum_losses(
+            *self.pipeline.train(self._schedule, batches, num_loss_tokens=num_loss_tokens), step
+        )
+        self._gradients.sum_over_tensor_parallel(self._groups.tp)
+        grad_norm = self.optimizer.reduce_gradients()
+        if not math.isfinite(grad_norm):
+            raise NonFiniteError(_explain("gradient norm", grad_norm, step))
+        lr = self.optimizer.step(grad_norm)
+        assignments = self._model.balance.end_step()
+        return StepResult(loss, aux_loss, grad_norm, lr, num_loss_tokens, assignments)
+
+    def _count_tokens(self, batches: Sequence[StageBatch]) -> int:
+        count = torch.zeros((), dtype=torch.int64, device=self._groups.device)
+        if self._counts:
+            for batch in batches:
+                assert batch.loss_mask is not None
+                count += batch.loss_mask.sum().to(torch.int64)
+        dist.all_reduce(count, group=self._groups.world)
+        return max(int(count), 1)
+
+    def _sum_losses(self, loss: Tensor, aux_loss: Tensor, step: int) -> tuple[float, float]:
+        if not self._counts:
+            loss = torch.zeros_like(loss)  # tensor-parallel ranks of the last stage all have the same loss
+        both = torch.stack([loss, aux_loss]).double()
+        dist.all_reduce(both, group=self._groups.world)
+        total, aux = both.tolist()
+        if not math.isfinite(total + aux):
+            name, value = ("auxiliary loss", aux) if math.isfinite(total) else ("loss", total)
+            raise NonFiniteError(_explain(name, value, step))
+        return total, aux
+
+    @property
+    def _counts(self) -> bool:
+        """Whether this rank speaks for its data-parallel index when losses and tokens are summed."""
+        return self._groups.is_last_stage and self._groups.tp_index == 0
+
+
+def _explain(name: str, value: float, step: int) -> str:
+    return (
+        f"the {name} of step {step} is {value}; no weight was changed by this step. Lower optimizer.lr, lengthen "
+        f"optimizer.warmup_steps, or look at the data of this step"
+    )

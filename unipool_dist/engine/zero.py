@@ -1,0 +1,181 @@
+"""DeepSpeed's ZeRO stage 1 over one data-parallel group, driven by our own schedule.
+
+The optimizer class is used without DeepSpeed's engine: the engine reduces gradients from hooks inside backward, in an order
+that depends on what each rank happens to run, and mixes dense and expert parameters in one message. Here one instance holds
+parameters that share one data-parallel group and one type, and is told once per step to reduce, then to step.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from unipool_dist.config.sections import OptimizerSection
+from unipool_dist.errors import ConfigError
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import, which otherwise warns that it has to guess
+import deepspeed
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from deepspeed.utils import logger as deepspeed_logger
+from deepspeed.utils.timer import NoopTimer
+
+
+def read_deepspeed_config(path: str | None) -> DeepSpeedZeroConfig:
+    """The ``zero_optimization`` section of a DeepSpeed JSON file; ZeRO stage 1 if ``path`` is ``None``.
+
+    Raises:
+        ConfigError: the file cannot be read, has sections that would be ignored, or asks for a stage other than 1.
+    """
+    if path is None:
+        return DeepSpeedZeroConfig(stage=1)
+    try:
+        values = json.loads(Path(path).read_text())
+        ignored = sorted(set(values) - {"zero_optimization"})
+        zero = DeepSpeedZeroConfig(**values["zero_optimization"])
+    except FileNotFoundError:
+        raise ConfigError(f"optimizer.deepspeed={path}: no such file; the ones that come with the project are in ds_configs/") from None
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise ConfigError(f"optimizer.deepspeed={path} is not a DeepSpeed configuration: {type(error).__name__}: {error}") from None
+    if ignored:
+        raise ConfigError(
+            f"optimizer.deepspeed={path}: only zero_optimization is read from this file, remove {', '.join(ignored)}; "
+            f"types, batch sizes, clipping and the optimizer are set in the run's configuration"
+        )
+    if zero.stage != 1:
+        raise ConfigError(
+            f"optimizer.deepspeed={path}: zero_optimization.stage={int(zero.stage)} is not legal here, use 1: stages 2 and 3 "
+            f"communicate from inside backward, where the ranks of a pool group are at different layers (ds_configs/README.md)"
+        )
+    return zero
+
+
+def initialize_deepspeed() -> None:
+    """Let DeepSpeed use the process group that exists. Call once per process group, on every rank."""
+    deepspeed_logger.setLevel(logging.ERROR)
+    # Otherwise the first use compiles a shared-memory extension for over a minute.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    os.environ.setdefault("LOCAL_RANK", "0")
+    deepspeed.comm.comm.cdb = None  # an earlier process group's, in tests
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
+
+
+class ZeroOptimizer:
+    """ZeRO stage 1 for parameters of one type over one group: fp32 masters and optimizer states, each on one rank only.
+
+    Args:
+        named_parameters: the parameters; those that :attr:`main_grad` is summed for over ``group``.
+        group: ranks that hold the same parameters.
+        count_replicated: whether this rank counts parameters without ``tp_dim`` in the gradient norm; true on one
+            tensor-parallel rank, and on all for parameters that are split by other means.
+    """
+
+    def __init__(
+        self,
+        named_parameters: list[tuple[str, nn.Parameter]],
+        group: dist.ProcessGroup,
+        settings: OptimizerSection,
+        zero: DeepSpeedZeroConfig,
+        *,
+        count_replicated: bool,
+    ) -> None:
+        self._parameters = [parameter for _, parameter in named_parameters]
+        param_groups, self._counted = [], []
+        for sharded in (True, False):
+            for decay in (True, False):
+                members = [
+                    p
+                    for p in self._parameters
+                    if (getattr(p, "tp_dim", None) is not None) == sharded and (p.dim() > 1) == decay
+                ]
+                if members:
+                    param_groups.append({"params": members, "wd_mult": float(decay), "lr": settings.lr})
+                    self._counted.append(sharded or count_replicated)
+        numel = sum(parameter.numel() for parameter in self._parameters)
+        self._zero = DeepSpeedZeroOptimizer(
+            _torch_optimizer(param_groups, settings),
+            {parameter: name for name, parameter in named_parameters},
+            timers=NoopTimer(),
+            optimizer_params={},
+            contiguous_gradients=True,
+            # DeepSpeed allocates the whole bucket at every step, however small the parameters are.
+            reduce_bucket_size=min(int(zero.reduce_bucket_size), numel),
+            allgather_bucket_size=int(zero.allgather_bucket_size) // 2 * 2,
+            dp_process_group=group,
+            reduce_scatter=zero.reduce_scatter,
+            gradient_accumulation_dtype=torch.float32,
+            communication_data_type=torch.float32,
+            gradient_average=False,  # the loss is divided by the tokens of the whole step
+            partition_grads=False,
+            check_grad_overflow=False,
+            compute_grad_norm=False,  # one norm over all optimizers, see engine/optimizer.py
+        )
+        for hook in self._zero._grad_acc_hooks:
+            hook.remove()  # gradients are handed over once per step
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self._zero.optimizer.param_groups  # type: ignore[no-any-return]
+
+    def reduce_gradients(self) -> None:
+        """Sum ``main_grad`` over the group and keep this rank's partition.
+
+        Collectives: all-reduces over the group, bucket by bucket in the order of the parameters.
+        """
+        for parameter in self._parameters:
+            if self._zero.use_grad_accum_attribute:
+                parameter.grad_accum = parameter.main_grad
+            else:
+                parameter.grad = parameter.main_grad
+        self._zero.setup_buckets()
+        self._zero.set_gradient_accumulation_boundary(True)
+        self._zero.reduce_gradients()
+
+    def squared_norm(self) -> Tensor:
+        """Sum of squares (fp64 scalar) of the gradients in this rank's partition, of those that this rank counts."""
+        total = torch.zeros((), dtype=torch.float64, device=self._parameters[0].device)
+        for index, counted in enumerate(self._counted):
+            if counted:
+                for gradient in self._zero.averaged_gradients[index]:
+                    total += torch.linalg.vector_norm(gradient).double() ** 2
+        return total
+
+    def scale_gradients(self, factor: float) -> None:
+        for gradients in self._zero.averaged_gradients.values():
+            torch._foreach_mul_(list(gradients), factor)
+
+    def step(self) -> None:
+        """Update this rank's partition and give it to the group. Collectives: all-gathers over the group."""
+        self._zero.step()
+        for parameter in self._parameters:
+            parameter.grad = parameter.grad_accum = None
+
+    def state_bytes(self) -> int:
+        """Bytes of fp32 masters and optimizer states on this rank."""
+        tensors = list(self._zero.single_partition_of_fp32_groups)
+        for state in self._zero.optimizer.state.values():
+            tensors += [value for value in state.values() if isinstance(value, Tensor)]
+        return sum(tensor.nbytes for tensor in tensors)
+
+
+def _torch_optimizer(param_groups: list[dict[str, Any]], settings: OptimizerSection) -> torch.optim.Optimizer:
+    if settings.name == "sgd":
+        return torch.optim.SGD(
+            param_groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+    return torch.optim.AdamW(
+        param_groups,
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+        weight_decay=settings.weight_decay,
+    )
