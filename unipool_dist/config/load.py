@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
+from unipool_dist.config.fields import allowed, fields_of, mapping_values
 from unipool_dist.config.sections import Config
 from unipool_dist.errors import ConfigError
 
@@ -18,8 +21,8 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Confi
     """Read ``path`` (``None``: all defaults), apply ``overrides``, check every field on its own.
 
     Raises:
-        ConfigError: the file cannot be read, is not a mapping, or has unknown or ill-typed fields. All faulty fields are
-            named at once, each with its value.
+        ConfigError: the file cannot be read, is not a mapping, or has unknown or ill-typed fields. All faulty fields
+            are named at once, each with its value and what it may be.
     """
     values: dict[str, Any] = {} if path is None else _read_yaml(Path(path))
     for override in overrides:
@@ -81,21 +84,34 @@ def _numbers(values: Any, schema: Any) -> Any:
 
 
 def _describe(error: ValidationError, source: str) -> str:
-    known = list(_field_names(Config, ""))
-    lines = []
-    for item in error.errors():
-        name = ".".join(str(part) for part in item["loc"] if not (isinstance(part, str) and part.startswith("literal[")))
-        if item["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]}?" if close else "see docs/configuration.md for the fields"
-            lines.append(f"{name}: no such field; {hint}")
-        else:
-            lines.append(f"{name}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
-    return f"{source} is not a valid configuration:\n  " + "\n  ".join(dict.fromkeys(lines))
+    fields = dict(fields_of(Config))
+    lines = dict.fromkeys(_describe_one(item, fields) for item in error.errors())
+    return f"{source} is not a valid configuration:\n  " + "\n  ".join(lines)
 
 
-def _field_names(schema: type[BaseModel], prefix: str) -> Iterator[str]:
-    for name, field in schema.model_fields.items():
-        yield f"{prefix}{name}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _field_names(field.annotation, f"{prefix}{name}.")
+def _describe_one(item: ErrorDetails, fields: dict[str, FieldInfo]) -> str:
+    parts = [str(part) for part in item["loc"]]
+    name = ".".join(parts)
+    if item["type"] == "extra_forbidden":
+        return f"{name}: no such field; {_suggestion(name, list(fields))}"
+    if item["type"] == "invalid_key" or parts[-1] == "[key]":
+        return f"{name.removesuffix('.[key]')}: names must be text, in quotes if they look like numbers"
+    # The path of a faulty union ends with the branch that failed, once per branch; the field is the longest known
+    # prefix. Only in a mapping does a part after it name something of the user's.
+    known = max(size for size in range(len(parts) + 1) if size == 0 or ".".join(parts[:size]) in fields)
+    field = fields[".".join(parts[:known])]
+    values = mapping_values(field.annotation)
+    if values is not None and known < len(parts):
+        return f"{name}={_shown(item['input'])} must be {allowed(values)}"
+    return f"{'.'.join(parts[:known])}={_shown(item['input'])} must be {allowed(field.annotation, field.metadata)}"
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    elsewhere = [field for field in known if field.rpartition(".")[2] == name.rpartition(".")[2]]
+    close = elsewhere or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else "see docs/configuration.md for the fields"
+
+
+def _shown(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -56,20 +56,22 @@ def _data_parallel_size(config: Config, world_size: int) -> int:
         return world_size // (pp * tp)
     if pp * tp * dp != world_size:
         raise TopologyError(
-            f"parallel.pp={pp} x parallel.tp={tp} x parallel.dp={dp} needs {pp * tp * dp} processes but {world_size} were "
-            f"started; start {pp * tp * dp} processes or set parallel.dp=auto"
+            f"parallel.pp={pp} x parallel.tp={tp} x parallel.dp={dp} needs {pp * tp * dp} processes but {world_size} "
+            f"were started; start {pp * tp * dp} processes or set parallel.dp=auto"
         )
     return dp
 
 
 def _largest_parallel_size(pool: PoolSection, pp: int, ranks_per_stage: int) -> int:
     n = pool.stages_per_group
+    assert n is not None
     sizes = [n * block for block in range(1, ranks_per_stage + 1) if ranks_per_stage % block == 0]
     legal = [q for q in sizes if pool.num_experts % q == 0]
     if not legal:
         raise TopologyError(
             f"pool.num_experts={pool.num_experts} cannot be split over pool.stages_per_group={n} pipeline stages; "
-            f"choose a number of experts that {n} divides or a pool.stages_per_group that divides both it and parallel.pp={pp}"
+            f"choose a number of experts that {n} divides or a pool.stages_per_group that divides both it and "
+            f"parallel.pp={pp}"
         )
     return max(legal)
 
@@ -99,8 +101,8 @@ def _check_model(config: Config) -> None:
         )
     if model.sequence_length % tp:
         raise TopologyError(
-            f"model.sequence_length={model.sequence_length} cannot be split over parallel.tp={tp} (sequence parallelism); "
-            f"choose a multiple of {tp}"
+            f"model.sequence_length={model.sequence_length} cannot be split over parallel.tp={tp} (sequence "
+            f"parallelism); choose a multiple of {tp}"
         )
     if model.vocab_divisor % tp:
         raise TopologyError(
@@ -132,9 +134,7 @@ def _check_pool(config: Config) -> None:
             f"choose a divisor of {config.model.num_layers}"
         )
     if pp % n:
-        raise TopologyError(
-            f"parallel.pp={pp} is not divisible by pool.stages_per_group={n}; choose a divisor of {pp}"
-        )
+        raise TopologyError(f"parallel.pp={pp} is not divisible by pool.stages_per_group={n}; choose a divisor of {pp}")
     if q % n or per_stage % (q // n):
         legal = ", ".join(str(n * b) for b in range(1, per_stage + 1) if per_stage % b == 0)
         raise TopologyError(

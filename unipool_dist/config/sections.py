@@ -19,55 +19,71 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 class Section(BaseModel):
     """Base of all sections: immutable, strict about keys and types (``"8"`` is not a number)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
     """The dense part: a LLaMA-style decoder whose FFNs are served by the pool."""
 
-    num_layers: Count = 8
-    hidden_size: Count = 128
+    num_layers: Count = Field(8, description="L, transformer layers, each with a MoE FFN served by the pool")
+    hidden_size: Count = Field(128, description="width of the residual stream")
     ffn_hidden_size: Count | None = Field(None, description="hidden width of one expert; null: 4 x hidden_size")
-    num_attention_heads: Count = 4
+    num_attention_heads: Count = Field(4, description="query heads; each is hidden_size / num_attention_heads wide")
     num_query_groups: Count | None = Field(None, description="key/value heads; null: num_attention_heads")
-    sequence_length: Count = Field(256, description="tokens")
-    vocab_size: Count | None = Field(None, description="null: the tokenizer's, padded")
+    sequence_length: Count = Field(256, description="tokens per sequence")
+    vocab_size: Count | None = Field(None, description="tokens in the vocabulary before padding; null: the tokenizer's")
     vocab_divisor: Count = Field(128, description="the vocabulary is padded to a multiple of this")
-    rotary_base: Positive = 10_000.0
-    norm_epsilon: Positive = 1e-5
-    init_std: Positive = Field(0.01, description="output projections use init_std / sqrt(2 num_layers)")
+    rotary_base: Positive = Field(10_000.0, description="theta of the rotary position embedding")
+    norm_epsilon: Positive = Field(1e-5, description="added to the mean square in RMSNorm")
+    init_std: Positive = Field(
+        0.01, description="standard deviation of initial weights; output projections: over sqrt(2 L)"
+    )
 
 
 class BalanceSection(Section):
     """The auxiliary loss that balances the use of experts."""
 
-    loss: Literal["pool", "layer", "none"] = "pool"
-    alpha: NonNegative = 1e-2
-    window: Literal["step", "microbatch"] = Field("step", description="what the pool loss counts assignments over")
-    scores: Literal["raw", "normalized"] = Field("normalized", description="scores entering the loss")
+    loss: Literal["pool", "layer", "none"] = Field(
+        "pool", description="pool: all layers of a pool counted together; layer: every layer for itself"
+    )
+    alpha: NonNegative = Field(1e-2, description="weight of the auxiliary loss")
+    window: Literal["step", "microbatch"] = Field(
+        "step", description="the preceding step or micro-batch, whose assignments the pool loss uses"
+    )
+    scores: Literal["raw", "normalized"] = Field(
+        "normalized", description="router scores entering the loss: as they are, or divided by their sum for each token"
+    )
 
 
 class PoolSection(Section):
     """The experts, their routers, and how many ranks own one copy of them."""
 
     num_experts: Count = Field(64, description="M, experts in one pool")
-    top_k: Count = 1
+    top_k: Count = Field(1, description="k, experts that serve a token in one layer")
     layers_per_group: Count | None = Field(None, description="G, layers that share one pool; null: all; 1: vanilla MoE")
     parallel_size: Count | None = Field(None, description="q, ranks that own one copy; null: as many as is legal")
     stages_per_group: Count | None = Field(None, description="pipeline stages that share one copy; null: all")
-    router: Literal["norm", "softmax"] = "norm"
-    router_init_std: Positive | None = Field(None, description="null: model.init_std")
+    router: Literal["norm", "softmax"] = Field(
+        "norm", description="norm: NormRouter of UniPool; softmax: the usual one, softmax before top-k"
+    )
+    router_init_std: Positive | None = Field(
+        None, description="standard deviation of initial router weights; null: model.init_std"
+    )
     balance: BalanceSection = BalanceSection()
 
 
 class ParallelSection(Section):
     """Degrees of parallelism; ``pp * dp * tp`` is the number of processes."""
 
-    pp: Count = 1
-    tp: Count = 1
-    dp: Count | Literal["auto"] = Field("auto", description="auto: what is left of the processes after pp and tp")
-    schedule: Literal["lockstep_1f1b", "lockstep_gpipe"] = "lockstep_1f1b"
-    recompute: bool = Field(False, description="recompute the dense segments in backward instead of keeping activations")
+    pp: Count = Field(1, description="pipeline stages")
+    tp: Count = Field(1, description="tensor-parallel ranks of a stage; sequence parallelism goes with it")
+    dp: Count | Literal["auto"] = Field(
+        "auto", description="data-parallel replicas; auto: what is left of the processes after pp and tp"
+    )
+    schedule: Literal["lockstep_1f1b", "lockstep_gpipe"] = Field(
+        "lockstep_1f1b", description="order of forward and backward passes; 1f1b holds fewer micro-batches in memory"
+    )
+    recompute: bool = Field(False, description="recompute dense segments in backward instead of keeping activations")
     timeout_s: Positive = Field(600.0, description="seconds after which a stuck collective ends the run")
 
 
@@ -82,15 +98,15 @@ class DataSection(Section):
 class OptimizerSection(Section):
     """The optimizer, its schedule, and the DeepSpeed configuration that holds its states."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
-    lr: Positive = 1e-3
-    min_lr: NonNegative = 1e-4
-    warmup_steps: Annotated[int, Field(ge=0)] = 10
-    decay: Literal["cosine", "linear", "constant"] = "cosine"
-    weight_decay: NonNegative = 0.01
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.95
-    epsilon: Positive = 1e-8
+    name: Literal["adamw", "sgd"] = Field("adamw", description="update rule")
+    lr: Positive = Field(1e-3, description="learning rate after warm-up")
+    min_lr: NonNegative = Field(1e-4, description="learning rate at the last step, where it decays")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(10, description="steps of linear rise from 0 to lr")
+    decay: Literal["cosine", "linear", "constant"] = Field("cosine", description="how lr falls to min_lr")
+    weight_decay: NonNegative = Field(0.01, description="strength of weight decay")
+    beta1: Fraction = Field(0.9, description="adamw only: decay of the mean of gradients")
+    beta2: Fraction = Field(0.95, description="adamw only: decay of the mean of squared gradients")
+    epsilon: Positive = Field(1e-8, description="adamw only: added to the denominator")
     momentum: Fraction = Field(0.0, description="sgd only")
     clip_grad: NonNegative = Field(1.0, description="largest global gradient norm; 0: no clipping")
     deepspeed: str | None = Field(None, description="DeepSpeed JSON file; null: ZeRO stage 1, default buckets")
@@ -99,26 +115,30 @@ class OptimizerSection(Section):
 class TrainSection(Section):
     """How long, how much at a time, and in which precision."""
 
-    steps: Count = 100
+    steps: Count = Field(100, description="optimizer steps of the whole run")
     global_batch_size: Count = Field(16, description="sequences per step, all ranks")
     micro_batch_size: Count = Field(4, description="sequences per micro-batch and data-parallel rank")
-    seed: Annotated[int, Field(ge=0)] = 1234
-    dtype: Literal["fp32", "bf16"] = "fp32"
+    seed: Annotated[int, Field(ge=0)] = Field(1234, description="of initial weights and of the order of the data")
+    dtype: Literal["fp32", "bf16"] = Field("fp32", description="of weights and activations; optimizer states are fp32")
     eval_interval: Annotated[int, Field(ge=0)] = Field(0, description="steps between evaluations; 0: only at the end")
-    eval_sequences: Annotated[int, Field(ge=0)] = Field(32, description="per domain and evaluation; 0: none")
+    eval_sequences: Annotated[int, Field(ge=0)] = Field(
+        32, description="sequences per domain and evaluation; 0: no evaluation"
+    )
 
 
 class LogSection(Section):
     """What is written down, and how often."""
 
     interval: Count = Field(1, description="steps between console lines and metrics.jsonl objects")
-    tensorboard: bool = True
+    tensorboard: bool = Field(True, description="write event files into the run directory")
 
 
 class RunSection(Section):
     """Where a run keeps its files."""
 
-    dir: str = "runs/default"
+    dir: str = Field(
+        "runs/default", description="directory for metrics, figures, checkpoints and the final configuration"
+    )
 
 
 class Config(Section):

@@ -15,9 +15,9 @@ from unipool_dist.model.assembly import PooledModel
 class GradientBuffers:
     """The fp32 gradients of one rank's parameters, summed over the micro-batches of a step.
 
-    Every parameter has ``main_grad`` (fp32, its own shape) from :meth:`zero` to the end of the step: exact zeros, never ``None``,
-    where nothing flowed. Autograd's ``.grad`` is added into it as soon as it is complete and then dropped, so that bf16 runs
-    accumulate in fp32; experts write into ``main_grad`` themselves.
+    Every parameter has ``main_grad`` (fp32, its own shape) from :meth:`zero` to the end of the step: exact zeros,
+    never ``None``, where nothing flowed. Autograd's ``.grad`` is added into it as soon as it is complete and then
+    dropped, so that bf16 runs accumulate in fp32; experts write into ``main_grad`` themselves.
     """
 
     def __init__(self, model: PooledModel) -> None:

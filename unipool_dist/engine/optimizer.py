@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # about optional GPU libraries that this project does not use
+    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from unipool_dist.config import Config
 from unipool_dist.engine.zero import ZeroOptimizer, initialize_deepspeed, read_deepspeed_config
@@ -28,8 +32,8 @@ class _AllParamGroups:
 class PooledOptimizer:
     """All of one rank's optimizers, stepped together.
 
-    Dense parameters (in the run's type) and routers (always fp32) are sharded over the data-parallel group, experts over the
-    expert-data-parallel group. Norms, biases and other vectors have no weight decay.
+    Dense parameters (in the run's type) and routers (always fp32) are sharded over the data-parallel group, experts
+    over the expert-data-parallel group. Norms, biases and other vectors have no weight decay.
 
     Collectives: every method that communicates does so for dense parameters first, then routers, then experts.
     """
@@ -63,9 +67,11 @@ class PooledOptimizer:
         self._clip_grad = settings.clip_grad
 
     def reduce_gradients(self) -> float:
-        """Sum gradients over the ranks that hold the same parameters; return their global norm, every parameter counted once.
+        """Sum gradients over the ranks that hold the same parameters; return their global norm, every parameter
+        counted once.
 
-        Collectives: reductions over the data-parallel and expert-data-parallel groups, then one all-reduce over the world.
+        Collectives: reductions over the data-parallel and expert-data-parallel groups, then one all-reduce over the
+        world.
         """
         for optimizer in self._optimizers:
             optimizer.reduce_gradients()

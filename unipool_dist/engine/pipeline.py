@@ -1,4 +1,5 @@
-"""Runs a lockstep schedule on one stage: its own micro-batches, its experts for everybody, and the tensors between stages."""
+"""Runs a lockstep schedule on one stage: its own micro-batches, its experts for everybody, and the tensors between
+stages."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from unipool_dist.topology.groups import ParallelGroups
 
 @dataclass(frozen=True)
 class StageBatch:
-    """One micro-batch as a stage needs it: ``tokens`` on the first stage, ``labels`` and ``loss_mask`` on the last; [b, s]."""
+    """One micro-batch as a stage needs it: ``tokens`` on the first stage, ``labels`` and ``loss_mask`` on the last;
+    [b, s]."""
 
     tokens: Tensor | None
     labels: Tensor | None
@@ -36,8 +38,8 @@ class _InFlight:
 class Pipeline:
     """One rank's executor of schedules.
 
-    Collectives, in every half-tick, on every rank alike: one exchange per MoE layer of the stage that has most, over the pool
-    group; the tensor-parallel collectives of the stage's own layers; in training forward halves those of
+    Collectives, in every half-tick, on every rank alike: one exchange per MoE layer of the stage that has most, over
+    the pool group; the tensor-parallel collectives of the stage's own layers; in training forward halves those of
     :meth:`Balance.end_forward_half`; then tensors to and from the neighbouring stages.
     """
 
@@ -54,11 +56,13 @@ class Pipeline:
         self._neighbours = P2PCommunicator(groups.pp, model.layers)
         self.most_in_flight = 0
 
-    def train(self, schedule: Schedule, batches: Sequence[StageBatch], *, num_loss_tokens: int) -> tuple[Tensor, Tensor]:
+    def train(
+        self, schedule: Schedule, batches: Sequence[StageBatch], *, num_loss_tokens: int
+    ) -> tuple[Tensor, Tensor]:
         """Run forward and backward of all ``batches``, adding to the gradients.
 
-        The loss of a micro-batch is its summed token loss over ``num_loss_tokens``, the tokens of the whole step, so the
-        gradient is exact however tokens are spread.
+        The loss of a micro-batch is its summed token loss over ``num_loss_tokens``, the tokens of the whole step, so
+        the gradient is exact however tokens are spread.
 
         Returns:
             This rank's share of the step's loss (0 except on the last stage) and of its auxiliary loss; fp32 scalars.

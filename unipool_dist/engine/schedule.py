@@ -1,8 +1,9 @@
 """The lockstep schedule: which stage runs which micro-batch in which half-tick. Pure functions, no torch.
 
-All stages move together. In every half-tick all of them run forward, or all of them run backward, each on a micro-batch of
-its own or on none. In a half-tick each rank takes part in the same number of exchanges with the pool, with tokens of its own
-or without, so the sequence of collectives is a pure function of the number of stages, micro-batches and layers, equal on all
+All stages move together. In every half-tick all of them run forward, or all of them run backward, each on a
+micro-batch of its own or on none. In a half-tick each rank takes part in the same number of exchanges with the pool,
+with tokens of its own or without, so the sequence of collectives is a pure function of the number of stages,
+micro-batches and layers, equal on all
 ranks: nothing can deadlock, and a stage with nothing to run still serves its experts to the others.
 """
 
@@ -15,7 +16,8 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class HalfTick:
-    """What every stage does at the same time: ``microbatches[stage]`` is run in direction ``kind``; ``None``: only serve."""
+    """What every stage does at the same time: ``microbatches[stage]`` is run in direction ``kind``; ``None``: only
+    serve."""
 
     kind: Literal["forward", "backward"]
     microbatches: tuple[int | None, ...]
@@ -28,8 +30,9 @@ def lockstep_1f1b(num_stages: int, num_microbatches: int) -> Schedule:
     """One forward half, then one backward half, in turn; stage s holds at most ``2 (p - 1 - s) + 1`` micro-batches.
 
     With p stages and m micro-batches, tick ``T = 0 .. m + 2 (p - 1) - 1`` has a forward half in which stage s runs
-    micro-batch ``T - s`` and a backward half in which it runs ``T - 2 (p - 1) + s``, where these exist. Halves in which no
-    stage has anything to run are left out, which leaves ``m + p - 1`` of each kind, as many as ordinary 1F1B has.
+    micro-batch ``T - s`` and a backward half in which it runs ``T - 2 (p - 1) + s``, where these exist. Halves in
+    which no stage has anything to run are left out, which leaves ``m + p - 1`` of each kind, as many as ordinary 1F1B
+    has.
     """
     p, m = num_stages, num_microbatches
     halves: list[HalfTick] = []

@@ -48,8 +48,8 @@ class TrainStep:
     def run(self, step: int, batches: Sequence[StageBatch]) -> StepResult:
         """Train on ``batches``, this rank's micro-batches of step ``step``.
 
-        Collectives over the world, in this order: number of tokens; the schedule's; losses; gradients and their norm; the
-        optimizer's; assignment counts.
+        Collectives over the world, in this order: number of tokens; the schedule's; losses; gradients and their norm;
+        the optimizer's; assignment counts.
 
         Raises:
             NonFiniteError: on every rank, before any weight changes, if the loss or the gradient norm is not finite.

@@ -1,8 +1,9 @@
 """DeepSpeed's ZeRO stage 1 over one data-parallel group, driven by our own schedule.
 
-The optimizer class is used without DeepSpeed's engine: the engine reduces gradients from hooks inside backward, in an order
-that depends on what each rank happens to run, and mixes dense and expert parameters in one message. Here one instance holds
-parameters that share one data-parallel group and one type, and is told once per step to reduce, then to step.
+The optimizer class is used without DeepSpeed's engine: the engine reduces gradients from hooks inside backward, in an
+order that depends on what each rank happens to run, and mixes dense and expert parameters in one message. Here one
+instance holds parameters that share one data-parallel group and one type, and is told once per step to reduce, then
+to step.
 """
 
 from __future__ import annotations
@@ -43,18 +44,23 @@ def read_deepspeed_config(path: str | None) -> DeepSpeedZeroConfig:
         ignored = sorted(set(values) - {"zero_optimization"})
         zero = DeepSpeedZeroConfig(**values["zero_optimization"])
     except FileNotFoundError:
-        raise ConfigError(f"optimizer.deepspeed={path}: no such file; the ones that come with the project are in ds_configs/") from None
+        raise ConfigError(
+            f"optimizer.deepspeed={path}: no such file; the ones that come with the project are in ds_configs/"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise ConfigError(f"optimizer.deepspeed={path} is not a DeepSpeed configuration: {type(error).__name__}: {error}") from None
+        raise ConfigError(
+            f"optimizer.deepspeed={path} is not a DeepSpeed configuration: {type(error).__name__}: {error}"
+        ) from None
     if ignored:
         raise ConfigError(
-            f"optimizer.deepspeed={path}: only zero_optimization is read from this file, remove {', '.join(ignored)}; "
-            f"types, batch sizes, clipping and the optimizer are set in the run's configuration"
+            f"optimizer.deepspeed={path}: only zero_optimization is read from this file, remove "
+            f"{', '.join(ignored)}; types, batch sizes, clipping and the optimizer are set in the run's configuration"
         )
     if zero.stage != 1:
         raise ConfigError(
-            f"optimizer.deepspeed={path}: zero_optimization.stage={int(zero.stage)} is not legal here, use 1: stages 2 and 3 "
-            f"communicate from inside backward, where the ranks of a pool group are at different layers (ds_configs/README.md)"
+            f"optimizer.deepspeed={path}: zero_optimization.stage={int(zero.stage)} is not legal here, use 1: stages 2 "
+            f"and 3 communicate from inside backward, where the ranks of a pool group are at different layers "
+            f"(ds_configs/README.md)"
         )
     return zero
 

@@ -23,7 +23,8 @@ from unipool_dist.topology.megatron import layer_config
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 _PENDING_ROWS_PER_EXPERT = 256
-"""Weight gradients wait for about so many rows per expert: enough for an efficient product, and a bound on their memory."""
+"""Weight gradients wait for about so many rows per expert: enough for an efficient product, and a bound on their
+memory."""
 
 
 @dataclass(frozen=True)

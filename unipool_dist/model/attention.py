@@ -1,6 +1,7 @@
 """Causal grouped-query attention with rotary positions, on Megatron's tensor-parallel linear layers.
 
-Shapes: s sequence, b batch, h hidden, a attention heads, g key/value groups, d width of a head; a and g are this rank's.
+Shapes: s sequence, b batch, h hidden, a attention heads, g key/value groups, d width of a head; a and g are this
+rank's.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class RotaryTable(nn.Module):
 class Attention(nn.Module):
     """Self-attention sublayer without norm and residual.
 
-    ``qkv`` holds, group after group, the queries of the group, its key and its value, so that a slice of groups is a slice of rows.
+    ``qkv`` holds, group after group, the queries of the group, its key and its value, so that a slice of groups is a
+    slice of rows.
     """
 
     def __init__(self, model: ModelSection, layers: ModelParallelConfig, tp: ProcessGroup) -> None:
@@ -59,12 +61,14 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotary: RotaryTable) -> Tensor:
         """[s / tp, b, h] to [s / tp, b, h].
 
-        Collectives: all-gather, then reduce-scatter over the tensor-parallel group (sequence parallelism); the reverse in
-        backward.
+        Collectives: all-gather, then reduce-scatter over the tensor-parallel group (sequence parallelism); the
+        reverse in backward.
         """
         qkv, _ = self.qkv(x)  # [s, b, (a + 2 g) d]
         s, b, _ = qkv.shape
-        qkv = qkv.view(s, b, -1, self.queries_per_group + 2, self.head_dim).permute(1, 2, 3, 0, 4)  # [b, g, a/g + 2, s, d]
+        qkv = qkv.view(s, b, -1, self.queries_per_group + 2, self.head_dim).permute(
+            1, 2, 3, 0, 4
+        )  # [b, g, a/g + 2, s, d]
         query, key, value = qkv.split([self.queries_per_group, 1, 1], dim=2)
         query, key = rotary.rotate(query), rotary.rotate(key)
         shape = query.shape

@@ -21,8 +21,9 @@ from unipool_dist.pool.router import make_router
 class Block(nn.Module):
     """``h = x + attention(norm(x))``, then ``h + pool(norm(h))``.
 
-    Everything before the exchange is the *dense segment*. With ``parallel.recompute`` its activations are not kept but computed
-    again in backward; the exchange, the choice of experts and the counting of assignments lie outside it and happen once.
+    Everything before the exchange is the *dense segment*. With ``parallel.recompute`` its activations are not kept
+    but computed again in backward; the exchange, the choice of experts and the counting of assignments lie outside it
+    and happen once.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Initial weights that depend on the seed and on a weight's name, never on the layout.
 
-Every weight is drawn whole, on the CPU, from a generator of its own, and a rank keeps its slice; experts are drawn one by one
-under their global ids.
+Every weight is drawn whole, on the CPU, from a generator of its own, and a rank keeps its slice; experts are drawn
+one by one under their global ids.
 """
 
 from __future__ import annotations

@@ -16,10 +16,12 @@ from unipool_dist.topology.groups import ParallelGroups
 
 
 class Stage(nn.Module):
-    """Layers ``layer_range`` of the model, with the embedding on the first stage and norm, output layer and loss on the last.
+    """Layers ``layer_range`` of the model, with the embedding on the first stage and norm, output layer and loss on
+    the last.
 
-    Router parameters stay in fp32 whatever ``train.dtype`` is. Parameters split over tensor parallelism carry ``tp_dim``; all
-    others are replicated over it and, since each rank sees other tokens, need their gradients summed over it.
+    Router parameters stay in fp32 whatever ``train.dtype`` is. Parameters split over tensor parallelism carry
+    ``tp_dim``; all others are replicated over it and, since each rank sees other tokens, need their gradients summed
+    over it.
     """
 
     def __init__(
@@ -34,7 +36,9 @@ class Stage(nn.Module):
         model = config.model
         assert model.vocab_size is not None
         self.client = client
-        self.rotary = RotaryTable(model.hidden_size // model.num_attention_heads, model.sequence_length, model.rotary_base)
+        self.rotary = RotaryTable(
+            model.hidden_size // model.num_attention_heads, model.sequence_length, model.rotary_base
+        )
         if groups.is_first_stage:
             self.embedding = VocabParallelEmbedding(
                 model.vocab_size,
@@ -46,7 +50,10 @@ class Stage(nn.Module):
             )
             self.embedding.weight.tp_dim = 0
         self.layers = nn.ModuleDict(
-            {str(layer): Block(config, layer, slot, layers, groups.tp, client) for slot, layer in enumerate(layer_range)}
+            {
+                str(layer): Block(config, layer, slot, layers, groups.tp, client)
+                for slot, layer in enumerate(layer_range)
+            }
         )
         if groups.is_last_stage:
             self.final_norm = nn.RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
@@ -70,11 +77,11 @@ class Stage(nn.Module):
             labels: [b, s] on the last stage, else ``None``.
 
         Returns:
-            Token losses [b, s] in fp32 (nats) on the last stage, else the output [s / tp, b, h]; and this stage's share of
-            the auxiliary loss, ``None`` in evaluation.
+            Token losses [b, s] in fp32 (nats) on the last stage, else the output [s / tp, b, h]; and this stage's
+            share of the auxiliary loss, ``None`` in evaluation.
 
-        Collectives: per layer, in order, those of the attention and one exchange with the pool; embedding and loss reduce
-        over the tensor-parallel group.
+        Collectives: per layer, in order, those of the attention and one exchange with the pool; embedding and loss
+        reduce over the tensor-parallel group.
         """
         x = self._embed(inputs) if hasattr(self, "embedding") else inputs
         aux_losses = []

@@ -13,9 +13,11 @@ from unipool_dist.config.sections import BalanceSection
 
 
 def balance_loss(share_M: Tensor, mean_score_M: Tensor, alpha: float) -> Tensor:
-    """``alpha * M * sum_i f_i P_i``: the Switch loss (arXiv 2101.03961) over one layer or, averaged over layers, over a pool.
+    """``alpha * M * sum_i f_i P_i``: the Switch loss (arXiv 2101.03961) over one layer or, averaged over layers, over
+    a pool.
 
-    ``share_M`` is the share of assignments that went to each expert (no gradient), ``mean_score_M`` the mean score it got.
+    ``share_M`` is the share of assignments that went to each expert (no gradient), ``mean_score_M`` the mean score it
+    got.
     """
     return alpha * len(share_M) * (share_M * mean_score_M).sum()
 
@@ -30,13 +32,14 @@ def scores_for_loss(scores_TM: Tensor, kind: str) -> Tensor:
 class Balance:
     """Assignment counts of the current window, the shares of the last one, and the loss of one layer.
 
-    ``window: step``: shares come from all assignments of the step before, over all layers of the pool, all micro-batches and
-    all ranks, so the loss does not depend on the layout. ``window: microbatch``: from the most recent micro-batch of every layer
-    of the pool and all its data ranks; with one pipeline stage that is the micro-batch before, as in the paper. With more
-    stages a layer's most recent micro-batch is not the same one on every stage.
+    ``window: step``: shares come from all assignments of the step before, over all layers of the pool, all
+    micro-batches and all ranks, so the loss does not depend on the layout. ``window: microbatch``: from the most
+    recent micro-batch of every layer of the pool and all its data ranks; with one pipeline stage that is the
+    micro-batch before, as in the paper. With more stages a layer's most recent micro-batch is not the same one on
+    every stage.
 
-    Until the first window is complete all shares are 0, and so is the pool loss. :meth:`record` and the ``end_*`` methods
-    are only called in training and never in a recomputation.
+    Until the first window is complete all shares are 0, and so is the pool loss. :meth:`record` and the ``end_*``
+    methods are only called in training and never in a recomputation.
     """
 
     def __init__(
@@ -65,15 +68,18 @@ class Balance:
     def layer_loss(self, layer: int, mean_score_M: Tensor, counts_M: Tensor) -> Tensor:
         """Contribution of ``layer`` and of this rank's tokens of one micro-batch.
 
-        ``mean_score_M`` is the sum of scores over this rank's tokens divided by the tokens of all ranks and micro-batches of
-        the step, so that contributions are simply added. ``counts_M``: this rank's assignments, as given to :meth:`record`.
+        ``mean_score_M`` is the sum of scores over this rank's tokens divided by the tokens of all ranks and
+        micro-batches of the step, so that contributions are simply added. ``counts_M``: this rank's assignments, as
+        given to :meth:`record`.
 
-        Collectives: with ``loss: layer``, one all-reduce over the tensor-parallel group, whose ranks hold the other tokens
-        of the micro-batch.
+        Collectives: with ``loss: layer``, one all-reduce over the tensor-parallel group, whose ranks hold the other
+        tokens of the micro-batch.
         """
         alpha = self.settings.alpha
         if self.settings.loss == "pool":
-            return balance_loss(self._share_GM[layer // self.layers_per_group], mean_score_M, alpha / self.layers_per_group)
+            return balance_loss(
+                self._share_GM[layer // self.layers_per_group], mean_score_M, alpha / self.layers_per_group
+            )
         counts = counts_M.clone()
         dist.all_reduce(counts, group=self._tp)
         return balance_loss(_shares(counts[None])[0], mean_score_M, alpha)

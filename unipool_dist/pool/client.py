@@ -18,12 +18,17 @@ from unipool_dist.pool.placement import Placement
 class PoolClient:
     """The pool as the layers of one stage see it.
 
-    ``training`` and ``tokens_per_step`` are set by whoever runs the schedule: only in training are assignments counted and the
-    auxiliary loss computed.
+    ``training`` and ``tokens_per_step`` are set by whoever runs the schedule: only in training are assignments
+    counted and the auxiliary loss computed.
     """
 
     def __init__(
-        self, settings: PoolSection, placement: Placement, exchange: PoolExchange, balance: Balance, device: torch.device
+        self,
+        settings: PoolSection,
+        placement: Placement,
+        exchange: PoolExchange,
+        balance: Balance,
+        device: torch.device,
     ) -> None:
         assert settings.layers_per_group is not None
         self.exchange, self.balance = exchange, balance

@@ -1,6 +1,8 @@
-"""The client side of an MoE layer: choose experts, order the chosen (token, expert) pairs by owner, combine the results.
+"""The client side of an MoE layer: choose experts, order the chosen (token, expert) pairs by owner, combine the
+results.
 
-Shapes: T tokens, K choices of a token, M experts of the layer's pool, E experts of the pool group, R rows dispatched, D hidden.
+Shapes: T tokens, K choices of a token, M experts of the layer's pool, E experts of the pool group, R rows dispatched,
+D hidden.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ class Routing:
 def route(scores_TM: Tensor, top_k: int, position_M: Tensor, num_positions: int) -> Routing:
     """Choose the ``top_k`` experts with the highest scores for every token.
 
-    A chosen expert whose score is 0 would add nothing, neither to the output nor to a gradient; it is not dispatched and does not
-    count as an assignment. ``position_M``: placement position of each expert of the pool.
+    A chosen expert whose score is 0 would add nothing, neither to the output nor to a gradient; it is not dispatched
+    and does not count as an assignment. ``position_M``: placement position of each expert of the pool.
     """
     top_TK, expert_TK = scores_TM.topk(top_k, dim=-1)
     chosen_TK = top_TK > 0

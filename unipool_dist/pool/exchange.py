@@ -1,8 +1,9 @@
 """The exchange: one MoE layer's rows to the ranks that own their experts, and the results back.
 
-Every exchange is made by all ranks of the pool group at once, with rows or without; :meth:`PoolExchange.begin_half` says, from
-the schedule, who runs what in this half-tick. The client side is an autograd function, so a stage's backward pass makes the
-backward exchanges in the reverse order of its layers; a rank without a micro-batch calls :meth:`PoolExchange.serve` instead.
+Every exchange is made by all ranks of the pool group at once, with rows or without; :meth:`PoolExchange.begin_half`
+says, from the schedule, who runs what in this half-tick. The client side is an autograd function, so a stage's
+backward pass makes the backward exchanges in the reverse order of its layers; a rank without a micro-batch calls
+:meth:`PoolExchange.serve` instead.
 
 Shapes: R rows, S sources (ranks of the pool group), E experts, D hidden size.
 """
@@ -73,6 +74,10 @@ class PoolExchange:
         """What the server keeps for backward; 0 between steps."""
         return self._server.num_entries
 
+    def reset_traffic(self) -> None:
+        """Start counting :attr:`traffic` anew."""
+        self.traffic = ExchangeTraffic()
+
     def begin_half(self, microbatches: Microbatches, *, keep: bool) -> None:
         """Say which micro-batch each stage of the pool group runs now; ``keep`` if backward will follow."""
         self._microbatches, self._keep = microbatches, keep
@@ -95,29 +100,33 @@ class PoolExchange:
     def request(self, rows_RD: Tensor, plan: ExchangePlan) -> Tensor:
         """Outputs [R, D] of the experts for this rank's rows, which are sorted by placement position.
 
-        Collectives: over the pool group an all-to-all of rows and one of results; in the backward pass an all-to-all of output
-        gradients and one of input gradients.
+        Collectives: over the pool group an all-to-all of rows and one of results; in the backward pass an all-to-all
+        of output gradients and one of input gradients.
         """
         return _Request.apply(rows_RD, self, plan)  # type: ignore[no-any-return]
 
     def serve_forward(self, slot: int) -> None:
-        """Take part in exchange ``slot`` of a forward half without rows. Collectives: :meth:`plan`, then :meth:`request`."""
+        """Take part in exchange ``slot`` of a forward half without rows. Collectives: :meth:`plan`, then
+        :meth:`request`."""
         num_local, _, hidden_size = self._bank.gate_up.shape
         nobody = torch.zeros(self._size * num_local, dtype=torch.int64, device=self._bank.gate_up.device)
         self._forward(self._bank.gate_up.new_empty(0, hidden_size), self.plan(nobody, slot))
 
     def serve_backward(self, slot: int) -> None:
-        """Take part in exchange ``slot`` of a backward half without rows. Collectives: as the backward of :meth:`request`."""
+        """Take part in exchange ``slot`` of a backward half without rows. Collectives: as the backward of
+        :meth:`request`."""
         grad = self._bank.gate_up.new_empty(0, self._bank.gate_up.shape[2])
         self._backward(grad, [0] * self._size, slot)
 
     def serve_rest_forward(self, done: int) -> None:
-        """Take part in the exchanges that other stages make after this stage's ``done`` layers (0 if it ran nothing)."""
+        """Take part in the exchanges that other stages make after this stage's ``done`` layers (0 if it ran
+        nothing)."""
         for slot in range(done, self._slots):
             self.serve_forward(slot)
 
     def serve_rest_backward(self, own: int) -> None:
-        """Take part in the backward exchanges that come before this stage's ``own`` layers: the same slots, last first."""
+        """Take part in the backward exchanges that come before this stage's ``own`` layers: the same slots, last
+        first."""
         for slot in reversed(range(own, self._slots)):
             self.serve_backward(slot)
 

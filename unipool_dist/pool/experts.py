@@ -21,11 +21,12 @@ from unipool_dist.pool.rows import expert_major_order
 class ExpertBank(nn.Module):
     """``expert(x) = down (silu(gate x) * up x)`` for every expert of this rank.
 
-    ``gate_up`` [e, 2F, D] holds gate, then up; ``down`` is [e, D, F]. Gradients are summed into ``main_grad`` (fp32, same
-    shape), never into ``.grad``; :meth:`zero_grad_buffers` makes exact zeros, not ``None``.
+    ``gate_up`` [e, 2F, D] holds gate, then up; ``down`` is [e, D, F]. Gradients are summed into ``main_grad`` (fp32,
+    same shape), never into ``.grad``; :meth:`zero_grad_buffers` makes exact zeros, not ``None``.
 
-    Weight gradients wait: rows whose input gradients are done are kept until :meth:`flush_weight_gradients`, so that an expert
-    used by several layers is updated by one product over all their rows instead of one small product per layer.
+    Weight gradients wait: rows whose input gradients are done are kept until :meth:`flush_weight_gradients`, so that
+    an expert used by several layers is updated by one product over all their rows instead of one small product per
+    layer.
     """
 
     def __init__(self, num_local_experts: int, hidden_size: int, ffn_hidden_size: int, dtype: torch.dtype) -> None:
@@ -45,7 +46,8 @@ class ExpertBank(nn.Module):
 
     @torch.no_grad()
     def run(self, rows_RD: Tensor, counts: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Outputs [R, D] of rows sorted by expert, ``counts[e]`` each, and what backward needs: gate and up, [R, 2F]."""
+        """Outputs [R, D] of rows sorted by expert, ``counts[e]`` each, and what backward needs: gate and up, [R,
+        2F]."""
         gate_up_RF = _grouped_linear(rows_RD, self.gate_up, counts)
         return _grouped_linear(_swiglu(gate_up_RF), self.down, counts), gate_up_RF
 

@@ -1,7 +1,7 @@
 """Which pool rank owns which expert. Pure arithmetic, no torch.
 
-Experts have global ids everywhere else, on disk too: expert ``e`` of pool ``g`` is ``g * M + e``. Only the exchange asks the
-placement who owns whom.
+Experts have global ids everywhere else, on disk too: expert ``e`` of pool ``g`` is ``g * M + e``. Only the exchange
+asks the placement who owns whom.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 class Placement:
     """Owner of every expert in one pool group.
 
-    ``order`` lists the pool group's experts by global id, owner after owner, each owner's in the order of its local slots;
-    every pool rank owns equally many.
+    ``order`` lists the pool group's experts by global id, owner after owner, each owner's in the order of its local
+    slots; every pool rank owns equally many.
     """
 
     order: tuple[int, ...]
@@ -40,8 +40,8 @@ class Placement:
     def position(self) -> np.ndarray:
         """[largest global id + 1] position in ``order`` of each expert, -1 for experts of no pool held here.
 
-        ``position // experts_per_rank`` is the owner, ``position % experts_per_rank`` the local slot; rows sorted by position
-        are sorted by owner and, within one owner, by local slot.
+        ``position // experts_per_rank`` is the owner, ``position % experts_per_rank`` the local slot; rows sorted by
+        position are sorted by owner and, within one owner, by local slot.
         """
         positions = np.full(max(self.order) + 1, -1, dtype=np.int64)
         positions[list(self.order)] = np.arange(len(self.order))

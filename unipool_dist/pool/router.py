@@ -20,8 +20,8 @@ _SAMPLES = 100_000
 class NormRouter(nn.Module):
     """``s = scale * c * relu(z / (||z|| + eps))`` with ``z = W x`` (UniPool, arXiv 2605.06665; KERN, arXiv 2509.25913).
 
-    ``scale`` is learned, 1 at the start; ``c`` makes the chosen scores of a token have norm about 1 at the start. Scores are
-    not a distribution: they are not negative, many are 0, and they do not sum to 1.
+    ``scale`` is learned, 1 at the start; ``c`` makes the chosen scores of a token have norm about 1 at the start.
+    Scores are not a distribution: they are not negative, many are 0, and they do not sum to 1.
     """
 
     def __init__(self, num_experts: int, hidden_size: int, top_k: int) -> None:
@@ -60,9 +60,10 @@ def make_router(pool: PoolSection, hidden_size: int) -> NormRouter | SoftmaxRout
 def norm_constant(num_experts: int, top_k: int) -> float:
     """Mean of ``1 / ||top-k(relu(g / ||g||))||`` over ``g ~ N(0, I_M)`` with at least one positive component.
 
-    Estimated from a fixed sample, so every rank and every run has the same value. The sample is part of the definition: the
-    exact mean is infinite for every M, because the largest component can come arbitrarily close to 0. For M above about 16 that
-    is too rare to show, and the estimate is stable to a few parts in a thousand; for smaller pools it depends on the sample.
+    Estimated from a fixed sample, so every rank and every run has the same value. The sample is part of the
+    definition: the exact mean is infinite for every M, because the largest component can come arbitrarily close to 0.
+    For M above about 16 that is too rare to show, and the estimate is stable to a few parts in a thousand; for
+    smaller pools it depends on the sample.
     """
     draws = np.random.RandomState(42)
     total, used, remaining = 0.0, 0, _SAMPLES

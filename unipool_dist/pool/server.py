@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from unipool_dist.pool.experts import ExpertBank
@@ -30,9 +29,9 @@ class _Entry:
 class PoolServer:
     """Runs experts for all sources of a half-tick together and remembers, per stage, what backward needs.
 
-    The ranks of one stage run the same micro-batch at the same time in both directions, so what is kept is kept under the key
-    (stage, micro-batch, layer slot) and dropped when that stage runs the micro-batch backward; stages of one forward half may
-    do so in different backward halves. After a step nothing is kept.
+    The ranks of one stage run the same micro-batch at the same time in both directions, so what is kept is kept under
+    the key (stage, micro-batch, layer slot) and dropped when that stage runs the micro-batch backward; stages of one
+    forward half may do so in different backward halves. After a step nothing is kept.
 
     ``block_size`` sources in a row belong to one stage.
     """
@@ -62,7 +61,8 @@ class PoolServer:
         return out_RD if one_source else out_RD.index_select(0, source_major_order(counts_SE, rows_RD.device))
 
     def returning_counts(self, microbatches: Microbatches, slot: int) -> Counts:
-        """Rows [S, E] that come back from every source in this backward half: known from what was kept, not from the wire."""
+        """Rows [S, E] that come back from every source in this backward half: known from what was kept, not from the
+        wire."""
         blocks = []
         for stage, microbatch in enumerate(microbatches):
             entry = None if microbatch is None else self._entries.get((stage, microbatch, slot))
@@ -71,7 +71,8 @@ class PoolServer:
         return np.concatenate(blocks)
 
     def backward(self, grad_RD: Tensor, microbatches: Microbatches, slot: int) -> Tensor:
-        """Input gradients [R, D] for output gradients in (source, expert) order, in the same order; drops what was kept."""
+        """Input gradients [R, D] for output gradients in (source, expert) order, in the same order; drops what was
+        kept."""
         counts_SE = self.returning_counts(microbatches, slot)
         rows_RD, gate_up_RF = self._take(counts_SE, microbatches, slot, grad_RD)
         one_source = len(counts_SE) == 1
@@ -101,9 +102,7 @@ class PoolServer:
             assert key not in self._entries
             self._entries[key] = _Entry(counts_SE[sources], rows, gate_up)
 
-    def _take(
-        self, counts_SE: Counts, microbatches: Microbatches, slot: int, like: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _take(self, counts_SE: Counts, microbatches: Microbatches, slot: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Rows and gate-up of all stages that run backward now, joined in (expert, source) order."""
         taken: list[tuple[int, _Entry]] = []
         for stage, microbatch in enumerate(microbatches):

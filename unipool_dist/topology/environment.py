@@ -49,8 +49,8 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
         raise TopologyError(f"RANK={rank} is not below WORLD_SIZE={world_size}; start the run with torchrun or srun")
     if world_size > 1 and ("MASTER_ADDR" not in env or "MASTER_PORT" not in env):
         raise TopologyError(
-            f"WORLD_SIZE={world_size} but MASTER_ADDR and MASTER_PORT do not say where the processes meet; set both to the "
-            f"first node's address and a free port, or use torchrun"
+            f"WORLD_SIZE={world_size} but MASTER_ADDR and MASTER_PORT do not say where the processes meet; set both to "
+            f"the first node's address and a free port, or use torchrun"
         )
     return Environment(rank, world_size, local_rank, env.get("MASTER_ADDR", "127.0.0.1"), _int(env, "MASTER_PORT", "0"))
 
@@ -60,4 +60,6 @@ def _int(env: Mapping[str, str], name: str, default: str | None = None) -> int:
     try:
         return int(text)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise TopologyError(f"environment variable {name}={text!r} is not a number; unset it or set it to one") from None
+        raise TopologyError(
+            f"environment variable {name}={text!r} is not a number; unset it or set it to one"
+        ) from None

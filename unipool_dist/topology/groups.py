@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 
 from unipool_dist.config import Config
-from unipool_dist.errors import TopologyError
 from unipool_dist.topology.environment import Environment
+from unipool_dist.topology.layout import rank_grid
 from unipool_dist.topology.megatron import create_megatron_groups, let_megatron_run_without_cuda, parallel_state
 from unipool_dist.topology.rank_grid import RankGrid
 
@@ -47,36 +47,14 @@ class ParallelGroups:
         return self.pp_index == self.grid.pp - 1
 
 
-def rank_grid(config: Config) -> RankGrid:
-    """The rank grid of a resolved configuration.
-
-    Raises:
-        TopologyError: the pools of one stage group are shared with different other stage groups, so that its experts would have
-            different replicas.
-    """
-    parallel, pool = config.parallel, config.pool
-    assert isinstance(parallel.dp, int) and pool.parallel_size is not None and pool.stages_per_group is not None
-    assert pool.layers_per_group is not None
-    grid = RankGrid(parallel.pp, parallel.dp, parallel.tp, pool.parallel_size, pool.stages_per_group)
-    spans = grid.pool_spans(config.model.num_layers, pool.layers_per_group)
-    for stage_group in range(grid.num_stage_groups):
-        if len({span for span in spans if span[0] <= stage_group <= span[1]}) > 1:
-            raise TopologyError(
-                f"with pool.stages_per_group={pool.stages_per_group} and parallel.pp={parallel.pp}, pools of "
-                f"pool.layers_per_group={pool.layers_per_group} layers begin or end inside a stage group and reach into the next; "
-                f"set pool.stages_per_group={parallel.pp} or choose layers_per_group so that pools and stage groups align"
-            )
-    return grid
-
-
 @contextmanager
 def process_groups(config: Config, environment: Environment) -> Iterator[ParallelGroups]:
     """Join the other processes, make every group, and leave again at the end.
 
     ``config`` is resolved for ``environment.world_size``. The timeout of every group is ``parallel.timeout_s``.
 
-    Collectives: creates the world, then Megatron's groups, then the pool groups, then the expert-data groups span by span;
-    every rank makes all of them in this order.
+    Collectives: creates the world, then Megatron's groups, then the pool groups, then the expert-data groups span by
+    span; every rank makes all of them in this order.
     """
     let_megatron_run_without_cuda()
     timeout = timedelta(seconds=config.parallel.timeout_s)

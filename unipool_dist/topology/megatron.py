@@ -12,12 +12,15 @@ with warnings.catch_warnings():
 
 from unipool_dist.config import Config
 
+# Megatron-core calls it by its old name at every step of sequence parallelism.
+warnings.filterwarnings("ignore", message=r"`torch.distributed.\w+` is deprecated", category=FutureWarning)
+
 
 def let_megatron_run_without_cuda() -> None:
     """Let Megatron-core allocate on the CPU where there is no CUDA device.
 
-    Its sequence parallelism, rotary embedding and stage-to-stage communication ask ``torch.cuda.current_device()`` where to
-    allocate; everything else in the parts used here is device-agnostic. Does nothing on a machine with CUDA.
+    Its sequence parallelism, rotary embedding and stage-to-stage communication ask ``torch.cuda.current_device()``
+    where to allocate; everything else in the parts used here is device-agnostic. Does nothing on a machine with CUDA.
     """
     if not torch.cuda.is_available():
         torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]

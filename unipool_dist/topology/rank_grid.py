@@ -3,10 +3,10 @@
 Ranks are laid out in Megatron's order, tensor parallelism fastest and pipeline stages slowest:
 ``rank = (pp_index * dp + dp_index) * tp + tp_index``.
 
-The ranks of a stage, ``dp * tp`` of them, are cut into blocks of ``q / n`` neighbours. ``n`` stages in a row, taken at the
-same block, form a **pool group** of ``q`` ranks, which owns every pool of its stages once. A rank's position in its pool
-group, stage by stage, is its **pool rank**; the ranks with the same pool rank in the groups that hold the same pool are
-replicas of each other and form an **expert-data-parallel group**.
+The ranks of a stage, ``dp * tp`` of them, are cut into blocks of ``q / n`` neighbours. ``n`` stages in a row, taken
+at the same block, form a **pool group** of ``q`` ranks, which owns every pool of its stages once. A rank's position
+in its pool group, stage by stage, is its **pool rank**; the ranks with the same pool rank in the groups that hold the
+same pool are replicas of each other and form an **expert-data-parallel group**.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class RankGrid:
         return self.coordinates(rank)[0] // self.stages_per_group
 
     def layers_of_stage(self, num_layers: int) -> list[range]:
-        """Layers of every stage, in order; where they do not divide evenly, earlier stages take one more (the last stage
-        already has the output layer)."""
+        """Layers of every stage, in order; where they do not divide evenly, earlier stages take one more (the last
+        stage already has the output layer)."""
         base, extra = divmod(num_layers, self.pp)
         sizes = [base + (stage < extra) for stage in range(self.pp)]
         starts = np.cumsum([0, *sizes])

@@ -1,0 +1,76 @@
+"""What rank 0 shows and records of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from unipool_dist.config import Config
+from unipool_dist.data import Corpus
+from unipool_dist.observe import MetricsWriter, write_figures
+from unipool_dist.observe.console import train_line, validation_line
+from unipool_dist.observe.usage import Counts, summarize
+
+
+class RunObserver:
+    """Console lines, metrics.jsonl, TensorBoard and expert usage of one run; figures at the end."""
+
+    def __init__(self, config: Config, corpus: Corpus) -> None:
+        assert config.pool.layers_per_group is not None
+        self._config, self._corpus = config, corpus
+        self._dir = Path(config.run.dir)
+        self._num_pools = config.model.num_layers // config.pool.layers_per_group
+        self._writer = MetricsWriter(self._dir, tensorboard=config.log.tensorboard)
+
+    def train(self, record: Mapping[str, float | int], assignments: torch.Tensor) -> None:
+        counts = spread_over_pools(assignments.cpu().numpy(), self._num_pools)
+        usage = summarize(counts, self._num_pools)
+        full = {
+            **record,
+            "dead_expert_share": usage.dead_share,
+            "busiest_expert_over_mean": usage.busiest_over_mean,
+            "effective_experts": float(usage.effective_experts_L.mean()),
+            "ownership": usage.ownership,
+        }
+        self._writer.train(full)
+        self._writer.usage(int(record["step"]), counts, self._num_pools)
+        click.echo(train_line(full, self._config.train.steps))
+
+    def validation(self, step: int, losses: Mapping[str, float]) -> None:
+        domains = self._corpus.domains
+        bits = {
+            name: loss / math.log(2) * domains[name].validation_tokens / domains[name].validation_bytes
+            for name, loss in losses.items()
+        }
+        self._writer.validation(step, losses, bits)
+        for name, loss in losses.items():
+            entropy = domains[name].unigram_entropy
+            click.echo(validation_line(step, self._config.train.steps, name, loss, bits[name], entropy))
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def finish(self) -> None:
+        """Close the files, draw the figures and say where everything is."""
+        self.close()
+        figures = write_figures(self._dir)
+        click.echo(f"\nThe run is in {self._dir}:")
+        click.echo(f"  loss curve    {figures['loss_curve']}")
+        if "expert_usage" in figures:
+            click.echo(f"  expert usage  {figures['expert_usage']}")
+        click.echo(f"  metrics       {self._dir / 'metrics.jsonl'}")
+        if self._config.log.tensorboard:
+            click.echo(f"  TensorBoard   tensorboard --logdir {self._dir / 'tensorboard'}")
+
+
+def spread_over_pools(counts_LM: Counts, num_pools: int) -> Counts:
+    """Assignments [L, M] to the experts of each layer's own pool, as [L, num_pools * M] by global expert id."""
+    num_layers, num_experts = counts_LM.shape
+    spread = np.zeros((num_layers, num_pools, num_experts), dtype=counts_LM.dtype)
+    spread[np.arange(num_layers), np.arange(num_layers) * num_pools // num_layers] = counts_LM
+    return spread.reshape(num_layers, -1)

@@ -1,0 +1,57 @@
+"""The fields of a configuration by name, and what each allows, in words that a user knows from YAML."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, TypeGuard, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+
+def allowed(annotation: Any, limits: Iterable[Any] = ()) -> str:
+    """The values of a type within ``limits``, as YAML writes them: ``a whole number >= 1``, ``norm or softmax``."""
+    if hasattr(annotation, "__metadata__"):  # Annotated[type, Field(...), ...]
+        inner = [limit for item in annotation.__metadata__ for limit in getattr(item, "metadata", [item])]
+        return allowed(annotation.__origin__, inner)
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return _or([allowed(argument) for argument in arguments])
+    if origin is Literal:
+        return _or([str(argument) for argument in arguments])
+    if origin is dict:
+        return f"a mapping whose values are each {allowed(arguments[1])}"
+    if is_section(annotation):
+        return f"a section with the fields {', '.join(annotation.model_fields)}"
+    names = {bool: "true or false", str: "text", int: "a whole number", float: "a number", types.NoneType: "null"}
+    return names[annotation] + _range(limits)
+
+
+def mapping_values(annotation: Any) -> Any:
+    """The annotation of the values if the field is a mapping (or null), else ``None``."""
+    branches = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return next((get_args(branch)[1] for branch in branches if get_origin(branch) is dict), None)
+
+
+def is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    """Whether the field is a section of its own."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def fields_of(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every section and field under ``schema`` with its full name, a section before its fields."""
+    for name, field in schema.model_fields.items():
+        yield f"{prefix}{name}", field
+        if is_section(field.annotation):
+            yield from fields_of(field.annotation, f"{prefix}{name}.")
+
+
+def _range(limits: Iterable[Any]) -> str:
+    signs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
+    bounds = [f"{sign} {getattr(item, key):g}" for item in limits for key, sign in signs if hasattr(item, key)]
+    return " " + " and ".join(bounds) if bounds else ""
+
+
+def _or(choices: list[str]) -> str:
+    return choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])} or {choices[-1]}"

@@ -1,0 +1,58 @@
+"""docs/configuration.md, made from the sections.
+
+``python -m unipool_dist.config.reference > docs/configuration.md`` writes it anew.
+"""
+
+from __future__ import annotations
+
+import yaml
+from pydantic import BaseModel
+
+from unipool_dist.config.fields import allowed, fields_of, is_section
+from unipool_dist.config.sections import Config
+
+_INTRODUCTION = """\
+# Configuration
+
+<!-- Written by `python -m unipool_dist.config.reference`; edit unipool_dist/config/sections.py instead. -->
+
+A run is configured by a YAML file of the sections below; what is left out takes its default. On the command line,
+`section.field=value` overrides the file, the value being read as YAML (`pool.balance.alpha=1e-3`,
+`data.weights={web: 2}`).
+
+Unknown fields and values outside their range are errors, all reported at once. `null` and `auto` are filled in when the
+number of processes is known; sizes that contradict each other or that number are refused then, before any process group
+is made. The configuration in its final form is written into the run directory.
+"""
+
+
+def reference_markdown() -> str:
+    """The whole of docs/configuration.md."""
+    parts = [_INTRODUCTION]
+    for name, field in fields_of(Config):
+        section = field.annotation
+        if is_section(section):
+            parts.append(
+                f"## `{name}`\n\n{(section.__doc__ or '').strip().replace('``', '`')}\n\n{_table(section, name)}"
+            )
+    return "\n".join(parts)
+
+
+def _table(section: type[BaseModel], prefix: str) -> str:
+    rows = ["| field | default | allowed | meaning |", "|---|---|---|---|"]
+    for name, field in section.model_fields.items():
+        if is_section(field.annotation):
+            continue
+        default = yaml.safe_dump(field.default).removesuffix("...\n").strip()
+        cells = (
+            f"`{prefix}.{name}`",
+            f"`{default}`",
+            allowed(field.annotation, field.metadata),
+            field.description or "",
+        )
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    print(reference_markdown(), end="")
