@@ -99,7 +99,7 @@ def with_vocabulary(config: Config, corpus: Corpus) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update={"vocab_size": size})})
 
 
-def batch_source(dataset: torch.utils.data.Dataset, config: Config, groups: ParallelGroups) -> GetBatch:  # type: ignore[type-arg]
+def batch_source(dataset: torch.utils.data.Dataset, config: Config, groups: ParallelGroups) -> GetBatch:
     """Micro-batches of this rank's data-parallel index; stages in the middle of the pipeline read no data."""
 
     def get(consumed_samples: int, microbatch: int) -> StageBatch:
@@ -144,8 +144,8 @@ def _communication_error(config: Config, environment: Environment, error: Except
     first_line = str(error).strip().splitlines()[0]
     return CommunicationError(
         f"lost the other processes in a collective ({type(error).__name__}: {first_line}). Another rank has died, or "
-        f"has been stuck for parallel.timeout_s={config.parallel.timeout_s:g} s: the first error in the log, on whichever "
-        f"rank, is the cause. Start the run again once it is dealt with"
+        f"has been stuck for parallel.timeout_s={config.parallel.timeout_s:g} s: the first error in the log, on "
+        f"whichever rank, is the cause. Start the run again once it is dealt with"
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from unipool_dist.model.assembly import PooledModel
+from unipool_dist.pool.main_grad import main_grad, zero_main_grad
 
 
 class GradientBuffers:
@@ -29,10 +29,7 @@ class GradientBuffers:
     def zero(self) -> None:
         self._bank.zero_grad_buffers()
         for parameter in self._dense:
-            if getattr(parameter, "main_grad", None) is None:
-                parameter.main_grad = torch.zeros_like(parameter, dtype=torch.float32)
-            else:
-                parameter.main_grad.zero_()
+            zero_main_grad(parameter)
 
     def sum_over_tensor_parallel(self, tp: dist.ProcessGroup) -> None:
         """Sum the gradients of parameters that are replicated over tensor parallelism.
@@ -41,13 +38,13 @@ class GradientBuffers:
         """
         if tp.size() == 1:
             return
-        replicated = [p.main_grad for p in self._dense if getattr(p, "tp_dim", None) is None]
+        replicated = [main_grad(p) for p in self._dense if getattr(p, "tp_dim", None) is None]
         _all_reduce_together(replicated, tp)
 
 
 def _move_to_main_grad(parameter: Tensor) -> None:
-    assert isinstance(parameter, nn.Parameter)
-    parameter.main_grad += parameter.grad
+    assert isinstance(parameter, nn.Parameter) and parameter.grad is not None
+    main_grad(parameter).add_(parameter.grad)
     parameter.grad = None
 
 

@@ -52,7 +52,7 @@ class PooledOptimizer:
         self._optimizers.append(ZeroOptimizer(experts, groups.expert_data, settings, zero, count_replicated=True))
         every_group = [group for optimizer in self._optimizers for group in optimizer.param_groups]
         self._scheduler = OptimizerParamScheduler(
-            _AllParamGroups(every_group),  # type: ignore[arg-type]
+            _AllParamGroups(every_group),
             init_lr=0.0,
             max_lr=settings.lr,
             min_lr=settings.min_lr,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from unipool_dist.config.sections import OptimizerSection
 from unipool_dist.errors import ConfigError
+from unipool_dist.pool.main_grad import main_grad
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import, which otherwise warns that it has to guess
@@ -79,7 +80,7 @@ class ZeroOptimizer:
     """ZeRO stage 1 for parameters of one type over one group: fp32 masters and optimizer states, each on one rank only.
 
     Args:
-        named_parameters: the parameters; those that :attr:`main_grad` is summed for over ``group``.
+        named_parameters: the parameters; ``main_grad`` is summed over ``group``.
         group: ranks that hold the same parameters.
         count_replicated: whether this rank counts parameters without ``tp_dim`` in the gradient norm; true on one
             tensor-parallel rank, and on all for parameters that are split by other means.
@@ -130,7 +131,7 @@ class ZeroOptimizer:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        return self._zero.optimizer.param_groups  # type: ignore[no-any-return]
+        return self._zero.optimizer.param_groups
 
     def reduce_gradients(self) -> None:
         """Sum ``main_grad`` over the group and keep this rank's partition.
@@ -139,9 +140,9 @@ class ZeroOptimizer:
         """
         for parameter in self._parameters:
             if self._zero.use_grad_accum_attribute:
-                parameter.grad_accum = parameter.main_grad
+                parameter.grad_accum = main_grad(parameter)  # type: ignore[attr-defined]
             else:
-                parameter.grad = parameter.main_grad
+                parameter.grad = main_grad(parameter)
         self._zero.setup_buckets()
         self._zero.set_gradient_accumulation_boundary(True)
         self._zero.reduce_gradients()
@@ -163,7 +164,7 @@ class ZeroOptimizer:
         """Update this rank's partition and give it to the group. Collectives: all-gathers over the group."""
         self._zero.step()
         for parameter in self._parameters:
-            parameter.grad = parameter.grad_accum = None
+            parameter.grad = parameter.grad_accum = None  # type: ignore[attr-defined]
 
     def state_bytes(self) -> int:
         """Bytes of fp32 masters and optimizer states on this rank."""

@@ -41,13 +41,13 @@ def route(scores_TM: Tensor, top_k: int, position_M: Tensor, num_positions: int)
 
 def dispatch(tokens_TD: Tensor, routing: Routing, num_rows: int) -> Tensor:
     """The dispatched rows [R, D], one per chosen pair, ordered by placement position."""
-    return _Dispatch.apply(tokens_TD, routing, num_rows)  # type: ignore[no-any-return]
+    return _Dispatch.apply(tokens_TD, routing, num_rows)
 
 
 def combine(results_RD: Tensor, scores_TM: Tensor, routing: Routing) -> Tensor:
     """``sum over chosen i of s_i * result_i`` for every token, [T, D]; exact 0 for a token with nothing dispatched."""
     gate_TK = scores_TM.gather(1, routing.expert_TK).to(results_RD.dtype)
-    return _Combine.apply(results_RD, gate_TK, routing)  # type: ignore[no-any-return]
+    return _Combine.apply(results_RD, gate_TK, routing)
 
 
 def _rows_of_pairs(rows_RD: Tensor, routing: Routing) -> Tensor:

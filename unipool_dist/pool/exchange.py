@@ -103,7 +103,7 @@ class PoolExchange:
         Collectives: over the pool group an all-to-all of rows and one of results; in the backward pass an all-to-all
         of output gradients and one of input gradients.
         """
-        return _Request.apply(rows_RD, self, plan)  # type: ignore[no-any-return]
+        return _Request.apply(rows_RD, self, plan)
 
     def serve_forward(self, slot: int) -> None:
         """Take part in exchange ``slot`` of a forward half without rows. Collectives: :meth:`plan`, then
@@ -162,14 +162,12 @@ class _Request(torch.autograd.Function):
     """The client side: forward and backward of one exchange as one differentiable operation."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: FunctionCtx, rows_RD: Tensor, exchange: PoolExchange, plan: ExchangePlan
-    ) -> Tensor:
+    def forward(ctx: FunctionCtx, rows_RD: Tensor, exchange: PoolExchange, plan: ExchangePlan) -> Tensor:
         ctx.exchange, ctx.plan = exchange, plan  # type: ignore[attr-defined]
         return exchange._forward(rows_RD, plan)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad_RD: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad_RD: Tensor) -> tuple[Tensor, None, None]:
         plan: ExchangePlan = ctx.plan  # type: ignore[attr-defined]
         exchange: PoolExchange = ctx.exchange  # type: ignore[attr-defined]
         return exchange._backward(grad_RD.contiguous(), plan.sent, plan.slot), None, None

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unipool_dist.pool.main_grad import main_grad, zero_main_grad
 from unipool_dist.pool.rows import expert_major_order
 
 
@@ -39,10 +40,7 @@ class ExpertBank(nn.Module):
         """Zero the fp32 gradient buffers, making them on first use."""
         assert not self._pending
         for parameter in self.parameters():
-            if getattr(parameter, "main_grad", None) is None:
-                parameter.main_grad = torch.zeros_like(parameter, dtype=torch.float32)
-            else:
-                parameter.main_grad.zero_()
+            zero_main_grad(parameter)
 
     @torch.no_grad()
     def run(self, rows_RD: Tensor, counts: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -74,8 +72,8 @@ class ExpertBank(nn.Module):
             return parts[0] if order is None else torch.cat(parts).index_select(0, order)
 
         counts = counts_SE.sum(axis=0)
-        _add_weight_gradients(self.gate_up.main_grad, together("grad_gate_up_RF"), together("rows_RD"), counts)
-        _add_weight_gradients(self.down.main_grad, together("grad_RD"), together("hidden_RF"), counts)
+        _add_weight_gradients(main_grad(self.gate_up), together("grad_gate_up_RF"), together("rows_RD"), counts)
+        _add_weight_gradients(main_grad(self.down), together("grad_RD"), together("hidden_RF"), counts)
 
     @property
     def pending_rows(self) -> int:
