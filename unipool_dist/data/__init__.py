@@ -1,0 +1,20 @@
+"""Text in, batches out: preparing corpora (``prepare``), opening them, and drawing sequences from them."""
+
+from unipool_dist.data.batches import Batch, SampleDataset, micro_batch
+from unipool_dist.data.corpus import Corpus
+from unipool_dist.data.manifest import Domain
+from unipool_dist.data.sampling import TrainingDataset, training_dataset
+from unipool_dist.data.tokenizer import Tokenizer
+from unipool_dist.data.validation import validation_sequences
+
+__all__ = [
+    "Batch",
+    "Corpus",
+    "Domain",
+    "SampleDataset",
+    "Tokenizer",
+    "TrainingDataset",
+    "micro_batch",
+    "training_dataset",
+    "validation_sequences",
+]

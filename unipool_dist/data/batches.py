@@ -1,0 +1,86 @@
+"""Which samples a rank trains on in a micro-batch: arithmetic on sample numbers, no communication.
+
+Sample ``consumed + microbatch * b * dp_size + dp_rank * b + i`` is row i of the rank's micro-batch (b rows), so that a
+global batch is the same run of consecutive samples whatever the number of data-parallel ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from unipool_dist.errors import DataError
+
+
+class SampleDataset(Protocol):
+    """What micro-batches are drawn from: items with ``tokens``, ``labels`` (int64 [S]), ``loss_mask`` (float32 [S])."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences side by side; ``labels[r, s]`` is the token after ``tokens[r, s]``, counted where the mask is 1."""
+
+    tokens: torch.Tensor  # [b, S] int64
+    labels: torch.Tensor  # [b, S] int64
+    loss_mask: torch.Tensor  # [b, S] float32
+
+    def __len__(self) -> int:
+        return int(self.tokens.shape[0])
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Rows ``start`` to ``stop`` (exclusive, may exceed the last), as views."""
+        return Batch(self.tokens[start:stop], self.labels[start:stop], self.loss_mask[start:stop])
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on ``device``; the tensors themselves if they are there already."""
+        return Batch(self.tokens.to(device), self.labels.to(device), self.loss_mask.to(device))
+
+
+def micro_batch(
+    dataset: SampleDataset,
+    *,
+    consumed_samples: int,
+    microbatch: int,
+    micro_batch_size: int,
+    dp_rank: int,
+    dp_size: int,
+    device: torch.device | str = "cpu",
+) -> Batch:
+    """The ``micro_batch_size`` rows of data-parallel rank ``dp_rank`` in micro-batch ``microbatch`` of a step.
+
+    ``consumed_samples`` counts the samples of all earlier steps over all ranks. Collectives: none.
+
+    Raises:
+        DataError: the dataset ends before the last row.
+    """
+    assert 0 <= dp_rank < dp_size
+    assert min(consumed_samples, microbatch) >= 0
+    assert micro_batch_size >= 1
+    first = consumed_samples + (microbatch * dp_size + dp_rank) * micro_batch_size
+    if first + micro_batch_size > len(dataset):
+        raise DataError(
+            f"sample {first + micro_batch_size - 1} is wanted but the training data was indexed for num_samples="
+            f"{len(dataset)} (consumed_samples={consumed_samples}, microbatch={microbatch}): "
+            f"index it for steps * global_batch_size samples"
+        )
+    items = [dataset[first + i] for i in range(micro_batch_size)]
+    tokens, labels, loss_mask = (
+        torch.stack([item[key] for item in items]) for key in ("tokens", "labels", "loss_mask")
+    )
+    return Batch(tokens, labels, loss_mask).to(device)
+
+
+def check_tokens(tokens: torch.Tensor, vocab_size: int, where: str) -> None:
+    """Raise a :class:`DataError` naming ``where`` if an element of ``tokens`` is outside ``[0, vocab_size)``."""
+    for token in map(int, torch.aminmax(tokens)):
+        if not 0 <= token < vocab_size:
+            raise DataError(
+                f"{where} has token {token}, outside vocab_size={vocab_size}: the token store is damaged; "
+                f"open it with data.verify=hash to see which file"
+            )

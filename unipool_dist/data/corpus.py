@@ -1,0 +1,104 @@
+"""A prepared corpus on disk, opened for reading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from unipool_dist.data.manifest import Domain, FileRecord, Manifest, file_sha256, read_manifest
+from unipool_dist.data.tokenizer import Tokenizer, load_tokenizer
+from unipool_dist.errors import DataError
+
+Verify = Literal["size", "hash"]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A directory written by ``unipool-dist data prepare`` whose files agree with its manifest.
+
+    Collectives: none. Every rank opens the corpus for itself.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path, verify: Verify = "size") -> Corpus:
+        """Open the corpus at ``path``, checking the size of every file, or with ``verify="hash"`` its content too.
+
+        Raises:
+            DataError: there is no corpus, or a file is missing, truncated or corrupt; the message names it.
+        """
+        if verify not in ("size", "hash"):
+            raise DataError(f"verify={verify!r} is unknown: use 'size' or 'hash'")
+        directory = Path(path)
+        manifest = read_manifest(directory)
+        for name, record in manifest.files.items():
+            fault = _fault(directory / name, record, verify)
+            if fault:
+                raise DataError(
+                    f"corpus file {directory / name} {fault}; run `unipool-dist data prepare {directory} --force` with "
+                    f"the options it was prepared with (`unipool-dist data show {directory}`)"
+                )
+        return cls(directory, manifest)
+
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """The domains by name, in the order in which they were prepared."""
+        return self.manifest.domains
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are in ``[0, vocab_size)``."""
+        return self.manifest.tokenizer.vocab_size
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """Hash over the tokenizer's files."""
+        return self.manifest.tokenizer.sha256
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Hash over all token files and the tokenizer: what a checkpoint records to know its data again."""
+        return self.manifest.content_hash()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer the corpus was packed with, loaded at first use."""
+        record = self.manifest.tokenizer
+        return load_tokenizer(record.kind, self.path, record.sha256)
+
+    def domain(self, name: str) -> Domain:
+        """The domain called ``name``.
+
+        Raises:
+            DataError: there is none; the message lists those there are.
+        """
+        if name not in self.domains:
+            raise DataError(f"domain {name!r} is not in corpus {self.path}: choose among {', '.join(self.domains)}")
+        return self.domains[name]
+
+    def prefix(self, domain: str, split: Literal["train", "validation"]) -> Path:
+        """Path of a token store without ``.bin`` or ``.idx``, as Megatron-core wants it."""
+        self.domain(domain)
+        return self.path / f"{domain}.{split}"
+
+
+def store_dtype(vocab_size: int) -> type[np.uint16] | type[np.int32]:
+    """The type of one token on disk, chosen as Megatron-core does."""
+    return np.uint16 if vocab_size < 65500 else np.int32
+
+
+def _fault(path: Path, record: FileRecord, verify: Verify) -> str | None:
+    if not path.is_file():
+        return "is missing"
+    num_bytes = path.stat().st_size
+    if num_bytes != record.num_bytes:
+        return f"has {num_bytes} bytes instead of {record.num_bytes}"
+    if verify == "hash" and file_sha256(path) != record.sha256:
+        return "is corrupt (its sha256 differs from the manifest's)"
+    return None

@@ -1,0 +1,151 @@
+"""Documents and how a domain's documents are chosen and split: pure functions, the same answer on every machine.
+
+Guarantees: no two documents of a corpus are equal; validation is never empty and no validation document is trained on;
+the choice depends on the documents' bytes alone, never on their order, names or the clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+
+from unipool_dist.errors import DataError
+
+MIN_DOCUMENTS = 32
+"""A source with fewer documents than this is cut at paragraphs, so that a hash can split it."""
+MIN_VALIDATION_BYTES = 16 * 1024
+"""Text wanted for validation whatever the fraction (a few thousand tokens), up to a quarter of the domain."""
+MAX_VALIDATION_FRACTION = 0.25
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and a name that says where in its source it comes from."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class DocumentKey:
+    """What the split needs to know of a document."""
+
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """Positions of the documents of each side: ``train`` in source order, ``validation`` in order of their hash.
+
+    Hash order makes the first few validation sequences a sample of the whole domain, not of its first chapter.
+    """
+
+    train: list[int]
+    validation: list[int]
+
+
+def key_of(text: str) -> DocumentKey:
+    """The size in bytes of UTF-8 and the hash of ``text``."""
+    data = text.encode()
+    return DocumentKey(len(data), hashlib.sha256(data).hexdigest())
+
+
+def clean(text: str) -> str:
+    """``text`` with Unix line ends, no outer white space, and lone surrogates (they cannot be encoded) replaced."""
+    return text.replace("\r\n", "\n").encode("utf-8", "replace").decode("utf-8").strip()
+
+
+def unique_documents(documents: Iterable[Document], domain: str, seen: set[str]) -> Iterator[Document]:
+    """Clean ``documents``, drop empty ones and those whose hash is in ``seen``, which grows by those passed on.
+
+    Sources with fewer than ``MIN_DOCUMENTS`` documents are cut into blocks of paragraphs first.
+
+    Raises:
+        DataError: fewer than two documents are left.
+    """
+    stream = iter(documents)
+    head = list(islice(stream, MIN_DOCUMENTS))
+    if len(head) < MIN_DOCUMENTS:
+        head = _cut(head)
+    passed = 0
+    for document in chain(head, stream):
+        text = clean(document.text)
+        sha256 = key_of(text).sha256
+        if text and sha256 not in seen:
+            seen.add(sha256)
+            passed += 1
+            yield Document(document.name, text)
+    if passed < 2:
+        raise DataError(
+            f"domain {domain!r} has {passed} distinct documents, and validation needs one that is not trained on: "
+            f"add documents, or separate the paragraphs of the text by line breaks"
+        )
+
+
+def _cut(documents: Sequence[Document]) -> list[Document]:
+    """``documents`` cut at blank lines, or else at line ends, into about ``2 * MIN_DOCUMENTS`` blocks of equal size."""
+    total = sum(len(document.text) for document in documents)
+    target = min(max(total // (2 * MIN_DOCUMENTS), 1), 16 * 1024)
+    blocks: list[Document] = []
+    for document in documents:
+        text = clean(document.text)
+        pieces = re.split(r"(?<=\n)\s*\n", text)  # a piece keeps the line end before the blank line
+        if len(pieces) == 1:
+            pieces = text.split("\n")
+        block: list[str] = []
+        length = 0
+        for i, piece in enumerate(pieces):
+            block.append(piece)
+            length += len(piece)
+            if length >= target or i == len(pieces) - 1:
+                blocks.append(Document(f"{document.name}#{len(blocks)}", "\n".join(block)))
+                block, length = [], 0
+    return blocks
+
+
+def split_documents(keys: Sequence[DocumentKey], domain: str, fraction: float, max_bytes: int | None) -> Split:
+    """Choose at most ``max_bytes`` of the documents, then about ``fraction`` of their bytes for validation.
+
+    Documents enter validation in the order of their hash until the fraction is reached; one that would take validation
+    past twice its target is left to training. The cap uses the hash read backwards, so that it does not bias the split.
+
+    Raises:
+        DataError: ``fraction`` is outside (0, 0.25], or fewer than two documents fit under ``max_bytes``.
+    """
+    if not 0.0 < fraction <= MAX_VALIDATION_FRACTION:
+        raise DataError(f"validation_fraction={fraction} is outside (0, {MAX_VALIDATION_FRACTION}]: use 0.04")
+    kept = _capped(keys, max_bytes)
+    if len(kept) < 2:
+        raise DataError(
+            f"only {len(kept)} of the {len(keys)} documents of domain {domain!r} fit under "
+            f"max_bytes_per_domain={max_bytes}: raise it"
+        )
+    total = sum(keys[i].num_bytes for i in kept)
+    target = max(fraction * total, min(MIN_VALIDATION_BYTES, total / 4))
+    validation: list[int] = []
+    taken = 0
+    for i in sorted(kept, key=lambda i: keys[i].sha256):
+        if taken >= target:
+            break
+        if taken + keys[i].num_bytes <= 2 * target:
+            validation.append(i)
+            taken += keys[i].num_bytes
+    if not validation:
+        validation = [min(kept, key=lambda i: (keys[i].num_bytes, keys[i].sha256))]
+    held_out = set(validation)
+    return Split(train=[i for i in kept if i not in held_out], validation=validation)
+
+
+def _capped(keys: Sequence[DocumentKey], max_bytes: int | None) -> list[int]:
+    if max_bytes is None:
+        return list(range(len(keys)))
+    kept, taken = [], 0
+    for i in sorted(range(len(keys)), key=lambda i: keys[i].sha256[::-1]):
+        if taken + keys[i].num_bytes <= max_bytes:
+            kept.append(i)
+            taken += keys[i].num_bytes
+    return sorted(kept)

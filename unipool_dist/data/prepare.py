@@ -1,0 +1,200 @@
+"""Preparing a corpus: sources to spools, a tokenizer, token stores, and last the manifest.
+
+Guarantees: everything is written beside the corpus, in ``OUT.partial``, and becomes ``OUT`` by one rename after the
+manifest is on disk; interrupted at any point, the next run starts clean, keeping only downloads. Equal options and
+sources give equal files, byte for byte.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unipool_dist.data.corpus import Corpus
+from unipool_dist.data.documents import MAX_VALIDATION_FRACTION
+from unipool_dist.data.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    SPLITS,
+    Manifest,
+    combined_hash,
+    file_sha256,
+    record_file,
+    write_manifest,
+)
+from unipool_dist.data.packing import pack_domain
+from unipool_dist.data.progress import Progress
+from unipool_dist.data.sources import Source, corpus_sources, local_source
+from unipool_dist.data.sources.packages import Runner, run_command
+from unipool_dist.data.spool import spool_source
+from unipool_dist.data.tokenizer import TOKENIZER_FILES, TokenizerKind, load_tokenizer
+from unipool_dist.data.vocabulary import copy_gpt2_files, tokenizer_record, train_sentencepiece
+from unipool_dist.errors import DataError
+
+DOWNLOADS = "downloads"
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What decides a corpus's content. ``sources`` (name to location) replace the built-in ``corpus``."""
+
+    corpus: str = "default"
+    sources: dict[str, str] = field(default_factory=dict)
+    text_field: str = "text"
+    vocab_size: int = 4096
+    gpt2_vocab: Path | None = None
+    gpt2_merges: Path | None = None
+    validation_fraction: float = 0.04
+    max_bytes_per_domain: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.gpt2_vocab is None) != (self.gpt2_merges is None):
+            raise DataError("gpt2_vocab and gpt2_merges go together: give --gpt2-vocab and --gpt2-merges, or neither")
+        if not 0.0 < self.validation_fraction <= MAX_VALIDATION_FRACTION:
+            raise DataError(
+                f"validation_fraction={self.validation_fraction} is outside (0, {MAX_VALIDATION_FRACTION}]: use 0.04"
+            )
+        if self.max_bytes_per_domain is not None and self.max_bytes_per_domain < 1:
+            raise DataError(f"max_bytes_per_domain={self.max_bytes_per_domain} is below 1: leave it out for no limit")
+
+    @property
+    def tokenizer_kind(self) -> TokenizerKind:
+        return "sentencepiece" if self.gpt2_vocab is None else "gpt2"
+
+    def record(self, sources: list[Source]) -> dict[str, Any]:
+        """What the manifest says of the options: files by their content, so that moving them changes nothing."""
+        text: dict[str, Any] = {"corpus": self.corpus}
+        if self.sources:
+            hashes = {source.domain: combined_hash({o.name: o.sha256 for o in source.origins}) for source in sources}
+            text = {"sources": hashes, "text_field": self.text_field}
+        if self.gpt2_vocab is not None and self.gpt2_merges is not None:
+            files = [self.gpt2_vocab, self.gpt2_merges]
+            tokenizer: dict[str, Any] = {"gpt2": [file_sha256(file) if file.is_file() else "" for file in files]}
+        else:
+            tokenizer = {"vocab_size": self.vocab_size}
+        limits = {"validation_fraction": self.validation_fraction, "max_bytes_per_domain": self.max_bytes_per_domain}
+        return {**text, **tokenizer, **limits}
+
+
+def prepare(
+    out: Path,
+    options: PrepareOptions,
+    *,
+    cache: Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    run: Runner = run_command,
+) -> tuple[Manifest, bool]:
+    """Prepare ``options`` into ``out``; the manifest, and whether anything was done (not, if it was there already).
+
+    ``cache`` keeps downloads (default: ``out/downloads``); ``force`` replaces a corpus of other options.
+
+    Raises:
+        DataError: a source or package cannot be had, ``out`` holds another corpus or something else, or another process
+            prepares it now.
+    """
+    out = out.absolute()
+    if out.exists() and not (out / MANIFEST_NAME).exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise DataError(f"{out} exists and is not a corpus (it has no {MANIFEST_NAME}): choose another or remove it")
+    local = [local_source(name, location, options.text_field) for name, location in options.sources.items()]
+    recorded = options.record(local)
+    if not force and (existing := _existing(out, recorded)) is not None:
+        return existing, False
+    with _partial_directory(out) as partial:
+        downloads = cache or _keep_downloads(out, partial)
+        sources = iter(local) if local else corpus_sources(options.corpus, downloads, run)
+        manifest = _build(partial, options, recorded, sources, progress or Progress())
+        _publish(partial, out)
+    return manifest, True
+
+
+def _build(
+    partial: Path, options: PrepareOptions, recorded: dict[str, Any], sources: Iterator[Source], progress: Progress
+) -> Manifest:
+    seen: set[str] = set()
+    spools = [
+        spool_source(
+            source,
+            seen=seen,
+            directory=partial / "spool",
+            fraction=options.validation_fraction,
+            max_bytes=options.max_bytes_per_domain,
+            progress=progress,
+        )
+        for source in sources
+    ]
+    kind = options.tokenizer_kind
+    if options.gpt2_vocab is not None and options.gpt2_merges is not None:
+        copy_gpt2_files(options.gpt2_vocab, options.gpt2_merges, partial)
+    else:
+        train_sentencepiece(spools, options.vocab_size, partial, progress)
+    record = tokenizer_record(kind, partial)
+    tokenizer = load_tokenizer(kind, partial, record.sha256)
+    domains = {spool.domain: pack_domain(spool, tokenizer, partial, progress) for spool in spools}
+    names = [f"{domain}.{split}.{end}" for domain in domains for split in SPLITS for end in ("bin", "idx")]
+    files = {name: record_file(partial / name) for name in [*TOKENIZER_FILES[kind], *names]}
+    shutil.rmtree(partial / "spool")
+    manifest = Manifest(format_version=FORMAT_VERSION, options=recorded, tokenizer=record, domains=domains, files=files)
+    write_manifest(manifest, partial)
+    return manifest
+
+
+def _existing(out: Path, recorded: dict[str, Any]) -> Manifest | None:
+    """The manifest of the undamaged corpus at ``out`` if it has these options; ``None`` if nothing is there."""
+    if not (out / MANIFEST_NAME).exists():
+        return None
+    manifest = Corpus.open(out).manifest
+    names = [name for name in {**manifest.options, **recorded} if manifest.options.get(name) != recorded.get(name)]
+    if names:
+        changes = ", ".join(f"{name}={manifest.options.get(name)} -> {recorded.get(name)}" for name in names)
+        raise DataError(f"{out} holds a corpus prepared with other options ({changes}): choose another or add --force")
+    return manifest
+
+
+@contextmanager
+def _partial_directory(out: Path) -> Iterator[Path]:
+    """``OUT.partial``, emptied but for downloads, and locked against other processes while in use."""
+    partial = out.with_name(out.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held the lock may just have renamed the directory away.
+            is_ours = partial.is_dir() and os.path.samestat(os.fstat(lock), partial.stat())
+        except BlockingIOError:
+            is_ours = False
+        if not is_ours:
+            raise DataError(f"another process is preparing {out} (it has locked {partial}): wait for it")
+        for path in partial.iterdir():
+            if path.name != DOWNLOADS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        yield partial
+    finally:
+        os.close(lock)
+
+
+def _keep_downloads(out: Path, partial: Path) -> Path:
+    """The downloads folder in ``partial``, with what an earlier preparation left in ``out``."""
+    downloads = partial / DOWNLOADS
+    if not downloads.exists() and (out / DOWNLOADS).is_dir():
+        shutil.copytree(out / DOWNLOADS, downloads)
+    return downloads
+
+
+def _publish(partial: Path, out: Path) -> None:
+    """Make ``partial`` the corpus at ``out``; what was there is set aside first and removed last."""
+    replaced = out.with_name(out.name + ".replaced")
+    if replaced.exists():
+        shutil.rmtree(replaced)
+    if out.exists():
+        out.replace(replaced)
+    partial.replace(out)
+    if replaced.exists():
+        shutil.rmtree(replaced)

@@ -1,0 +1,61 @@
+"""What every source of text offers, and how the files inside packages are read."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from unipool_dist.data.documents import Document
+from unipool_dist.data.manifest import Origin
+
+
+@dataclass(frozen=True)
+class Source:
+    """One domain's text. ``documents()`` may be called again and yields the same documents in the same order."""
+
+    domain: str
+    origins: list[Origin]
+    documents: Callable[[], Iterator[Document]]
+
+
+class Files(Protocol):
+    """A read-only set of files: a zip archive or a folder."""
+
+    def matching(self, pattern: str) -> Iterator[tuple[str, bytes]]:
+        """Name (with ``/``) and content of every file whose name matches the regular expression, sorted by name."""
+
+
+@dataclass(frozen=True)
+class ZipFiles:
+    """The members of a zip archive, for example a wheel."""
+
+    path: Path
+
+    def matching(self, pattern: str) -> Iterator[tuple[str, bytes]]:
+        with zipfile.ZipFile(self.path) as archive:
+            for name in sorted(archive.namelist()):
+                if re.search(pattern, name):
+                    yield name, archive.read(name)
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """The files below ``root``; names are relative to it, optionally below ``within`` only."""
+
+    root: Path
+    within: str = "."
+
+    def matching(self, pattern: str) -> Iterator[tuple[str, bytes]]:
+        files = [path for path in (self.root / self.within).rglob("*") if path.is_file()]
+        for name, path in sorted((path.relative_to(self.root).as_posix(), path) for path in files):
+            if re.search(pattern, name):
+                yield name, path.read_bytes()
+
+
+def text_of(data: bytes) -> str:
+    """``data`` as UTF-8, with what is not UTF-8 replaced."""
+    return data.decode("utf-8", "replace")

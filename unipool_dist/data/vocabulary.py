@@ -1,0 +1,97 @@
+"""Making a corpus's tokenizer: training SentencePiece on training text, or taking GPT-2's files.
+
+Guarantee: no validation text is seen, and the same text gives the same model file on every machine.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from unipool_dist.data.manifest import TokenizerRecord, combined_hash, file_sha256
+from unipool_dist.data.progress import Progress
+from unipool_dist.data.spool import Spool
+from unipool_dist.data.tokenizer import TOKENIZER_FILES, TokenizerKind, load_tokenizer
+from unipool_dist.errors import DataError
+
+SAMPLE_BYTES = 12_000_000
+"""Training text shown to the tokenizer, shared equally by the domains; more costs time and changes few merges."""
+MAX_LINE_BYTES = 4192  # SentencePiece skips longer ones
+
+
+def train_sentencepiece(spools: Sequence[Spool], vocab_size: int, directory: Path, progress: Progress) -> None:
+    """Write ``tokenizer.model``: BPE with ``vocab_size`` pieces, byte fallback, text kept as it is.
+
+    Raises:
+        DataError: the text is too little, or has too many characters, for ``vocab_size``.
+    """
+    import sentencepiece
+
+    path = directory / TOKENIZER_FILES["sentencepiece"][0]
+    sample = progress.over(_sample_lines(spools), "train tokenizer", unit=" lines")
+    with path.open("wb") as model:
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=sample,
+                model_writer=model,
+                model_type="bpe",
+                vocab_size=vocab_size,
+                byte_fallback=True,
+                character_coverage=0.9995,
+                normalization_rule_name="identity",
+                add_dummy_prefix=False,
+                remove_extra_whitespaces=False,
+                allow_whitespace_only_pieces=True,  # runs of spaces: code is indented
+                split_digits=True,
+                unk_id=0,
+                eos_id=1,
+                eos_piece="<eod>",
+                bos_id=-1,
+                pad_id=-1,
+                max_sentence_length=MAX_LINE_BYTES,
+                num_threads=1,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            limit = re.search(r"value <= (\d+)", str(error)) or re.search(r"\d+ vs (\d+)", str(error))
+            hint = f"; this text allows at most {limit.group(1)}" if "too high" in str(error) and limit else ""
+            raise DataError(
+                f"no tokenizer with vocab_size={vocab_size} can be trained on this text{hint}: change --vocab-size or "
+                f"add text ({error})"
+            ) from None
+
+
+def _sample_lines(spools: Sequence[Spool]) -> Iterator[str]:
+    """Lines of training documents in the order of their hash, an equal share of bytes for each domain."""
+    for spool in spools:
+        left = SAMPLE_BYTES // len(spools)
+        for row in sorted(spool.split.train, key=lambda row: spool.keys[row].sha256):
+            left -= spool.keys[row].num_bytes
+            for line in next(spool.read([row])).split("\n"):
+                # A quarter of the limit, as a character has up to four bytes; cut lines still show their pieces.
+                yield from (line[i : i + MAX_LINE_BYTES // 4] for i in range(0, len(line), MAX_LINE_BYTES // 4))
+            if left <= 0:
+                break
+
+
+def copy_gpt2_files(vocab: Path, merges: Path, directory: Path) -> None:
+    """Copy GPT-2's files under the names a corpus gives them.
+
+    Raises:
+        DataError: one of them is missing.
+    """
+    for source, name in zip((vocab, merges), TOKENIZER_FILES["gpt2"], strict=True):
+        if not source.is_file():
+            raise DataError(
+                f"GPT-2 file {source} does not exist: give --gpt2-vocab encoder.json --gpt2-merges vocab.bpe"
+            )
+        shutil.copyfile(source, directory / name)
+
+
+def tokenizer_record(kind: TokenizerKind, directory: Path) -> TokenizerRecord:
+    """The record of the tokenizer whose files are in ``directory``."""
+    sha256 = combined_hash({name: file_sha256(directory / name) for name in TOKENIZER_FILES[kind]})
+    tokenizer = load_tokenizer(kind, directory, sha256)
+    return TokenizerRecord(kind=kind, vocab_size=tokenizer.vocab_size, eod=tokenizer.eod, sha256=sha256)
