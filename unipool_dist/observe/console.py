@@ -1,0 +1,50 @@
+"""One console line for a training step, one for a domain's validation: fixed width, so that columns line up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from unipool_dist.observe.metrics import TRAIN_KEYS
+
+
+def train_line(record: Mapping[str, float | int], total_steps: int) -> str:
+    """Step, loss (nats per token), auxiliary loss, gradient norm, learning rate, tokens/s, and memory if it is known.
+
+    ``record`` is what :meth:`~unipool_dist.observe.metrics.MetricsWriter.train` takes; ``memory_bytes`` in it is the
+    largest of any rank.
+    """
+    assert all(key in record for key in TRAIN_KEYS), sorted(record)
+    parts = [
+        _step(int(record["step"]), total_steps),
+        f"loss {record['loss']:7.4f}",
+        f"aux {record['aux_loss']:8.5f}",
+        f"grad norm {record['grad_norm']:8.3f}",
+        f"lr {record['lr']:8.2e}",
+        f"{record['tokens_per_s']:9,.0f} tokens/s",
+    ]
+    if "memory_bytes" in record:
+        parts.append(f"{record['memory_bytes'] / 2**30:6.2f} GiB")
+    return "  ".join(parts)
+
+
+def validation_line(
+    step: int,
+    total_steps: int,
+    domain: str,
+    loss: float,
+    bits_per_byte: float,
+    unigram_entropy: float | None = None,
+) -> str:
+    """Loss of one domain beside its unigram entropy, both in nats per token, and bits per byte.
+
+    The unigram entropy is what a model reaches that knows how often each token occurs and nothing else.
+    """
+    line = f"{_step(step, total_steps)}  validation  {domain:<16.16}  loss {loss:7.4f}"
+    if unigram_entropy is not None:
+        line += f"  (unigram {unigram_entropy:7.4f})"
+    return f"{line}  {bits_per_byte:6.3f} bits/byte"
+
+
+def _step(step: int, total_steps: int) -> str:
+    width = len(str(total_steps))
+    return f"step {step:>{width}}/{total_steps}"

@@ -1,0 +1,80 @@
+"""A file of one JSON object per line that survives a crash and can be taken back to an earlier step."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unipool_dist.errors import NonFiniteError, UnipoolError
+
+
+class JsonLinesWriter:
+    """Appends objects that have a ``step``; each is on disk, as a whole line, when :meth:`write` returns.
+
+    With ``resume_from_step=None`` a file that is there is replaced; otherwise its lines up to and including that step
+    are kept, and the rest, which the resumed run will write anew, is dropped, as is a line cut short by a crash.
+    """
+
+    def __init__(self, path: Path, *, resume_from_step: int | None = None) -> None:
+        self.path = path
+        kept: list[dict[str, Any]] = []
+        if resume_from_step is not None and path.exists():
+            kept = [record for record in read_json_lines(path) if record["step"] <= resume_from_step]
+        # Written beside and renamed: a crash here leaves either the old file or the new one.
+        draft = path.with_name(path.name + ".new")
+        draft.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        os.replace(draft, path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append ``record``.
+
+        Raises:
+            NonFiniteError: a number in it is NaN or infinite, at any depth; nothing is written.
+        """
+        assert "step" in record, "a record without a step cannot be dropped on resume"
+        plain = {key: _plain(value, f"step {record['step']}: {key}") for key, value in record.items()}
+        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; closing twice is harmless."""
+        self._file.close()
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of ``path`` in order; an incomplete last line, left by a crash, is ignored.
+
+    Raises:
+        UnipoolError: a line other than the last is not a JSON object with a ``step``.
+    """
+    lines = path.read_text(encoding="utf-8").split("\n")
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break is empty or was cut short
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            record = None
+        if not isinstance(record, dict) or "step" not in record:
+            raise UnipoolError(f"{path}, line {number}, is not a JSON object with a step; remove that line to go on")
+        records.append(record)
+    return records
+
+
+def _plain(value: Any, name: str) -> Any:
+    """``value`` with numpy arrays and scalars as plain Python; refuses numbers that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item, name) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise NonFiniteError(f"{name}={value} cannot be recorded; the step that made it must not be taken")
+    return value

@@ -1,0 +1,68 @@
+"""The figures of a finished or running run, made from the files in its folder alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unipool_dist.errors import UnipoolError
+from unipool_dist.observe.figures import LossCurves, loss_figure, save, usage_figure
+from unipool_dist.observe.jsonlines import read_json_lines
+from unipool_dist.observe.metrics import METRICS_FILE, USAGE_FILE
+
+DATA_SUMMARY_FILE = "data_summary.json"
+
+
+def write_figures(run_dir: Path) -> dict[str, Path]:
+    """Write RUN/loss_curve.png and, where usage was recorded, RUN/expert_usage.png; return their paths by name.
+
+    The names are ``loss_curve`` and ``expert_usage``. Unigram entropies are drawn if RUN/data_summary.json has a
+    mapping ``unigram_entropy`` of nats per token by domain.
+
+    Raises:
+        UnipoolError: ``run_dir`` holds no metrics, or they are damaged.
+    """
+    path = run_dir / METRICS_FILE
+    records = read_json_lines(path) if path.exists() else []
+    if not records:
+        raise UnipoolError(
+            f"{path} is missing or empty, so there is nothing to draw; is {run_dir} the folder of a run?"
+        )
+    curves = collect_losses(records)
+    curves.unigram_entropy = _unigram_entropy(run_dir)
+    written = {"loss_curve": save(loss_figure(curves, run_dir.name), run_dir / "loss_curve.png")}
+
+    path = run_dir / USAGE_FILE
+    windows = read_json_lines(path) if path.exists() else []
+    if windows:
+        last = windows[-1]
+        counts_LE = np.array(last["counts"], dtype=np.int64)
+        figure = usage_figure(counts_LE, last["num_pools"], last["step"], run_dir.name)
+        written["expert_usage"] = save(figure, run_dir / "expert_usage.png")
+    return written
+
+
+def collect_losses(records: list[dict[str, Any]]) -> LossCurves:
+    """Sort the records of metrics.jsonl into curves, in the order in which they were written."""
+    curves = LossCurves()
+    for record in records:
+        for domain, loss in record.get("validation", {}).items():
+            steps, losses = curves.validation.setdefault(domain, ([], []))
+            steps.append(record["step"])
+            losses.append(loss)
+        if "loss" in record:
+            curves.train[0].append(record["step"])
+            curves.train[1].append(record["loss"])
+            if record["step"] > 0:
+                curves.tokens_per_step = record["tokens"] / record["step"]
+    return curves
+
+
+def _unigram_entropy(run_dir: Path) -> dict[str, float]:
+    path = run_dir / DATA_SUMMARY_FILE
+    if not path.exists():
+        return {}
+    return {name: float(nats) for name, nats in json.loads(path.read_text()).get("unigram_entropy", {}).items()}

@@ -1,0 +1,99 @@
+"""How the experts of a pool are used: numbers from a table of assignments. Pure numpy.
+
+``counts_LE`` is an int64 array [num_layers, num_pools * M]: how often layer l sent a token to expert i within a window
+of steps. Experts have global ids; pool g holds ids ``g * M .. (g + 1) * M - 1`` and serves the layers
+``g * G .. (g + 1) * G - 1`` with ``G = num_layers / num_pools``, so only that block of a layer's row may be non-zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class UsageSummary:
+    """The numbers of one window, as the functions of this module define them."""
+
+    dead_share: float
+    effective_experts_L: Floats
+    busiest_over_mean: float
+    ownership: float
+
+
+def summarize(counts_LE: Counts, num_pools: int = 1) -> UsageSummary:
+    """All numbers of one window; with several pools, ``busiest_over_mean`` is that of the least balanced pool."""
+    check_counts(counts_LE, num_pools)
+    return UsageSummary(
+        dead_share=dead_share(counts_LE),
+        effective_experts_L=effective_experts(counts_LE),
+        busiest_over_mean=float(busiest_over_mean(counts_LE, num_pools).max()),
+        ownership=ownership(counts_LE),
+    )
+
+
+def check_counts(counts_LE: Counts, num_pools: int) -> None:
+    """Assert that the table has the form described at the top: a layer uses the experts of its own pool only."""
+    assert counts_LE.ndim == 2 and np.issubdtype(counts_LE.dtype, np.integer), "counts are integers [layers, experts]"
+    num_layers, num_experts = counts_LE.shape
+    assert num_layers % num_pools == 0 and num_experts % num_pools == 0, (counts_LE.shape, num_pools)
+    assert (counts_LE >= 0).all(), "a count is negative"
+    own_pool = pool_of_layer(num_layers, num_pools)[:, None] == np.arange(num_experts) // (num_experts // num_pools)
+    assert not counts_LE[~own_pool].any(), "a layer used an expert of another layer's pool"
+
+
+def pool_of_layer(num_layers: int, num_pools: int) -> Counts:
+    """int64 [L]: the pool that serves each layer; adjacent layers share one."""
+    return np.arange(num_layers, dtype=np.int64) // (num_layers // num_pools)
+
+
+def dead_share(counts_LE: Counts) -> float:
+    """Share of experts that no layer used: ``|{i : sum_l c_li = 0}| / E``, between 0 and 1."""
+    return float((counts_LE.sum(axis=0) == 0).mean())
+
+
+def effective_experts(counts_LE: Counts) -> Floats:
+    """float64 [L]: ``exp(-sum_i p_li ln p_li)`` with ``p_li = c_li / sum_j c_lj``.
+
+    The number of equally used experts that would have the same entropy: 1 if a layer uses one expert only, M if it uses
+    all experts of its pool alike, 0 for a layer without assignments.
+    """
+    totals_L = counts_LE.sum(axis=1)
+    p_LE = counts_LE / np.maximum(totals_L, 1)[:, None]
+    entropy_L = -np.sum(p_LE * np.log(np.where(p_LE > 0, p_LE, 1.0)), axis=1)
+    return np.where(totals_L > 0, np.exp(entropy_L), 0.0)
+
+
+def busiest_over_mean(counts_LE: Counts, num_pools: int = 1) -> Floats:
+    """float64 [num_pools]: ``max_i n_i / mean_i n_i`` over the M experts of a pool, ``n_i = sum_l c_li``.
+
+    1 is perfect balance, M means that one expert did everything; an unused pool counts as balanced.
+    """
+    per_pool = counts_LE.sum(axis=0).reshape(num_pools, -1)
+    mean = per_pool.mean(axis=1)
+    return np.where(mean > 0, per_pool.max(axis=1) / np.where(mean > 0, mean, 1.0), 1.0)
+
+
+def ownership(counts_LE: Counts) -> float:
+    """Share of all assignments that their expert's main layer made: ``sum_i max_l c_li / sum_li c_li``.
+
+    ``1/G`` if layers do not differ, 1 if every expert serves one layer only; experts weigh as much as they are used.
+    """
+    total = int(counts_LE.sum())
+    return float(counts_LE.max(axis=0).sum() / total) if total else 0.0
+
+
+def busiest_rank_over_mean(max_rows_X: NDArray[np.generic], mean_rows_X: NDArray[np.generic]) -> float:
+    """``sum_x max_x / sum_x mean_x`` over exchanges x: rows on the busiest rank against rows on the average rank.
+
+    All ranks wait for the busiest one in every exchange, so this is expert time over the time under perfect balance;
+    1 if there were no rows.
+    """
+    assert max_rows_X.shape == mean_rows_X.shape, (max_rows_X.shape, mean_rows_X.shape)
+    mean = float(np.sum(mean_rows_X, dtype=np.float64))
+    return float(np.sum(max_rows_X, dtype=np.float64)) / mean if mean > 0 else 1.0
