@@ -1,0 +1,101 @@
+# Everything here runs in a virtual environment of the project's own; `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+# The interpreter to build $(VENV) with; empty: the first of python3.11, python3.12, python3 that is 3.11 or 3.12.
+PYTHON ?=
+# The package index to take torch from, for its CPU or a CUDA build of choice; empty: what pip is configured to use.
+TORCH_INDEX ?=
+TRAIN_CONFIG ?= configs/small.yaml
+NPROC ?= 4
+TRAIN_ARGS ?=
+PYTEST_ARGS ?=
+
+# A variable, because a comma would end the argument of a $(call).
+DEV_EXTRAS := test,dev
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BENCH_INSTALLED := $(VENV)/.installed-bench
+INSTALL_LOG := $(VENV)/install.log
+# Processes on one machine share its cores: threads of their own would only get in each other's way.
+export OMP_NUM_THREADS ?= 1
+
+# $(call usable,INTERPRETER,VERSIONS): succeeds if it runs, is one of VERSIONS, and can make virtual environments.
+usable = $(1) -c 'import ensurepip, sys, venv; sys.exit("%d.%d" % sys.version_info[:2] not in "$(2)".split())' 2>/dev/null
+# The constraint file that fits the interpreter of $(VENV).
+constraints = constraints/py$$($(BIN)/python -c 'import sys; print("%d%d" % sys.version_info[:2])').txt
+# $(call pip_install,ARGUMENTS): quiet; on failure the end of the log is shown.
+pip_install = $(BIN)/python -m pip install --no-compile --constraint $(constraints) $(1) >>$(INSTALL_LOG) 2>&1 || \
+	{ tail -n 30 $(INSTALL_LOG); echo "installation failed; the whole log is in $(INSTALL_LOG)" >&2; exit 1; }
+
+.PHONY: help setup train test test-py312 check format bench clean
+
+help: ## this list
+	@awk -F ':.*## *' '/^[a-z0-9-]+:.*##/ { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  PYTHON=...       interpreter for $(VENV) (3.11 or 3.12)"
+	@echo "  TORCH_INDEX=...  package index to take torch from (for its CPU or a CUDA build)"
+	@echo "  PYTEST_ARGS=...  further arguments of pytest, e.g. PYTEST_ARGS='-k router -x'"
+
+setup: $(INSTALLED) ## make .venv and install everything into it; quick when up to date
+	@echo "$(VENV) is ready"
+
+train: $(INSTALLED) ## prepare the default corpus and train a small UniPool on it
+	$(BIN)/unipool-dist data prepare data/default
+	$(BIN)/unipool-dist train $(TRAIN_CONFIG) --nproc $(NPROC) $(TRAIN_ARGS)
+
+test: $(INSTALLED) ## run all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-py312: ## run all tests on Python 3.12, in .venv312, where that is installed
+	@for python in python3.12 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.12*/bin/python3.12; do \
+		if $(call usable,"$$python",3.12); then exec $(MAKE) test VENV=.venv312 PYTHON="$$python"; fi; \
+	done; \
+	echo "skipped: no Python 3.12 with its venv module was found (on PATH or in pyenv)"
+
+check: $(INSTALLED) ## format, lint, types, import direction
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## reformat, and fix what lint can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(BENCH_INSTALLED) ## speed and bytes sent, against dense and ideal
+	$(BIN)/python benchmarks/run.py
+
+clean: ## remove the virtual environments and caches; data and runs stay
+	rm -rf .venv .venv312 build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@found=; for python in $(or $(PYTHON),python3.11 python3.12 python3); do \
+		if $(call usable,"$$python",3.11 3.12); then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "no fitting Python: tried $(or $(PYTHON),python3.11 python3.12 python3); needed is 3.11 or 3.12 with its venv module" >&2; \
+		echo "(Debian: apt-get install python3.11-venv), or name one: make setup PYTHON=/path/to/python3.11" >&2; \
+		exit 1; \
+	fi; \
+	"$$found" -m venv --clear $(VENV)
+
+# --no-compile and then compiling on all cores takes half as long as letting pip compile.
+$(INSTALLED): setup.py pyproject.toml $(wildcard constraints/*.txt) | $(BIN)/python
+	@echo "installing into $(VENV) (a minute or so; more if torch's CUDA libraries are to be downloaded): $(INSTALL_LOG)"
+	@: >$(INSTALL_LOG)
+	@if [ -n "$(TORCH_INDEX)" ]; then $(call pip_install,--no-deps --index-url $(TORCH_INDEX) torch); fi
+	@$(call pip_install,--editable '.[$(DEV_EXTRAS)]')
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib || true
+	@touch $@
+
+$(BENCH_INSTALLED): $(INSTALLED)
+	@echo "installing what the benchmark compares with"
+	@$(call pip_install,--editable '.[bench]')
+	@touch $@

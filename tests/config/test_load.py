@@ -1,0 +1,153 @@
+"""Reading a configuration: what is accepted, what is written back, and what the user is told otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from unipool_dist.config import Config, dump_config, load_config, resolve_config
+from unipool_dist.errors import ConfigError
+
+OVERRIDES = [
+    "model.num_layers=6",
+    "pool.balance.alpha=1e-3",
+    "parallel.dp=2",
+    "data.weights={web: 2, code: 1e-1}",
+    "optimizer.deepspeed=ds_configs/zero1.json",
+    "train.dtype=bf16",
+]
+
+
+def message_of(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, overrides)
+    return str(caught.value)
+
+
+def write(path: Path, content: Any) -> Path:
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def test_no_file_means_all_defaults() -> None:
+    assert load_config(None) == Config()
+
+
+def test_overrides_win_over_the_file_and_leave_the_rest(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", {"model": {"num_layers": 4, "hidden_size": 64}, "log": None})
+    config = load_config(path, ["model.num_layers=6", "model.num_layers=12"])
+    assert (config.model.num_layers, config.model.hidden_size) == (12, 64)
+    assert config.log == Config().log
+
+
+def test_override_values_are_yaml() -> None:
+    config = load_config(None, OVERRIDES)
+    assert config.pool.balance.alpha == 1e-3  # YAML 1.1 alone would read text
+    assert config.data.weights == {"web": 2.0, "code": 0.1}
+    assert load_config(None, ["data.weights=null", "parallel.dp=auto"]).parallel.dp == "auto"
+    assert load_config(None, ["run.dir=runs/1e-3"]).run.dir == "runs/1e-3"
+
+
+@pytest.mark.parametrize("overrides", [[], OVERRIDES])
+def test_dump_and_load_give_the_same_configuration(tmp_path: Path, overrides: list[str]) -> None:
+    config = load_config(None, overrides)
+    for number, version in enumerate((config, resolve_config(config, 2))):
+        dump_config(version, tmp_path / f"{number}.yaml")
+        assert load_config(tmp_path / f"{number}.yaml") == version
+
+
+def test_an_empty_file_means_all_defaults(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path / "a.yaml", "")) == Config()
+
+
+@pytest.mark.parametrize(
+    ("override", "suggestion"),
+    [
+        ("model.num_layer=3", "did you mean model.num_layers?"),
+        ("pool.balanse.alpha=1", "did you mean pool.balance?"),
+        ("train.num_layers=3", "did you mean model.num_layers?"),
+        ("pool.alpha=3", "did you mean pool.balance.alpha?"),
+        ("modle.num_layers=3", "did you mean model?"),
+        ("zzz.qqq=3", "see docs/configuration.md"),
+    ],
+)
+def test_unknown_fields_are_errors_with_a_suggestion(override: str, suggestion: str) -> None:
+    assert "no such field; " + suggestion in message_of(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("parallel.dp=0", "parallel.dp=0 must be a whole number >= 1 or auto"),
+        ("parallel.dp=many", "parallel.dp=many must be a whole number >= 1 or auto"),
+        ("model.vocab_size=a", "model.vocab_size=a must be a whole number >= 1 or null"),
+        ("pool.top_k='8'", "pool.top_k='8' must be a whole number >= 1"),
+        ("pool.top_k=1.0", "pool.top_k=1.0 must be a whole number >= 1"),
+        ("model.num_layers=true", "model.num_layers=true must be a whole number >= 1"),
+        ("model.num_layers=null", "model.num_layers=null must be a whole number >= 1"),
+        ("optimizer.lr=.inf", "optimizer.lr=.inf must be a number > 0"),
+        ("optimizer.lr=fast", "optimizer.lr=fast must be a number > 0"),
+        ("optimizer.beta1=1", "optimizer.beta1=1 must be a number >= 0 and < 1"),
+        ("pool.router=[1]", "pool.router=[1] must be norm or softmax"),
+        ("log.tensorboard=1", "log.tensorboard=1 must be true or false"),
+        ("run.dir=3", "run.dir=3 must be text"),
+        ("pool.balance=3", "pool.balance=3 must be a section with the fields loss, alpha, window, scores"),
+        ("data.weights=3", "data.weights=3 must be a mapping whose values are each a number > 0 or null"),
+        ("data.weights={web: 0}", "data.weights.web=0 must be a number > 0"),
+        ("data.weights={1: 2}", "data.weights.1: names must be text, in quotes if they look like numbers"),
+    ],
+)
+def test_a_faulty_field_gives_one_line_that_says_what_it_may_be(override: str, line: str) -> None:
+    assert message_of(override).splitlines()[1:] == [f"  {line}"]
+
+
+def test_all_faulty_fields_are_reported_at_once() -> None:
+    lines = message_of("parallel.dp=0", "model.num_layer=3", "optimizer.lr=-1").splitlines()
+    assert sorted(line.strip().split("=")[0].split(":")[0] for line in lines[1:]) == [
+        "model.num_layer",
+        "optimizer.lr",
+        "parallel.dp",
+    ]
+
+
+def test_long_values_are_cut() -> None:
+    assert max(len(line) for line in message_of(f"pool.router={'x' * 500}").splitlines()) < 120
+
+
+@pytest.mark.parametrize("override", ["train.steps", "steps=3", "train.=3", ".steps=3", "=3", "train..steps=3"])
+def test_an_override_of_another_form_is_an_error_that_shows_the_form(override: str) -> None:
+    assert "section.field=value" in message_of(override)
+
+
+def test_an_override_whose_value_is_no_yaml_is_named() -> None:
+    assert "override 'train.steps=[1': the value cannot be read as YAML" in message_of("train.steps=[1")
+
+
+def test_an_override_below_a_field_that_is_no_section_is_refused() -> None:
+    assert "train.steps={x: 1} must be a whole number" in message_of("train.steps.x=1")
+
+
+def test_an_override_below_a_value_of_the_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="train is not a section"):
+        load_config(write(tmp_path / "a.yaml", {"train": 3}), ["train.steps=4"])
+
+
+def test_a_missing_file_is_named_with_where_to_look(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no configuration at .*none\.yaml.*configs/"):
+        load_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(("content", "part"), [("a: [1", "cannot be read as YAML"), ("- 1\n", "mapping of sections")])
+def test_a_file_that_is_no_mapping_is_named(tmp_path: Path, content: str, part: str) -> None:
+    path = write(tmp_path / "bad.yaml", content)
+    with pytest.raises(ConfigError, match=part) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_directory_is_not_a_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)
