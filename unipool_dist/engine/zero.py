@@ -31,6 +31,8 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils.timer import NoopTimer
 
+_FIELDS_READ = {"stage", "reduce_bucket_size", "reduce_scatter"}
+
 
 def read_deepspeed_config(path: str | None) -> DeepSpeedZeroConfig:
     """The ``zero_optimization`` section of a DeepSpeed JSON file; ZeRO stage 1 if ``path`` is ``None``.
@@ -43,6 +45,7 @@ def read_deepspeed_config(path: str | None) -> DeepSpeedZeroConfig:
     try:
         values = json.loads(Path(path).read_text())
         ignored = sorted(set(values) - {"zero_optimization"})
+        ignored += [f"zero_optimization.{key}" for key in sorted(set(values["zero_optimization"]) - _FIELDS_READ)]
         zero = DeepSpeedZeroConfig(**values["zero_optimization"])
     except FileNotFoundError:
         raise ConfigError(
@@ -54,13 +57,14 @@ def read_deepspeed_config(path: str | None) -> DeepSpeedZeroConfig:
         ) from None
     if ignored:
         raise ConfigError(
-            f"optimizer.deepspeed={path}: only zero_optimization is read from this file, remove "
-            f"{', '.join(ignored)}; types, batch sizes, clipping and the optimizer are set in the run's configuration"
+            f"optimizer.deepspeed={path}: remove {', '.join(ignored)}, which would have no effect: of zero_optimization "
+            f"{', '.join(sorted(_FIELDS_READ))} are read; types, batch sizes, clipping and the optimizer are set in "
+            f"the run's configuration"
         )
     if zero.stage != 1:
         raise ConfigError(
             f"optimizer.deepspeed={path}: zero_optimization.stage={int(zero.stage)} is not legal here, use 1: stages 2 "
-            f"and 3 communicate from inside backward, where the ranks of a pool group are at different layers "
+            f"and 3 communicate from inside backward, where replicas of an expert do not meet at the same moment "
             f"(ds_configs/README.md)"
         )
     return zero
@@ -116,7 +120,6 @@ class ZeroOptimizer:
             contiguous_gradients=True,
             # DeepSpeed allocates the whole bucket at every step, however small the parameters are.
             reduce_bucket_size=min(int(zero.reduce_bucket_size), numel),
-            allgather_bucket_size=int(zero.allgather_bucket_size) // 2 * 2,
             dp_process_group=group,
             reduce_scatter=zero.reduce_scatter,
             gradient_accumulation_dtype=torch.float32,
@@ -138,11 +141,12 @@ class ZeroOptimizer:
 
         Collectives: all-reduces over the group, bucket by bucket in the order of the parameters.
         """
+        # Detached: DeepSpeed lets the tensor that it is given share the bucket's memory, and fills the bucket again.
         for parameter in self._parameters:
             if self._zero.use_grad_accum_attribute:
-                parameter.grad_accum = main_grad(parameter)  # type: ignore[attr-defined]
+                parameter.grad_accum = main_grad(parameter).detach()  # type: ignore[attr-defined]
             else:
-                parameter.grad = main_grad(parameter)
+                parameter.grad = main_grad(parameter).detach()
         self._zero.setup_buckets()
         self._zero.set_gradient_accumulation_boundary(True)
         self._zero.reduce_gradients()
