@@ -21,8 +21,8 @@ STEPS = 3
 # Overrides that change what is computed: each has a reference of its own, computed by one process.
 SGD = ("optimizer.name=sgd", "optimizer.momentum=0.9", "optimizer.clip_grad=0.05")
 MODELS: dict[str, tuple[str, ...]] = {
-    # AdamW's first updates are nearly lr * sign(gradient): with its usual epsilon, gradients of the size of rounding noise
-    # would decide the comparison.
+    # AdamW's first updates are nearly lr * sign(gradient): with its usual epsilon, gradients of the size of rounding
+    # noise would decide the comparison.
     "adamw": ("optimizer.epsilon=1e-5",),
     "sgd": SGD,
     "top2-sgd": (*SGD, "pool.top_k=2", "pool.balance.scores=raw"),

@@ -46,9 +46,15 @@ def tiny_config(*overrides: str, world_size: int = 1) -> Config:
 
 
 def sequences(step: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Random tokens, labels and loss masks [count, SEQUENCE] of a step; some labels do not count."""
+    """Tokens, labels and loss masks [count, SEQUENCE] of a step; some labels do not count.
+
+    Four tokens in five follow from the one before, so there is something to learn.
+    """
     generator = torch.Generator().manual_seed(1000 + step)
     text = torch.randint(0, VOCAB, (count, SEQUENCE + 1), generator=generator)
+    follows = torch.rand(count, SEQUENCE + 1, generator=generator) < 0.8
+    for i in range(1, SEQUENCE + 1):
+        text[:, i] = torch.where(follows[:, i], (3 * text[:, i - 1] + 1) % VOCAB, text[:, i])
     mask = (torch.rand(count, SEQUENCE, generator=generator) > 0.2).float()
     return text[:, :-1], text[:, 1:], mask
 
@@ -95,7 +101,8 @@ def train_variants(
     """Train every variant for ``steps`` steps; keep the gradients of the first step and the weights after the last.
 
     The gradients are the first step's because there the weights are equal bit for bit; so that they include those of
-    the auxiliary loss, training starts from shares of assignments as if a step had been. Each variant is a tuple of overrides, and meets at a port of its own.
+    the auxiliary loss, training starts from shares of assignments as if a step had been. Each variant is a tuple of
+    overrides, and meets at a port of its own.
     """
     return [
         _train(replace(environment, master_port=port), tiny_config(*variant, world_size=environment.world_size), steps)

@@ -1,6 +1,7 @@
 """Worker processes for tests that need several ranks: started once, kept for the whole session.
 
-Importing torch, Megatron-core and DeepSpeed costs seconds per process, so the processes stay; every task gets fresh process groups.
+Importing torch, Megatron-core and DeepSpeed costs seconds per process, so the processes stay; every task gets fresh
+process groups.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 MAX_WORKERS = 8
 
 
-class WorkerFailure(AssertionError):
+class WorkerError(AssertionError):
     """A rank raised, died or did not answer in time; the message holds what every rank said."""
 
 
@@ -33,7 +34,7 @@ class Workers:
         """Run ``function`` on ranks ``0 .. world_size - 1``; return their results.
 
         Raises:
-            WorkerFailure: after all processes were ended, so that the next task starts from fresh ones.
+            WorkerError: after all processes were ended, so that the next task starts from fresh ones.
         """
         assert 1 <= world_size <= MAX_WORKERS
         self._start(world_size)
@@ -42,17 +43,17 @@ class Workers:
             self._connections[rank].send((function, rank, world_size, port, args))
         answers: dict[int, tuple[str, Any]] = {}
         deadline = time.monotonic() + timeout_s
-        pending = {self._connections[rank]: rank for rank in range(world_size)}
+        pending = set(range(world_size))
         while pending and time.monotonic() < deadline:
             # Once one has failed the others may wait for it for ever.
             grace = 5.0 if any(kind == "error" for kind, _ in answers.values()) else deadline - time.monotonic()
-            ready = wait(list(pending), timeout=grace)
+            ready = wait([self._connections[rank] for rank in pending], timeout=grace)
             if not ready and grace == 5.0:
                 break
-            for connection in ready:
-                rank = pending.pop(connection)  # type: ignore[index]
+            for rank in [rank for rank in pending if self._connections[rank] in ready]:
+                pending.remove(rank)
                 try:
-                    answers[rank] = connection.recv()  # type: ignore[union-attr]
+                    answers[rank] = self._connections[rank].recv()
                 except EOFError:
                     answers[rank] = ("error", "the process died")
         silent = [rank for rank in range(world_size) if rank not in answers]
@@ -60,7 +61,7 @@ class Workers:
         if silent or failed:
             self.close()
             parts = [f"rank {rank}: {text}" for rank, text in sorted(failed.items())]
-            raise WorkerFailure("\n".join([f"no answer from ranks {silent} after {timeout_s:g} s", *parts]))
+            raise WorkerError("\n".join([f"no answer from ranks {silent} after {timeout_s:g} s", *parts]))
         return [answers[rank][1] for rank in range(world_size)]
 
     def close(self) -> None:

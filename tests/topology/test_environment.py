@@ -1,0 +1,49 @@
+"""What torchrun and SLURM say, read in one place."""
+
+from __future__ import annotations
+
+import pytest
+
+from unipool_dist.errors import TopologyError
+from unipool_dist.topology.environment import read_environment
+
+MEETING = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29400"}
+
+
+def test_nothing_said_is_one_process() -> None:
+    environment = read_environment({})
+    assert (environment.rank, environment.world_size, environment.local_rank) == (0, 1, 0)
+
+
+def test_torchrun() -> None:
+    environment = read_environment({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", **MEETING})
+    assert (environment.rank, environment.world_size, environment.local_rank) == (5, 8, 1)
+    assert (environment.master_addr, environment.master_port) == ("10.0.0.1", 29400)
+
+
+def test_slurm_step() -> None:
+    environment = read_environment({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", **MEETING})
+    assert (environment.rank, environment.world_size, environment.local_rank) == (3, 4, 1)
+
+
+def test_torchrun_inside_slurm_counts_as_torchrun() -> None:
+    variables = {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", **MEETING}
+    assert read_environment(variables).rank == 5
+
+
+def test_a_batch_script_without_steps_is_one_process() -> None:
+    assert read_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}).world_size == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "8", "WORLD_SIZE": "8", **MEETING}, "RANK=8 is not below WORLD_SIZE=8"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR and MASTER_PORT"),
+        ({"RANK": "zero", "WORLD_SIZE": "2", **MEETING}, "RANK='zero' is not a number"),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "many"}, "SLURM_NTASKS='many' is not a number"),
+    ],
+)
+def test_contradictions_are_named(variables: dict[str, str], message: str) -> None:
+    with pytest.raises(TopologyError, match=message):
+        read_environment(variables)
