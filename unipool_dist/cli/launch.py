@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 
 import click
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 
@@ -19,10 +18,8 @@ def launch_local(arguments: list[str], num_processes: int) -> None:
     failed first and how.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes share the machine's cores
-    os.environ.setdefault(
-        "TORCHELASTIC_ERROR_FILE", os.path.join(tempfile.mkdtemp(prefix="unipool-dist-"), "error.json")
-    )
     config = LaunchConfig(
+        run_id="unipool-dist",
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=num_processes,
@@ -34,11 +31,25 @@ def launch_local(arguments: list[str], num_processes: int) -> None:
     try:
         elastic_launch(config, sys.executable)("-m", "unipool_dist", *arguments)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        rank, failure = _cause(error)
         click.echo(
             f"error: rank {rank} (process {failure.pid}) {_how(failure.exitcode)}; all processes were ended", err=True
         )
         sys.exit(1)
+
+
+def _cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:
+    """A rank that a signal killed, if there is one: the others fail soon after, having lost it; else the first to
+    fail."""
+    killed = [
+        (rank, failure)
+        for rank, failure in error.failures.items()
+        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM  # which the agent sends to the others
+    ]
+    if killed:
+        return killed[0]
+    rank, failure = error.get_first_failure()
+    return rank, failure
 
 
 def _how(exit_code: int) -> str:

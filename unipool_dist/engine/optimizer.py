@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # about optional GPU libraries that this project does not use
-    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from unipool_dist.config import Config
 from unipool_dist.engine.zero import ZeroOptimizer, initialize_deepspeed, read_deepspeed_config

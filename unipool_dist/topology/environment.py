@@ -24,7 +24,10 @@ class Environment:
     @property
     def device(self) -> torch.device:
         """This process's device: its own GPU where there is one, else the CPU."""
-        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        # A launcher may show each process its own GPU only, which is then number 0 for all of them.
+        return torch.device("cuda", self.local_rank % torch.cuda.device_count())
 
     @property
     def backend(self) -> str:
@@ -40,7 +43,7 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
     env = os.environ if variables is None else variables
     if "RANK" in env and "WORLD_SIZE" in env:
         rank, world_size, local_rank = _int(env, "RANK"), _int(env, "WORLD_SIZE"), _int(env, "LOCAL_RANK", "0")
-    elif int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env:
+    elif "SLURM_PROCID" in env and _int(env, "SLURM_NTASKS", "1") > 1:
         rank, world_size = _int(env, "SLURM_PROCID"), _int(env, "SLURM_NTASKS")
         local_rank = _int(env, "SLURM_LOCALID", "0")
     else:

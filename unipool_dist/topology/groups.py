@@ -51,6 +51,8 @@ class ParallelGroups:
 def process_groups(config: Config, environment: Environment) -> Iterator[ParallelGroups]:
     """Join the other processes, make every group, and leave again at the end.
 
+    After an exception nothing is cleaned up: leaving a group that has lost a member can take for ever.
+
     ``config`` is resolved for ``environment.world_size``. The timeout of every group is ``parallel.timeout_s``.
 
     Collectives: creates the world, then Megatron's groups, then the pool groups, then the expert-data groups span by
@@ -69,13 +71,11 @@ def process_groups(config: Config, environment: Environment) -> Iterator[Paralle
         world_size=environment.world_size,
         timeout=timeout,
     )
-    try:
-        create_megatron_groups(config)
-        yield _make_groups(config, environment, timeout)
-        dist.barrier()
-    finally:
-        parallel_state.destroy_model_parallel()
-        dist.destroy_process_group()
+    create_megatron_groups(config)
+    yield _make_groups(config, environment, timeout)
+    dist.barrier()
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
 
 
 def _make_groups(config: Config, environment: Environment, timeout: timedelta) -> ParallelGroups:

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # about optional GPU libraries that this project does not use
-    from megatron.core import ModelParallelConfig, parallel_state
+from megatron.core import ModelParallelConfig, parallel_state
 
 from unipool_dist.config import Config
-
-# Megatron-core calls it by its old name at every step of sequence parallelism.
-warnings.filterwarnings("ignore", message=r"`torch.distributed.\w+` is deprecated", category=FutureWarning)
 
 
 def let_megatron_run_without_cuda() -> None:
@@ -35,7 +27,7 @@ def create_megatron_groups(config: Config) -> None:
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=config.parallel.tp,
         pipeline_model_parallel_size=config.parallel.pp,
-        distributed_timeout_minutes=max(1, round(config.parallel.timeout_s / 60)),
+        distributed_timeout_minutes=config.parallel.timeout_s / 60,
         create_gloo_process_groups=False,
     )
 
