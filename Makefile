@@ -69,7 +69,7 @@ format: $(INSTALLED) ## reformat, and fix what lint can fix
 	$(BIN)/ruff check --fix .
 
 bench: $(BENCH_INSTALLED) ## speed and bytes sent, against dense and ideal
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks.run
 
 clean: ## remove the virtual environments and caches; data and runs stay
 	rm -rf .venv .venv312 build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
