@@ -69,7 +69,8 @@ class _Dispatch(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_RD: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
-        return _rows_of_pairs(grad_RD, ctx.routing).sum(dim=1), None, None
+        pairs_TKD = _rows_of_pairs(grad_RD, ctx.routing)
+        return pairs_TKD.squeeze(1) if pairs_TKD.shape[1] == 1 else pairs_TKD.sum(dim=1), None, None
 
 
 class _Combine(torch.autograd.Function):
