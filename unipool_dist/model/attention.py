@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from unipool_dist.config.sections import ModelSection
+from unipool_dist.model.blockwise import BLOCKWISE_LIMIT, blockwise_causal_attention
 
 
 class RotaryTable(nn.Module):
@@ -29,9 +30,35 @@ class RotaryTable(nn.Module):
         self.register_buffer("sin", angle.sin(), persistent=False)
 
     def rotate(self, x: Tensor) -> Tensor:
-        """Rotate [b, heads, s, d] by its positions."""
-        first, second = x.chunk(2, dim=-1)
-        return x * self.cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * self.sin.to(x.dtype)
+        """Rotate [b, ..., s, d] by its positions; contiguous."""
+        return _Rotate.apply(x, self.cos.to(x.dtype), self.sin.to(x.dtype))
+
+
+class _Rotate(torch.autograd.Function):
+    """``x * cos + [-x2, x1] * sin`` with ``x = [x1, x2]``; its gradient is the rotation by the opposite angle.
+
+    Written out because the recorded operations read and write their tensors twice as often.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        cos, sin = ctx.saved_tensors
+        return _rotated(grad, cos, -sin), None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    out = torch.mul(x, cos, out=x.new_empty(x.shape))
+    x1, x2 = x.chunk(2, dim=-1)
+    out1, out2 = out.chunk(2, dim=-1)
+    half = sin.chunk(2, dim=-1)[0]
+    out1.addcmul_(x2, half, value=-1.0)
+    out2.addcmul_(x1, half)
+    return out
 
 
 class Attention(nn.Module):
@@ -69,11 +96,19 @@ class Attention(nn.Module):
         qkv = qkv.view(s, b, -1, self.queries_per_group + 2, self.head_dim).permute(
             1, 2, 3, 0, 4
         )  # [b, g, a/g + 2, s, d]
-        query, key, value = qkv.split([self.queries_per_group, 1, 1], dim=2)
-        query, key = rotary.rotate(query), rotary.rotate(key)
-        shape = query.shape
-        attended = F.scaled_dot_product_attention(
-            query.flatten(1, 2), key.expand(shape).flatten(1, 2), value.expand(shape).flatten(1, 2), is_causal=True
-        )  # [b, a, s, d]
+        rotated, value = rotary.rotate(qkv[:, :, :-1]), qkv[:, :, -1]
+        attended = causal_attention(rotated[:, :, :-1], rotated[:, :, -1], value)  # [b, a, s, d]
         out, _ = self.output(attended.permute(2, 0, 1, 3).reshape(s, b, -1))
         return out
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attend with queries [b, g, a/g, s, d] to keys and values [b, g, s, d]: [b, a, s, d].
+
+    By :func:`torch.nn.functional.scaled_dot_product_attention`, except for short sequences on a CPU
+    (:mod:`unipool_dist.model.blockwise`).
+    """
+    if query.device.type == "cpu" and query.shape[3] <= BLOCKWISE_LIMIT:
+        return blockwise_causal_attention(query, key, value).flatten(1, 2)
+    grouped = query.shape[2] > 1
+    return F.scaled_dot_product_attention(query.flatten(1, 2), key, value, is_causal=True, enable_gqa=grouped)

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unipool_dist.config import Config
 from unipool_dist.model.attention import Attention, RotaryTable
+from unipool_dist.model.normalization import RMSNorm
 from unipool_dist.pool.balance import scores_for_loss
 from unipool_dist.pool.client import PoolClient
 from unipool_dist.pool.router import make_router
@@ -32,9 +33,9 @@ class Block(nn.Module):
         super().__init__()
         model = config.model
         self.layer, self.slot = layer, slot
-        self.attention_norm = nn.RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
+        self.attention_norm = RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
         self.attention = Attention(model, layers, tp)
-        self.pool_norm = nn.RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
+        self.pool_norm = RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
         self.router = make_router(config.pool, model.hidden_size)
         self._client = client
         self._score_kind = config.pool.balance.scores

@@ -11,6 +11,7 @@ from unipool_dist.config import Config
 from unipool_dist.model.attention import RotaryTable
 from unipool_dist.model.block import Block
 from unipool_dist.model.initialization import initialize_stage
+from unipool_dist.model.normalization import RMSNorm
 from unipool_dist.pool.client import PoolClient
 from unipool_dist.topology.groups import ParallelGroups
 
@@ -56,7 +57,7 @@ class Stage(nn.Module):
             }
         )
         if groups.is_last_stage:
-            self.final_norm = nn.RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
+            self.final_norm = RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
             self.output = ColumnParallelLinear(
                 model.hidden_size,
                 model.vocab_size,
