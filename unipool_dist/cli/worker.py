@@ -17,6 +17,7 @@ from unipool_dist.config import Config, resolve_config
 from unipool_dist.data import Corpus, micro_batch, training_dataset, validation_sequences
 from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.engine.trainer import GetBatch, Trainer
+from unipool_dist.engine.zero import read_deepspeed_config
 from unipool_dist.errors import CommunicationError, ConfigError, UnipoolError
 from unipool_dist.model.assembly import build_model
 from unipool_dist.topology.agreement import failing_together
@@ -45,6 +46,7 @@ def run_worker(config: Config, *, overwrite: bool) -> None:
 def _train(config: Config, environment: Environment, *, overwrite: bool) -> None:
     resolved = resolve_config(config, environment.world_size)
     rank_grid(resolved)
+    read_deepspeed_config(resolved.optimizer.deepspeed)
     with process_groups(resolved, environment) as groups:
         with failing_together("opening the corpus"):
             corpus = Corpus.open(resolved.data.path, verify="size")
