@@ -58,8 +58,8 @@ def read_deepspeed_config(path: str | None) -> DeepSpeedZeroConfig:
     if ignored:
         raise ConfigError(
             f"optimizer.deepspeed={path}: remove {', '.join(ignored)}, which would have no effect: of "
-            f"zero_optimization {', '.join(sorted(_FIELDS_READ))} are read; types, batch sizes, clipping and the optimizer are set in "
-            f"the run's configuration"
+            f"zero_optimization {', '.join(sorted(_FIELDS_READ))} are read; types, batch sizes, clipping and the "
+            f"optimizer are set in the run's configuration"
         )
     if zero.stage != 1:
         raise ConfigError(
