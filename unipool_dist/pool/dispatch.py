@@ -35,7 +35,9 @@ def route(scores_TM: Tensor, top_k: int, position_M: Tensor, num_positions: int)
     chosen_TK = top_TK > 0
     positions = torch.where(chosen_TK, position_M[expert_TK], num_positions).flatten()
     order = torch.argsort(positions, stable=True)
-    counts_E = torch.bincount(positions, minlength=num_positions + 1)[:num_positions]
+    # Not bincount, which waits for the device to learn the largest position.
+    counts = torch.zeros(num_positions + 1, dtype=torch.int64, device=positions.device)
+    counts_E = counts.scatter_add_(0, positions, torch.ones_like(positions))[:num_positions]
     return Routing(expert_TK, chosen_TK, order, counts_E, counts_E[position_M])
 
 
