@@ -97,7 +97,6 @@ def test_gpt2_files_make_a_tokenizer(
     make_texts: Callable[[int, int], list[str]],
     make_jsonl: Callable[..., Path],
 ) -> None:
-    pytest.importorskip("tokenizers")
     vocab, merges = write_gpt2_files(tmp_path, [*byte_alphabet(), "th", "the", "<|endoftext|>"])
     source = make_jsonl(tmp_path / "a.jsonl", make_texts(1, 50))
     corpus = prepared({"a": str(source)}, gpt2_vocab=vocab, gpt2_merges=merges)
@@ -116,7 +115,6 @@ def test_gpt2_files_that_lose_text_are_refused(
     make_texts: Callable[[int, int], list[str]],
     make_jsonl: Callable[..., Path],
 ) -> None:
-    pytest.importorskip("tokenizers")
     source = {"a": str(make_jsonl(tmp_path / "a.jsonl", make_texts(1, 50)))}
     vocab, merges = write_gpt2_files(tmp_path, [*byte_alphabet(), "th", "the"])
     with pytest.raises(DataError, match="lacks 1 required pieces"):

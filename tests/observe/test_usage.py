@@ -41,11 +41,6 @@ def test_ownership_weighs_experts_by_use() -> None:
     assert usage.ownership(np.zeros((2, 2), dtype=np.int64)) == 0.0
 
 
-def test_busiest_rank_weighs_exchanges_by_their_rows() -> None:
-    assert usage.busiest_rank_over_mean(np.array([30, 10]), np.array([10.0, 10.0])) == 2.0
-    assert usage.busiest_rank_over_mean(np.array([0]), np.array([0.0])) == 1.0
-
-
 def test_summary_takes_the_worst_pool() -> None:
     grouped_LE = np.array([[8, 0, 0, 0], [0, 0, 5, 5]])
     summary = usage.summarize(grouped_LE, num_pools=2)

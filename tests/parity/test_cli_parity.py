@@ -39,6 +39,8 @@ def test_metrics_agree_between_layouts(tiny_corpus: Path, tmp_path: Path) -> Non
     for name, records in steps.items():
         assert [record["step"] for record in records] == list(range(1, STEPS + 1)), name
         assert {"aux_loss", "lr", "tokens", "tokens_per_s"} <= records[0].keys()
+    assert all(record["busiest_rank_over_mean"] == 1.0 for record in steps["one"]), "there is only one rank"
+    assert all(1.0 < record["busiest_rank_over_mean"] < 4.0 for record in steps["pp2-dp2"])
     for column in ("loss", "grad_norm", "aux_loss"):
         one, many = ([record[column] for record in steps[name]] for name in layouts)
         np.testing.assert_allclose(many, one, rtol=1e-4, err_msg=column)

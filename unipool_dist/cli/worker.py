@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from pathlib import Path
 
 import click
-import torch
 import torch.distributed as dist
 
 from unipool_dist.cli.observer import RunObserver
 from unipool_dist.cli.rundir import begin_run_dir
 from unipool_dist.config import Config, resolve_config
-from unipool_dist.data import Corpus, micro_batch, training_dataset, validation_sequences
+from unipool_dist.data import Corpus, SampleDataset, micro_batch, training_dataset, validation_sequences
 from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.engine.trainer import GetBatch, Trainer
 from unipool_dist.engine.zero import read_deepspeed_config
@@ -84,8 +82,7 @@ def _train(config: Config, environment: Environment, *, overwrite: bool) -> None
 
 
 def with_vocabulary(config: Config, corpus: Corpus) -> Config:
-    """``config`` with ``model.vocab_size`` from the corpus's tokenizer, padded to a multiple of
-    ``model.vocab_divisor``.
+    """``config`` with the vocabulary of the corpus's tokenizer, padded to a multiple of ``model.vocab_divisor``.
 
     Raises:
         ConfigError: a size was given that the tokenizer or tensor parallelism does not fit.
@@ -101,14 +98,14 @@ def with_vocabulary(config: Config, corpus: Corpus) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update={"vocab_size": size})})
 
 
-def batch_source(dataset: torch.utils.data.Dataset, config: Config, groups: ParallelGroups) -> GetBatch:
+def batch_source(dataset: SampleDataset, config: Config, groups: ParallelGroups) -> GetBatch:
     """Micro-batches of this rank's data-parallel index; stages in the middle of the pipeline read no data."""
 
     def get(consumed_samples: int, microbatch: int) -> StageBatch:
         if not (groups.is_first_stage or groups.is_last_stage):
             return StageBatch(None, None, None)
         batch = micro_batch(
-            dataset,  # type: ignore[arg-type]
+            dataset,
             consumed_samples=consumed_samples,
             microbatch=microbatch,
             micro_batch_size=config.train.micro_batch_size,
@@ -154,6 +151,4 @@ def _communication_error(config: Config, environment: Environment, error: Except
 def _stop(environment: Environment, message: str) -> None:
     sys.stdout.flush()
     print(f"error (rank {environment.rank}): {message}", file=sys.stderr, flush=True)
-    if os.environ.get("UNIPOOL_TRACEBACK"):
-        traceback.print_exc()
     os._exit(1)

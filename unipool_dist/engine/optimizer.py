@@ -63,8 +63,7 @@ class PooledOptimizer:
         self._clip_grad = settings.clip_grad
 
     def reduce_gradients(self) -> float:
-        """Sum gradients over the ranks that hold the same parameters; return their global norm, every parameter
-        counted once.
+        """Sum gradients over replicas; return their global norm, every parameter counted once.
 
         Collectives: reductions over the data-parallel and expert-data-parallel groups, then one all-reduce over the
         world.
@@ -88,7 +87,3 @@ class PooledOptimizer:
         for optimizer in self._optimizers:
             optimizer.step()
         return float(self._optimizers[0].param_groups[0]["lr"])
-
-    def state_bytes(self) -> int:
-        """Bytes of masters and optimizer states on this rank."""
-        return sum(optimizer.state_bytes() for optimizer in self._optimizers)

@@ -3,8 +3,8 @@
 All stages move together. In every half-tick all of them run forward, or all of them run backward, each on a
 micro-batch of its own or on none. In a half-tick each rank takes part in the same number of exchanges with the pool,
 with tokens of its own or without, so the sequence of collectives is a pure function of the number of stages,
-micro-batches and layers, equal on all
-ranks: nothing can deadlock, and a stage with nothing to run still serves its experts to the others.
+micro-batches and layers, equal on all ranks: nothing can deadlock, and a stage with nothing to run still serves its
+experts to the others.
 """
 
 from __future__ import annotations

@@ -170,13 +170,6 @@ class ZeroOptimizer:
         for parameter in self._parameters:
             parameter.grad = parameter.grad_accum = None  # type: ignore[attr-defined]
 
-    def state_bytes(self) -> int:
-        """Bytes of fp32 masters and optimizer states on this rank."""
-        tensors = list(self._zero.single_partition_of_fp32_groups)
-        for state in self._zero.optimizer.state.values():
-            tensors += [value for value in state.values() if isinstance(value, Tensor)]
-        return sum(tensor.nbytes for tensor in tensors)
-
 
 def _torch_optimizer(param_groups: list[dict[str, Any]], settings: OptimizerSection) -> torch.optim.Optimizer:
     if settings.name == "sgd":

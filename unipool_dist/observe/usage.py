@@ -86,14 +86,3 @@ def ownership(counts_LE: Counts) -> float:
     """
     total = int(counts_LE.sum())
     return float(counts_LE.max(axis=0).sum() / total) if total else 0.0
-
-
-def busiest_rank_over_mean(max_rows_X: NDArray[np.generic], mean_rows_X: NDArray[np.generic]) -> float:
-    """``sum_x max_x / sum_x mean_x`` over exchanges x: rows on the busiest rank against rows on the average rank.
-
-    All ranks wait for the busiest one in every exchange, so this is expert time over the time under perfect balance;
-    1 if there were no rows.
-    """
-    assert max_rows_X.shape == mean_rows_X.shape, (max_rows_X.shape, mean_rows_X.shape)
-    mean = float(np.sum(mean_rows_X, dtype=np.float64))
-    return float(np.sum(max_rows_X, dtype=np.float64)) / mean if mean > 0 else 1.0

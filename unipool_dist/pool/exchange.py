@@ -27,7 +27,6 @@ class ExchangeTraffic:
     """What this rank sent to other ranks, and what it computed, since the last reset."""
 
     bytes_sent: int = 0
-    rows_sent: int = 0  # to other ranks, both directions
     rows_computed: list[int] = field(default_factory=list)  # by this rank's experts, one number per forward exchange
 
 
@@ -64,7 +63,6 @@ class PoolExchange:
         self._bank = bank
         self._server = PoolServer(bank, block_size, max_pending_rows)
         self._slots = slots
-        self._stage = self._rank // block_size
         self._microbatches: Microbatches = ()
         self._keep = False
         self.traffic = ExchangeTraffic()
@@ -153,7 +151,6 @@ class PoolExchange:
         out_RD = rows_RD.new_empty(sum(received), rows_RD.shape[1])
         dist.all_to_all_single(out_RD, rows_RD.contiguous(), received, sent, group=self._group)
         others = sum(sent) - sent[self._rank]
-        self.traffic.rows_sent += others
         self.traffic.bytes_sent += others * rows_RD.shape[1] * rows_RD.element_size()
         return out_RD
 

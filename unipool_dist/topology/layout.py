@@ -12,8 +12,7 @@ def rank_grid(config: Config) -> RankGrid:
 
     Raises:
         TopologyError: the pools of one stage group are shared with different other stage groups, so that its experts
-            would have
-            different replicas.
+            would have different replicas.
     """
     parallel, pool = config.parallel, config.pool
     assert isinstance(parallel.dp, int) and pool.parallel_size is not None and pool.stages_per_group is not None
