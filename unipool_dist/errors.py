@@ -23,6 +23,14 @@ class DataError(UnipoolError):
     """A corpus, tokenizer or prepared token store is missing, damaged, or does not fit the configuration."""
 
 
+class CheckpointError(UnipoolError):
+    """A checkpoint is missing, damaged, incomplete, or of another model, tokenizer or corpus; or cannot be written."""
+
+
+class RunLockedError(UnipoolError):
+    """Another process is writing into the run directory."""
+
+
 class CommunicationError(UnipoolError):
     """A collective failed or timed out: usually another rank has died."""
 

@@ -1,0 +1,171 @@
+"""The launcher passes signals on and says how the run ended. Its processes are stand-ins for ranks, without torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+from unipool_dist.cli.launch import outcome
+
+LAUNCH = """
+import os, signal, sys
+from unipool_dist.cli import launch
+if "early" in sys.argv:
+    start = launch.elastic_launch
+    def signalled(config, entrypoint):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return start(config, entrypoint)
+    launch.elastic_launch = signalled
+launch.launch_local(sys.argv[2:], 2, program=["-c", sys.argv[1]])
+"""
+RANK = """
+import os, sys, time
+from unipool_dist.resilience.orphans import end_with_launcher
+from unipool_dist.resilience.signals import StopSignals
+end_with_launcher()
+rank = int(os.environ["RANK"])
+with StopSignals(rank) as signals:
+    print(f"process {os.getpid()}", flush=True)
+    while signals.received is None or "stubborn" in sys.argv:
+        time.sleep(0.05)
+    signals.ignore_from_now()
+    time.sleep(1.2 * rank)  # long enough for the agent to see that the other has ended, and to send SIGTERM
+sys.exit(75)
+"""
+
+
+class Launched:
+    """A launcher of two ranks, and its output so far."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.log = folder / "log"
+        command = [sys.executable, "-c", LAUNCH, RANK, *arguments]
+        with self.log.open("w") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+
+    def wait_for(self, text: str, count: int = 1) -> None:
+        until = time.monotonic() + 20
+        while self.log.read_text().count(text) < count:
+            assert self.process.poll() is None and time.monotonic() < until, self.log.read_text()
+            time.sleep(0.02)
+
+    def ranks(self) -> list[int]:
+        self.wait_for("process ", 2)
+        return [int(line.split()[1]) for line in self.log.read_text().splitlines() if line.startswith("process ")]
+
+    def end(self, timeout_s: float = 15) -> tuple[int, str]:
+        return self.process.wait(timeout_s), self.log.read_text()
+
+    def kill(self) -> None:
+        pids = [int(line.split()[1]) for line in self.log.read_text().splitlines() if line.startswith("process ")]
+        for pid in (self.process.pid, *pids):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def launch(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., Launched]:
+    def launching(*arguments: str) -> Launched:
+        launched = Launched(tmp_path, *arguments)
+        request.addfinalizer(launched.kill)
+        return launched
+
+    return launching
+
+
+def test_a_signal_reaches_each_rank_once_and_all_may_save(launch: Callable[..., Launched]) -> None:
+    launched = launch()
+    launched.ranks()
+    launched.process.send_signal(signal.SIGUSR1)
+    code, output = launched.end()
+    assert code == 75
+    assert sorted(line for line in output.splitlines() if "received" in line) == [
+        f"rank {rank}: SIGUSR1 received: finishing this step, saving, and stopping; a second signal ends the process "
+        f"at once"
+        for rank in (0, 1)
+    ]
+    assert output.splitlines()[-1] == "stopped: the run's state is saved; the same command with --resume goes on"
+    assert "failed" not in output and "Traceback" not in output
+
+
+def test_a_second_signal_ends_ranks_that_do_not_stop(launch: Callable[..., Launched]) -> None:
+    launched = launch("stubborn")
+    launched.ranks()
+    launched.process.send_signal(signal.SIGINT)
+    launched.wait_for("SIGINT received: finishing this step", 2)
+    time.sleep(0.3)
+    launched.process.send_signal(signal.SIGINT)
+    code, output = launched.end(timeout_s=5)
+    assert code == 1
+    assert output.count("SIGINT received, the second signal: ending at once") == 2
+    assert "error: rank 0" in output.splitlines()[-1] and "ended at a second signal, SIGINT" in output.splitlines()[-1]
+    assert "Traceback" not in output
+
+
+def test_a_killed_launcher_takes_its_ranks_along(launch: Callable[..., Launched]) -> None:
+    launched = launch("stubborn")
+    ranks = launched.ranks()
+    launched.process.kill()
+    until = time.monotonic() + 5
+    while any(alive(pid) for pid in ranks):
+        assert time.monotonic() < until, "the ranks live on"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_signal_before_there_are_ranks_reaches_them_as_they_start(launch: Callable[..., Launched]) -> None:
+    """Whether it finds them able to save, or ends them before."""
+    code, output = launch("early").end()
+    assert code in (1, 75)
+    assert ("was killed by SIGTERM" if code == 1 else "stopped: the run's state is saved") in output.splitlines()[-1]
+    assert "Traceback" not in output
+
+
+def ended(exit_codes: dict[int, int], seconds: dict[int, int]) -> tuple[int, str]:
+    failures = {rank: ProcessFailure(rank, 100 + rank, code, "no-file") for rank, code in exit_codes.items()}
+    for rank, failure in failures.items():
+        failure.timestamp = 1000 + seconds.get(rank, 0)
+    return outcome(ChildFailedError("python", failures))
+
+
+STOPPED = "stopped: the run's state is saved"
+BY_AGENT = {1: 31}  # seconds after the first failure
+
+
+@pytest.mark.parametrize(
+    ("exit_codes", "seconds", "status", "line"),
+    [
+        ({0: 75, 1: 75}, {}, 75, STOPPED),
+        ({0: 75, 1: -signal.SIGTERM}, {}, 75, STOPPED),
+        ({0: 75, 1: -signal.SIGKILL}, BY_AGENT, 75, STOPPED),
+        ({0: 75, 1: -signal.SIGKILL}, {}, 1, "error: rank 1 (process 101) was killed by SIGKILL (out of memory?)"),
+        ({0: 75, 1: 1}, {}, 1, "error: rank 1 (process 101) ended with status 1; its error is above"),
+        ({0: 1, 1: -signal.SIGKILL}, {}, 1, "error: rank 1 (process 101) was killed by SIGKILL (out of memory?)"),
+        ({0: 1, 1: -signal.SIGKILL}, BY_AGENT, 1, "error: rank 0 (process 100) ended with status 1"),
+        ({0: -signal.SIGTERM, 1: 1}, {}, 1, "error: rank 1 (process 101) ended with status 1"),
+        ({0: 1, 1: 2}, {0: 1}, 1, "error: rank 1 (process 101) ended with status 2"),
+        ({0: -signal.SIGTERM, 1: -signal.SIGTERM}, {}, 1, "error: rank 0 (process 100) was killed by SIGTERM"),
+    ],
+)
+def test_the_cause_of_the_end_is_named(
+    exit_codes: dict[int, int], seconds: dict[int, int], status: int, line: str
+) -> None:
+    code, said = ended(exit_codes, seconds)
+    assert code == status
+    assert said.startswith(line)

@@ -1,0 +1,118 @@
+"""What a checkpoint says beside its tensors, in ``state.json``: where the run stood, and on what it was trained."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import random
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from unipool_dist.errors import CheckpointError
+
+STATE_FILE = "state.json"
+CONFIG_FILE = "config.yaml"
+FORMAT_VERSION = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataIdentity(_Record):
+    """What the run is trained on; two runs with equal values see the same tokens."""
+
+    tokenizer_hash: str | None
+    content_hash: str | None
+    """``None`` in a checkpoint made from an exported model, which may be trained on any corpus."""
+    segments: tuple[int, ...]
+    """Samples for which the order of the data was drawn; a second number is there if the run was made longer later."""
+
+
+class RandomState(_Record):
+    """Generators other than torch's, whose state is a tensor of the checkpoint."""
+
+    python: list[Any]
+    numpy: list[Any]
+
+
+class Progress(_Record):
+    """Where a run stands after ``step`` steps."""
+
+    format_version: int = FORMAT_VERSION
+    step: int
+    consumed_samples: int
+    schedule_steps: int
+    """Where the learning-rate schedule stands, and Adam's bias correction."""
+    optimizer_states: bool
+    """Whether there are optimizer states; not in a checkpoint made from an exported model."""
+    data: DataIdentity
+    random: RandomState | None
+    versions: dict[str, str]
+    layout: dict[str, int]
+    """Of the run that wrote it, for people; loading does not need it."""
+    written_at: str
+
+    def dump(self) -> str:
+        """The text of ``state.json``."""
+        return self.model_dump_json(indent=1) + "\n"
+
+
+def read_progress(folder: Path) -> Progress:
+    """Read ``state.json`` of the checkpoint in ``folder``.
+
+    Raises:
+        CheckpointError: it is missing or damaged, or of a later format.
+    """
+    path = folder / STATE_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.get("format_version", 0) > FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} has format_version={values['format_version']}, this unipool_dist reads up to "
+                f"{FORMAT_VERSION}; install the version that wrote it: {values.get('versions', {}).get('unipool-dist')}"
+            )
+        return Progress.model_validate(values)
+    except (OSError, ValueError, AttributeError, ValidationError) as error:
+        raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
+
+
+def current_versions() -> dict[str, str]:
+    """Versions of everything that a checkpoint may depend on."""
+    packages = ("unipool-dist", "torch", "megatron-core", "deepspeed", "numpy")
+    return {"python": platform.python_version()} | {name: _version(name) for name in packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # this package itself, run from a source tree
+        return "not installed"
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def random_state() -> RandomState:
+    """The state of Python's and numpy's global generators."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    python = random.getstate()
+    return RandomState(
+        python=[python[0], list(python[1]), python[2]],
+        numpy=[name, np.asarray(keys).tolist(), int(position), int(has_gauss), float(gauss)],
+    )
+
+
+def restore_random_state(state: RandomState) -> None:
+    """Set Python's and numpy's global generators."""
+    kind, values, gauss = state.python
+    random.setstate((kind, tuple(values), gauss))
+    name, keys, *rest = state.numpy
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))

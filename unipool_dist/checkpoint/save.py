@@ -1,0 +1,90 @@
+"""Writing one checkpoint: whole, hashed and on disk, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+
+from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.durable import flush, write_durably
+from unipool_dist.checkpoint.manifest import MANIFEST_FILE, FileRecord, Manifest, hash_file
+from unipool_dist.checkpoint.pieces import Piece
+from unipool_dist.checkpoint.planners import PieceSavePlanner
+from unipool_dist.checkpoint.progress import CONFIG_FILE, STATE_FILE, Progress
+from unipool_dist.checkpoint.shares import Write
+from unipool_dist.checkpoint.storage import INDEX_FILE, HashingWriter
+from unipool_dist.checkpoint.transfer import collect_pieces
+from unipool_dist.config import Config, dump_config
+from unipool_dist.errors import CheckpointError
+from unipool_dist.topology.agreement import failing_together
+
+
+def write_checkpoint(
+    directory: CheckpointDirectory,
+    progress: Progress,
+    config: Config,
+    writes: list[Write],
+    values: Callable[[Piece], Tensor],
+    group: dist.ProcessGroup,
+) -> int:
+    """Write the checkpoint of ``progress.step``; return its bytes on disk.
+
+    Args:
+        writes: who writes what, the same on every rank.
+        values: elements of a piece that this rank holds, on the CPU; they must not change meanwhile.
+
+    Collectives, over ``group`` (gloo, all ranks): agreement on the folder; point-to-point messages for pieces that
+    move; those of torch.distributed.checkpoint.save; all_gather_object of the files' hashes; agreement on the commit.
+
+    Raises:
+        CheckpointError: on every rank, if any of them could not write; nothing is left but the older checkpoints.
+    """
+    step, rank = progress.step, group.rank()
+    draft = directory.draft(step)
+    try:
+        with failing_together(f"making {draft}", group):
+            if rank == 0:
+                directory.begin(step)
+        pieces = collect_pieces(writes, values, group)
+        writer = HashingWriter(draft)
+        dcp.save({}, storage_writer=writer, planner=PieceSavePlanner(pieces), process_group=group)
+        written: list[Any] = [None] * group.size()
+        dist.all_gather_object(written, writer.written, group)
+        files: dict[str, FileRecord] = {name: record for records in written for name, record in records.items()}
+        with failing_together(f"committing {draft}", group):
+            if rank == 0:
+                _commit(directory, progress, config, files)
+    except CheckpointException as error:
+        if rank == 0:
+            directory.abandon(step)
+        raise CheckpointError(_describe(step, draft, error)) from None
+    except Exception:
+        if rank == 0:
+            directory.abandon(step)
+        raise
+    return sum(record.num_bytes for record in files.values())
+
+
+def _commit(directory: CheckpointDirectory, progress: Progress, config: Config, files: dict[str, FileRecord]) -> None:
+    draft = directory.draft(progress.step)
+    write_durably(draft / STATE_FILE, progress.dump())
+    dump_config(config, draft / CONFIG_FILE)
+    for name in (CONFIG_FILE, INDEX_FILE):
+        flush(draft / name)
+    small = {name: hash_file(draft / name) for name in (STATE_FILE, CONFIG_FILE)}
+    write_durably(draft / MANIFEST_FILE, Manifest(progress.step, files | small).dump())
+    directory.commit(progress.step)
+
+
+def _describe(step: int, draft: Path, error: CheckpointException) -> str:
+    rank, (cause, _) = next(iter(sorted(error.failures.items())))
+    return (
+        f"the checkpoint of step {step} could not be written: rank {rank}: {type(cause).__name__}: {cause}; "
+        f"make room or repair the file system of {draft.parent}"
+    )

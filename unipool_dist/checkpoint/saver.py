@@ -1,0 +1,161 @@
+"""When checkpoints are written, and what becomes of older ones; a thread beside training does the writing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.distributed as dist
+
+from unipool_dist.checkpoint.directory import CheckpointDirectory, outdated
+from unipool_dist.checkpoint.progress import (
+    DataIdentity,
+    Progress,
+    current_versions,
+    now,
+    random_state,
+)
+from unipool_dist.checkpoint.save import write_checkpoint
+from unipool_dist.checkpoint.shares import share_writes
+from unipool_dist.checkpoint.snapshot import Snapshot
+from unipool_dist.checkpoint.state import RunState
+from unipool_dist.config import Config
+from unipool_dist.errors import CheckpointError
+from unipool_dist.topology.groups import ParallelGroups
+
+
+@dataclass
+class SaveReport:
+    """One save, when it has ended."""
+
+    step: int
+    stall_s: float
+    """How long training stood still for it."""
+    write_s: float = 0.0
+    """From the copy to the commit, most of it beside training unless the save was synchronous."""
+    num_bytes: int = 0
+    """On disk, all ranks."""
+    error: Exception | None = None
+    """Why there is no checkpoint; the same on every rank."""
+    warning: str | None = None
+    """What went wrong beside it."""
+
+
+class Saver:
+    """Writes checkpoints of one run. All methods are called by all ranks alike.
+
+    A save copies the state to host memory and leaves the writing to a thread; the next save waits for it. A save that
+    fails is reported and leaves the older checkpoints as they are; the run goes on to the next one.
+
+    Args:
+        data: what the run is trained on.
+        report: told of every save once it has ended, on every rank.
+
+    Collectives of the constructor: one all_gather_object over the storage group.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        groups: ParallelGroups,
+        state: RunState,
+        directory: CheckpointDirectory,
+        data: DataIdentity,
+        report: Callable[[SaveReport], None],
+    ) -> None:
+        self._config, self._settings, self._groups = config, config.checkpoint, groups
+        self._state, self._directory, self._data, self._report = state, directory, data, report
+        held = state.held()
+        pieces: list[list] = [[] for _ in range(groups.storage.size())]
+        dist.all_gather_object(pieces, [item.piece for item in held], groups.storage)
+        self._writes = share_writes(pieces)
+        self._snapshot = Snapshot(held)
+        self._thread: threading.Thread | None = None
+        self._current: SaveReport | None = None
+        self._last_step: int | None = None
+
+    def after_step(self, step: int, *, closing: bool) -> None:
+        """Save if it is time to, or if the run is ``closing``; then the checkpoint is on disk when this returns.
+
+        Raises:
+            CheckpointError: the run is closing and its state could not be saved.
+        """
+        if self._thread is not None and not self._thread.is_alive():
+            self._finish()
+        interval = self._settings.interval
+        due = closing or (interval > 0 and step % interval == 0)
+        if due and self._last_step != step:
+            self._save(step)
+        if self._thread is not None and (closing or not self._settings.asynchronous):
+            self._finish()
+        if closing and self._last_step != step:
+            assert self._current is not None
+            raise CheckpointError(f"the run ends without its last state saved: {self._current.error}")
+
+    def _save(self, step: int) -> None:
+        """Collectives: one all-reduce over the world here; those of ``write_checkpoint`` in the thread."""
+        started = time.perf_counter()
+        if self._thread is not None:
+            self._finish()
+        self._state.small.collect()
+        self._snapshot.take()
+        progress = self._progress(step)
+        self._current = SaveReport(step, stall_s=time.perf_counter() - started)
+        self._thread = threading.Thread(target=self._write, args=(progress, self._current), daemon=True)
+        self._thread.start()
+
+    def _write(self, progress: Progress, report: SaveReport) -> None:
+        started = time.perf_counter()
+        try:
+            report.num_bytes = write_checkpoint(
+                self._directory, progress, self._config, self._writes, self._snapshot.values, self._groups.storage
+            )
+        except Exception as error:  # handed to the training thread, which decides
+            report.error = error
+        else:
+            if self._groups.rank == 0:
+                report.warning = self._delete_outdated()
+        report.write_s = time.perf_counter() - started
+
+    def _delete_outdated(self) -> str | None:
+        """Returns what went wrong: too many checkpoints are no reason to lose one."""
+        try:
+            for step in outdated(self._directory.steps(), self._settings.keep_last, self._settings.keep_every):
+                self._directory.delete(step)
+        except OSError as error:
+            return f"an old checkpoint could not be deleted: {error}"
+        return None
+
+    def _finish(self) -> None:
+        """Wait for the save under way and report it."""
+        assert self._thread is not None and self._current is not None
+        waited = time.perf_counter()
+        self._thread.join()
+        if not self._settings.asynchronous:
+            self._current.stall_s += time.perf_counter() - waited
+        self._thread = None
+        if self._current.error is None:
+            self._last_step = self._current.step
+        self._report(self._current)
+
+    def _progress(self, step: int) -> Progress:
+        grid = self._groups.grid
+        return Progress(
+            step=step,
+            consumed_samples=step * self._config.train.global_batch_size,
+            schedule_steps=self._state.optimizer.num_steps,
+            optimizer_states=True,
+            data=self._data,
+            random=random_state(),
+            versions=current_versions(),
+            layout={
+                "pp": grid.pp,
+                "dp": grid.dp,
+                "tp": grid.tp,
+                "pool_parallel_size": grid.pool_parallel_size,
+                "stages_per_group": grid.stages_per_group,
+            },
+            written_at=now(),
+        )

@@ -1,0 +1,131 @@
+"""What one rank holds of a run's canonical state: pieces of named tensors, and the memory they live in.
+
+Canonical names know no layout: ``KIND/PARAMETER`` with kind ``master``, ``exp_avg``, ``exp_avg_sq`` (Adam) or
+``momentum_buffer`` (SGD); parameters have the names of the whole model (``layers.3.attention.qkv.weight``), experts those
+of their global ids (``experts.17.gate_up``). A parameter in the run's own type is its fp32 master rounded, so it is not
+written a second time. Beside these: ``balance/share``, ``balance/latest`` and ``random/torch``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from unipool_dist.checkpoint.pieces import Piece, whole
+from unipool_dist.engine.optimizer import PooledOptimizer
+from unipool_dist.engine.zero_state import MASTER, StateShard
+from unipool_dist.model.assembly import PooledModel
+from unipool_dist.topology.groups import ParallelGroups
+
+
+def dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True)
+class Held:
+    """A piece and where its elements are: ``flat[start : start + piece.numel]``, one-dimensional."""
+
+    piece: Piece
+    flat: Tensor
+    start: int
+
+    @property
+    def values(self) -> Tensor:
+        return self.flat.narrow(0, self.start, self.piece.numel)
+
+
+def optimizer_state(groups: ParallelGroups, model: PooledModel, optimizer: PooledOptimizer) -> list[Held]:
+    """Everything the optimizer keeps on this rank, as views: writing into them changes the optimizer.
+
+    Replicas of dense parameters over tensor parallelism, and of nothing else, appear on several ranks.
+    """
+    held = [item for shard in optimizer.dense_shards() for item in _dense(shard, groups)]
+    return held + [item for shard in optimizer.expert_shards() for item in _experts(shard, model.expert_ids)]
+
+
+def _dense(shard: StateShard, groups: ParallelGroups) -> Iterator[Held]:
+    local = tuple(shard.parameter.shape)
+    tp_dim = getattr(shard.parameter, "tp_dim", None)
+    shape = tuple(size * (groups.grid.tp if dim == tp_dim else 1) for dim, size in enumerate(local))
+    offset = tuple(size * groups.tp_index if dim == tp_dim else 0 for dim, size in enumerate(local))
+    for kind, flat in shard.flats.items():
+        piece = Piece(f"{kind}/{shard.name}", shape, local, offset, shard.start, shard.numel, dtype_name(flat))
+        yield Held(piece, flat, shard.flat_start)
+
+
+def _experts(shard: StateShard, expert_ids: tuple[int, ...]) -> Iterator[Held]:
+    """The bank's parameter is a stack of experts; on disk each is a tensor of its own."""
+    shape = tuple(shard.parameter.shape[1:])
+    size = math.prod(shape)
+    for slot, expert in enumerate(expert_ids):
+        first, last = max(shard.start, slot * size), min(shard.start + shard.numel, (slot + 1) * size)
+        if first < last:
+            for kind, flat in shard.flats.items():
+                piece = whole(f"{kind}/experts.{expert}.{shard.name}", shape, dtype_name(flat))
+                yield Held(piece.part(first - slot * size, last - first), flat, shard.flat_start + first - shard.start)
+
+
+class SmallState:
+    """State that is small and the same for the whole run: balance statistics and torch's random state, from rank 0.
+
+    Nothing in training draws random numbers yet, so one state serves every rank.
+    """
+
+    def __init__(self, groups: ParallelGroups, model: PooledModel) -> None:
+        self._groups, self._model = groups, model
+        balance = model.balance.state_dict()
+        self._tensors = {
+            "balance/share": torch.zeros_like(balance["share"], device="cpu"),
+            "balance/latest": torch.zeros_like(balance["latest"], device="cpu"),
+            "random/torch": torch.get_rng_state().clone(),
+        }
+
+    def held(self) -> list[Held]:
+        """The same pieces on every rank."""
+        return [
+            Held(whole(key, tuple(tensor.shape), dtype_name(tensor)), tensor.view(-1), 0)
+            for key, tensor in self._tensors.items()
+        ]
+
+    def collect(self) -> None:
+        """Bring the tensors up to date. Collectives: one all-reduce over the world."""
+        balance = self._model.balance.state_dict()
+        latest = balance["latest"].clone()
+        dist.all_reduce(latest, group=self._groups.world)
+        self._tensors["balance/latest"].copy_(latest)
+        self._tensors["balance/share"].copy_(balance["share"])
+        self._tensors["random/torch"].copy_(torch.get_rng_state())
+
+    def apply(self) -> None:
+        """Give the model what was loaded into the tensors.
+
+        A layer's latest counts go to one rank of its stage, since their sum over ranks is what counts.
+        """
+        latest = torch.zeros_like(self._tensors["balance/latest"])
+        if self._groups.dp_index == 0 and self._groups.tp_index == 0:
+            layers = self._model.layer_range
+            latest[layers.start : layers.stop] = self._tensors["balance/latest"][layers.start : layers.stop]
+        share = self._tensors["balance/share"]
+        self._model.balance.load_state_dict({"share": share.clone(), "latest": latest})
+        torch.set_rng_state(self._tensors["random/torch"])
+
+
+class RunState:
+    """All that a checkpoint holds in tensors, on one rank."""
+
+    def __init__(self, groups: ParallelGroups, model: PooledModel, optimizer: PooledOptimizer) -> None:
+        self.optimizer = optimizer
+        self.small = SmallState(groups, model)
+        self._optimizer_state = optimizer_state(groups, model, optimizer)
+
+    def held(self, *, masters_only: bool = False) -> list[Held]:
+        """This rank's pieces, as views of the memory that training uses."""
+        if masters_only:
+            return [item for item in self._optimizer_state if item.piece.key.startswith(f"{MASTER}/")]
+        return self._optimizer_state + self.small.held()

@@ -1,0 +1,102 @@
+"""One process at a time writes into a run directory."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+
+from unipool_dist.errors import RunLockedError
+
+LOCK_FILE = ".lock"
+_NO_LOCKS_HERE = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
+_HELD = (errno.EWOULDBLOCK, errno.EACCES)  # the second from file servers that turn flock into another kind of lock
+
+
+class RunLock:
+    """Between acquire and release no other process acquires the lock of ``run_dir``, as far as the file system can.
+
+    The kernel releases it when this process dies, however it does, so no lock is ever left behind. The file stays;
+    whoever deletes it lets a second run in. Subprocesses do not inherit the lock.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock or raise, without waiting; makes ``run_dir`` if need be.
+
+        A file system without locks is a warning on stderr, and no error: it cannot tell two runs apart.
+
+        Raises:
+            RunLockedError: another process holds it.
+            OSError: the lock file cannot be opened.
+        """
+        assert self._descriptor is None
+        self._run_dir.mkdir(parents=True, exist_ok=True)
+        path = self._run_dir / LOCK_FILE
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in _HELD:
+                    raise RunLockedError(
+                        f"run.dir={self._run_dir} is being written by {_holder(path)}; wait for it to end, or end it"
+                    ) from None
+                if error.errno not in _NO_LOCKS_HERE:
+                    raise
+                print(
+                    f"warning: the file system of run.dir={self._run_dir} has no locks ({error.strerror}): two runs in "
+                    f"this directory at once would not be noticed; start only one",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, json.dumps(_this_process()).encode() + b"\n")
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the lock back; nothing if it is not held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> RunLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def _this_process() -> dict[str, str | int]:
+    holder: dict[str, str | int] = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+    job = os.environ.get("SLURM_JOB_ID")
+    return holder if job is None else {**holder, "slurm_job": job}
+
+
+def _holder(path: Path) -> str:
+    """Who wrote the lock file; the file is empty for a moment after the lock was taken."""
+    try:
+        holder = json.loads(path.read_text())
+        job = f", SLURM job {holder['slurm_job']}" if "slurm_job" in holder else ""
+        return f"process {holder['pid']} on host {holder['host']} (since {holder['since']}{job})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

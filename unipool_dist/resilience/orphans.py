@@ -1,0 +1,31 @@
+"""Processes that do not outlive the launcher that started them, even if it is killed and can end nothing itself."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+LAUNCHER_PID = "UNIPOOL_DIST_LAUNCHER_PID"
+_PR_SET_PDEATHSIG = 1
+
+
+def announce_launcher() -> None:
+    """Let the processes that this one starts from now on know that it is their launcher."""
+    os.environ[LAUNCHER_PID] = str(os.getpid())
+
+
+def end_with_launcher() -> None:
+    """From now on the kernel kills this process when its launcher dies; if it is dead already, end at once.
+
+    Without a launcher that announced itself (torchrun, SLURM, a single process), or on another system than Linux:
+    nothing.
+    """
+    launcher = os.environ.get(LAUNCHER_PID)
+    if launcher is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+    if os.getppid() != int(launcher):
+        print(f"the launcher, process {launcher}, is gone: ending", file=sys.stderr, flush=True)
+        os._exit(1)

@@ -1,0 +1,65 @@
+"""Seeing signals at once, even while the main thread waits inside a library: a thread of their own reads them.
+
+Python runs a signal's handler in the main thread between two of its instructions, thus never during a collective.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class SignalWatch:
+    """From entry to exit, ``on_signal`` is called once for each SIGTERM, SIGINT and SIGUSR1 that the process takes.
+
+    The calls come one after the other from a thread of their own; none comes after exit, which restores the handlers
+    and the wakeup fd that were there before. System calls that a signal interrupts are restarted, so that libraries
+    notice nothing. Entry, exit and :meth:`ignore_from_now` belong to the main thread.
+    """
+
+    def __init__(self, on_signal: Callable[[signal.Signals], None]) -> None:
+        self._on_signal = on_signal
+        self._ignoring = False
+
+    def __enter__(self) -> SignalWatch:
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)  # or a handler could wait for the reader
+        self._thread = threading.Thread(target=self._read, name="signal-watch", daemon=True)
+        self._thread.start()
+        self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._old_handlers = {number: signal.signal(number, _nothing) for number in STOP_SIGNALS}
+        for number in STOP_SIGNALS:
+            signal.siginterrupt(number, False)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._ignoring:
+            for number, handler in self._old_handlers.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        signal.set_wakeup_fd(self._old_fd)
+        self._writer.close()
+        self._thread.join()
+        self._reader.close()
+
+    def ignore_from_now(self) -> None:
+        """From now on, and after exit too, these signals do nothing; nor do those that came but were not yet read."""
+        self._ignoring = True
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # no handler: the interpreter takes those away as it ends
+
+    def _read(self) -> None:
+        while numbers := self._reader.recv(64):  # one byte per signal; nothing once the writer is closed
+            for number in numbers:
+                if number in STOP_SIGNALS and not self._ignoring:
+                    self._on_signal(signal.Signals(number))
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """A handler must be there, or the signal would have its default effect; the thread does what is to be done."""
