@@ -4,6 +4,7 @@ from unipool_dist.data.batches import Batch, SampleDataset, micro_batch
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.manifest import Domain
 from unipool_dist.data.sampling import TrainingDataset, training_dataset
+from unipool_dist.data.segments import SegmentedDataset, extended, training_data
 from unipool_dist.data.tokenizer import Tokenizer
 from unipool_dist.data.validation import validation_sequences
 
@@ -12,9 +13,12 @@ __all__ = [
     "Corpus",
     "Domain",
     "SampleDataset",
+    "SegmentedDataset",
     "Tokenizer",
     "TrainingDataset",
+    "extended",
     "micro_batch",
+    "training_data",
     "training_dataset",
     "validation_sequences",
 ]

@@ -1,0 +1,94 @@
+"""A run that is made longer draws the samples it had, then new ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unipool_dist.data import Corpus, SampleDataset, extended, micro_batch, training_data, training_dataset
+from unipool_dist.errors import DataError
+
+S = 32
+
+
+def all_tokens(dataset: SampleDataset) -> torch.Tensor:
+    return torch.stack([dataset[i]["tokens"] for i in range(len(dataset))])
+
+
+@given(st.lists(st.integers(1, 1000), max_size=5), st.integers(1, 5000))
+def test_segments_are_only_ever_appended_to(counts: list[int], total: int) -> None:
+    segments = tuple(counts)
+    result = extended(segments, total)
+    assert result[: len(segments)] == segments
+    assert sum(result) == max(total, sum(segments))
+    assert len(result) <= len(segments) + 1
+    assert extended(result, total) == result
+
+
+def test_one_segment_is_the_plain_dataset(corpus: Corpus) -> None:
+    plain = training_dataset(corpus, sequence_length=S, num_samples=100, seed=5)
+    data = training_data(corpus, segments=extended((), 100), sequence_length=S, seed=5)
+    assert len(data) == 100
+    assert torch.equal(all_tokens(data), all_tokens(plain))
+    for index in (-1, 100):
+        with pytest.raises(IndexError):
+            data[index]
+
+
+def test_no_sample_changes_when_the_run_is_made_longer(corpus: Corpus) -> None:
+    weights = {"alpha": 1.0, "beta": 3.0}
+    segments: tuple[int, ...] = ()
+    before = torch.zeros(0, S, dtype=torch.int64)
+    for total in (40, 100, 100, 130):
+        segments = extended(segments, total)
+        now = all_tokens(training_data(corpus, segments=segments, sequence_length=S, seed=5, weights=weights))
+        assert len(now) == total
+        assert torch.equal(now[: len(before)], before)
+        before = now
+    assert segments == (40, 60, 30)
+    second = training_dataset(corpus, sequence_length=S, num_samples=60, seed=6, weights=weights)
+    assert torch.equal(before[40:100], all_tokens(second))
+
+
+def test_an_order_changes_with_the_number_of_samples(corpus: Corpus) -> None:
+    """Or segments would not be needed."""
+    short, long = (
+        all_tokens(training_dataset(corpus, sequence_length=S, num_samples=n, seed=5, weights={"beta": 1.0}))
+        for n in (500, 5000)
+    )
+    assert not torch.equal(short, long[:500])
+
+
+def test_segments_already_consumed_are_not_opened(corpus: Corpus, tmp_path: Path) -> None:
+    def opened(consumed: int, cache: str) -> tuple[SampleDataset, int]:
+        data = training_data(
+            corpus,
+            segments=(40, 60, 30),
+            sequence_length=S,
+            seed=5,
+            cache_dir=tmp_path / cache,
+            consumed_samples=consumed,
+        )
+        return data, len(list((tmp_path / cache).iterdir()))
+
+    whole, folders = opened(39, "all")
+    assert folders == 3
+    rest, folders = opened(40, "rest")
+    assert folders == 2 and len(rest) == 130
+    assert torch.equal(rest[40]["tokens"], whole[40]["tokens"])
+    batch, expected = (
+        micro_batch(data, consumed_samples=98, microbatch=0, micro_batch_size=4, dp_rank=0, dp_size=1)
+        for data in (rest, whole)
+    )
+    assert torch.equal(batch.tokens, expected.tokens), "across the border of two segments"
+    with pytest.raises(AssertionError, match="sample 39 was consumed"):
+        rest[39]
+
+
+def test_an_empty_segment_is_an_error(corpus: Corpus) -> None:
+    with pytest.raises(DataError, match="num_samples=0"):
+        training_data(corpus, segments=(10, 0), sequence_length=S, seed=5)

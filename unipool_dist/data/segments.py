@@ -1,0 +1,81 @@
+"""Training data that can grow: a run that is made longer draws the samples it had, then new ones.
+
+Megatron-core's order depends on how many samples are indexed, so the samples that a longer run needs in addition are a
+segment of their own, indexed apart. Guarantee: a sample depends only on its segment, so none changes when segments are
+appended; one segment alone is :func:`unipool_dist.data.sampling.training_dataset`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from unipool_dist.data.corpus import Corpus
+from unipool_dist.data.sampling import TrainingDataset, training_dataset
+
+
+def extended(segments: tuple[int, ...], total: int) -> tuple[int, ...]:
+    """``segments`` (sample counts) if they hold ``total`` samples, else with a segment more that holds the rest."""
+    missing = total - sum(segments)
+    return segments if missing <= 0 else (*segments, missing)
+
+
+class SegmentedDataset(Dataset[dict[str, torch.Tensor]]):
+    """The samples of ``segments`` one after the other; those of a segment that is not open cannot be read."""
+
+    def __init__(self, datasets: Sequence[TrainingDataset | None], segments: Sequence[int]) -> None:
+        assert len(datasets) == len(segments)
+        self._datasets = datasets
+        self._ends = list(accumulate(segments))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        segment = bisect_right(self._ends, index)
+        dataset = self._datasets[segment]
+        assert dataset is not None, f"sample {index} was consumed before the data was opened"
+        return dataset[index - (self._ends[segment] - len(dataset))]
+
+
+def training_data(
+    corpus: Corpus,
+    *,
+    segments: Sequence[int],
+    sequence_length: int,
+    seed: int,
+    weights: dict[str, float] | None = None,
+    cache_dir: Path | None = None,
+    consumed_samples: int = 0,
+) -> SegmentedDataset:
+    """Index ``segments[i]`` training sequences with ``seed + i`` for each i; the dataset of all, in this order.
+
+    Segments that end at or before ``consumed_samples`` are neither indexed nor opened, and their samples not read.
+
+    Collectives: those of :func:`unipool_dist.data.sampling.training_dataset`, for each segment opened.
+
+    Raises:
+        DataError: an argument is out of range, a weight names no domain, or the indices cannot be built or read.
+    """
+    assert segments
+    datasets = [
+        training_dataset(
+            corpus,
+            sequence_length=sequence_length,
+            num_samples=num_samples,
+            seed=seed + i,
+            weights=weights,
+            cache_dir=cache_dir,
+        )
+        if end > consumed_samples
+        else None
+        for i, (num_samples, end) in enumerate(zip(segments, accumulate(segments), strict=True))
+    ]
+    return SegmentedDataset(datasets, segments)
