@@ -1,23 +1,36 @@
-"""Starting the processes of a run on this machine, and ending them all when one fails."""
+"""Starting the processes of a run on this machine, passing signals on to them, and ending them all when one fails."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 import click
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from unipool_dist.resilience.exit_codes import RESUME
+from unipool_dist.resilience.forwarding import SignalForwarder
+from unipool_dist.resilience.orphans import announce_launcher
+from unipool_dist.resilience.signal_watch import STOP_SIGNALS
 
-def launch_local(arguments: list[str], num_processes: int) -> None:
-    """Run ``python -m unipool_dist ARGUMENTS`` in ``num_processes`` processes, through torchrun's agent.
+UNIPOOL_DIST = ("-m", "unipool_dist")
+_AGENT_PATIENCE_S = 30  # from the agent's SIGTERM to its SIGKILL; not to be set
 
-    When one process fails the agent ends the others. Exits with status 1 then, after a line that says which rank
-    failed first and how.
+
+def launch_local(arguments: Sequence[str], num_processes: int, program: Sequence[str] = UNIPOOL_DIST) -> None:
+    """Run ``python PROGRAM ARGUMENTS`` in ``num_processes`` processes, through torchrun's agent.
+
+    SIGTERM, SIGINT and SIGUSR1 go to each process once; what ends the run is how the processes end. Exits with status
+    75 (``RESUME``) after a line that says so if those that did not end with 0 ended with 75. When one fails the agent
+    ends the others; exits with status 1 then, after a line that says which rank failed first and how.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes share the machine's cores
+    announce_launcher()
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(_is_no_stop)
     config = LaunchConfig(
         run_id="unipool-dist",
         min_nodes=1,
@@ -27,29 +40,43 @@ def launch_local(arguments: list[str], num_processes: int) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=0.5,
+        signals_to_handle="SIGHUP,SIGQUIT",  # on these the agent ends the processes itself
     )
-    try:
-        elastic_launch(config, sys.executable)("-m", "unipool_dist", *arguments)
-    except ChildFailedError as error:
-        rank, failure = _cause(error)
-        click.echo(
-            f"error: rank {rank} (process {failure.pid}) {_how(failure.exitcode)}; all processes were ended", err=True
-        )
-        sys.exit(1)
+    with SignalForwarder(num_processes) as forwarder:
+        try:
+            elastic_launch(config, sys.executable)(*program, *arguments)
+        except ChildFailedError as error:
+            forwarder.ignore_from_now()  # the exit status is decided
+            status, line = outcome(error)
+            click.echo(line, err=True)
+            sys.exit(status)
 
 
-def _cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:
-    """A rank that a signal killed, if there is one: the others fail soon after, having lost it; else the first to
-    fail."""
-    killed = [
-        (rank, failure)
+def outcome(error: ChildFailedError) -> tuple[int, str]:
+    """The launcher's exit status and last line, for processes that ended as ``error`` tells."""
+    causes = _causes(error)
+    if causes and all(failure.exitcode == RESUME for failure in causes.values()):
+        return RESUME, "stopped: the run's state is saved; the same command with --resume goes on"
+    causes = {rank: failure for rank, failure in causes.items() if failure.exitcode != RESUME}
+    # A rank that a signal killed, if there is one: the others fail soon after, having lost it; else the first to fail.
+    killed = [(rank, failure) for rank, failure in causes.items() if failure.exitcode < 0]
+    first = sorted(causes.items(), key=lambda item: item[1].timestamp)
+    rank, failure = (killed or first or [error.get_first_failure()])[0]
+    return 1, f"error: rank {rank} (process {failure.pid}) {_how(failure.exitcode)}; all processes were ended"
+
+
+def _causes(error: ChildFailedError) -> dict[int, ProcessFailure]:
+    """The failures by rank, without the ranks that the agent ended because another had: by SIGTERM, or in the end
+    by SIGKILL."""
+    _, first = error.get_first_failure()
+    return {
+        rank: failure
         for rank, failure in error.failures.items()
-        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM  # which the agent sends to the others
-    ]
-    if killed:
-        return killed[0]
-    rank, failure = error.get_first_failure()
-    return rank, failure
+        if failure.exitcode != -signal.SIGTERM
+        and not (
+            failure.exitcode == -signal.SIGKILL and failure.timestamp - first.timestamp >= _AGENT_PATIENCE_S - 1
+        )  # timestamps are whole seconds
+    }
 
 
 def _how(exit_code: int) -> str:
@@ -57,4 +84,11 @@ def _how(exit_code: int) -> str:
         name = signal.Signals(-exit_code).name
         hint = " (out of memory?)" if name == "SIGKILL" else ""
         return f"was killed by {name}{hint}"
+    if exit_code - 128 in STOP_SIGNALS:
+        return f"ended at a second signal, {signal.Signals(exit_code - 128).name}"
     return f"ended with status {exit_code}; its error is above"
+
+
+def _is_no_stop(record: logging.LogRecord) -> bool:
+    """Whether a record of the agent is to be shown: it logs processes that stopped in good order as failures."""
+    return not record.getMessage().startswith(f"failed (exitcode: {RESUME})")
