@@ -1,8 +1,8 @@
 """Whether a checkpoint can be resumed under a configuration, and what the change of configuration means. Pure.
 
 Free to change are the layout (``parallel``, pool sizes, micro-batch size, ZeRO), logging, evaluation and paths. What
-decides the shape of the model or the tokens it sees must be equal. Anything else, such as the learning rate, may change,
-and is told.
+decides the shape of the model or the tokens it sees must be equal. Anything else, such as the learning rate, may
+change, and is told.
 """
 
 from __future__ import annotations

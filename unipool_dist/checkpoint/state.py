@@ -1,9 +1,9 @@
 """What one rank holds of a run's canonical state: pieces of named tensors, and the memory they live in.
 
 Canonical names know no layout: ``KIND/PARAMETER`` with kind ``master``, ``exp_avg``, ``exp_avg_sq`` (Adam) or
-``momentum_buffer`` (SGD); parameters have the names of the whole model (``layers.3.attention.qkv.weight``), experts those
-of their global ids (``experts.17.gate_up``). A parameter in the run's own type is its fp32 master rounded, so it is not
-written a second time. Beside these: ``balance/share``, ``balance/latest`` and ``random/torch``.
+``momentum_buffer`` (SGD); parameters have the names of the whole model (``layers.3.attention.qkv.weight``), experts
+those of their global ids (``experts.17.gate_up``). A parameter in the run's own type is its fp32 master rounded, so it
+is not written a second time. Beside these: ``balance/share``, ``balance/latest`` and ``random/torch``.
 """
 
 from __future__ import annotations

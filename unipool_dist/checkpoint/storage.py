@@ -25,12 +25,12 @@ class HashingWriter(FileSystemWriter):
 
     def __init__(self, path: Path, num_files: int = 1) -> None:
         super().__init__(path, thread_count=num_files)
-        self.fs = _HashingFileSystem()
+        self.fs = self._hashing = _HashingFileSystem()
 
     @property
     def written(self) -> dict[str, FileRecord]:
         """By name, the files that this process has written."""
-        return {Path(path).name.removesuffix(".tmp"): record for path, record in self.fs.records.items()}
+        return {Path(path).name.removesuffix(".tmp"): record for path, record in self._hashing.records.items()}
 
     def storage_meta(self) -> StorageMeta:
         return StorageMeta(save_id=self.save_id)  # without the path: a checkpoint may be moved

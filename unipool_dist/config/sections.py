@@ -133,11 +133,30 @@ class LogSection(Section):
     tensorboard: bool = Field(True, description="write event files into the run directory")
 
 
+class CheckpointSection(Section):
+    """When the state of a run is saved, and which checkpoints are kept. It is always saved at the end."""
+
+    interval: Annotated[int, Field(ge=0)] = Field(
+        1000, description="steps between checkpoints; 0: only when the run ends or is stopped"
+    )
+    keep_last: Annotated[int, Field(ge=0)] = Field(2, description="newest checkpoints that are kept; 0: all")
+    keep_every: Annotated[int, Field(ge=0)] = Field(
+        0, description="checkpoints of steps that this divides are kept for good; 0: none"
+    )
+    asynchronous: bool = Field(True, description="write beside training, from a copy in host memory")
+    verify: Literal["hash", "size"] = Field(
+        "hash", description="before loading, files are read whole and compared with the manifest, or only their sizes"
+    )
+
+
 class RunSection(Section):
-    """Where a run keeps its files."""
+    """Where a run keeps its files, and how long it may take."""
 
     dir: str = Field(
         "runs/default", description="directory for metrics, figures, checkpoints and the final configuration"
+    )
+    time_limit_s: Positive | None = Field(
+        None, description="seconds from the start of the processes before which the run saves and stops; null: none"
     )
 
 
@@ -151,4 +170,5 @@ class Config(Section):
     optimizer: OptimizerSection = OptimizerSection()
     train: TrainSection = TrainSection()
     log: LogSection = LogSection()
+    checkpoint: CheckpointSection = CheckpointSection()
     run: RunSection = RunSection()

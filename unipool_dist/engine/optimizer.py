@@ -12,6 +12,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from unipool_dist.config import Config
 from unipool_dist.engine.zero import ZeroOptimizer, initialize_deepspeed, read_deepspeed_config
+from unipool_dist.engine.zero_state import StateShard
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.topology.groups import ParallelGroups
 
@@ -87,3 +88,26 @@ class PooledOptimizer:
         for optimizer in self._optimizers:
             optimizer.step()
         return float(self._optimizers[0].param_groups[0]["lr"])
+
+    def dense_shards(self) -> list[StateShard]:
+        """Masters and states of the dense parameters and routers that are on this rank."""
+        return [shard for optimizer in self._optimizers[:-1] for shard in optimizer.state_shards()]
+
+    def expert_shards(self) -> list[StateShard]:
+        """Masters and states of the experts that are on this rank; names and shapes are those of the expert bank."""
+        return self._optimizers[-1].state_shards()
+
+    @property
+    def num_steps(self) -> int:
+        """Steps taken, where the learning-rate schedule stands."""
+        return int(self._scheduler.num_steps)
+
+    def finish_loading(self, steps: int) -> None:
+        """Call once all shards were written into: sets counts of steps, schedule, and parameters from their masters.
+
+        Collectives: all-gathers over the data-parallel and expert-data-parallel groups.
+        """
+        for optimizer in self._optimizers:
+            optimizer.finish_loading(steps)
+        self._scheduler.num_steps = 0
+        self._scheduler.step(increment=steps)

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from unipool_dist.config.sections import OptimizerSection
+from unipool_dist.engine.zero_state import StateShard, finish_loading, state_shards
 from unipool_dist.errors import ConfigError
 from unipool_dist.pool.main_grad import main_grad
 
@@ -99,6 +100,7 @@ class ZeroOptimizer:
         *,
         count_replicated: bool,
     ) -> None:
+        self._named_parameters = named_parameters
         self._parameters = [parameter for _, parameter in named_parameters]
         param_groups, self._counted = [], []
         for sharded in (True, False):
@@ -169,6 +171,17 @@ class ZeroOptimizer:
         self._zero.step()
         for parameter in self._parameters:
             parameter.grad = parameter.grad_accum = None  # type: ignore[attr-defined]
+
+    def state_shards(self) -> list[StateShard]:
+        """Masters and optimizer states of this rank's partition, to be read or written into."""
+        return list(state_shards(self._zero, self._named_parameters))
+
+    def finish_loading(self, steps: int) -> None:
+        """Call once states were written into, ``steps`` being the optimizer's steps so far.
+
+        Collectives: all-gathers over the group.
+        """
+        finish_loading(self._zero, steps)
 
 
 def _torch_optimizer(param_groups: list[dict[str, Any]], settings: OptimizerSection) -> torch.optim.Optimizer:

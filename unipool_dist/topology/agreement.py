@@ -11,19 +11,19 @@ from unipool_dist.errors import RemoteError, UnipoolError
 
 
 @contextmanager
-def failing_together(doing: str) -> Iterator[None]:
+def failing_together(doing: str, group: dist.ProcessGroup | None = None) -> Iterator[None]:
     """Run the body on every rank; if it raised a :class:`UnipoolError` or ``OSError`` anywhere, raise on all ranks.
 
     A rank whose own body raised raises that; the others raise :class:`RemoteError` with the first failing rank's
-    message. The body must not communicate. Collectives: one all_gather_object over the world.
+    message. The body must not communicate. Collectives: one all_gather_object over ``group``, by default the world.
     """
     error: Exception | None = None
     try:
         yield
     except (UnipoolError, OSError) as caught:
         error = caught
-    messages: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(messages, None if error is None else f"{type(error).__name__}: {error}")
+    messages: list[str | None] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(messages, None if error is None else f"{type(error).__name__}: {error}", group)
     if error is not None:
         raise error
     for rank, message in enumerate(messages):

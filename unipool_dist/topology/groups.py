@@ -35,6 +35,8 @@ class ParallelGroups:
     pool_rank: int
     expert_data: dist.ProcessGroup
     """The replicas of this rank's experts in other pool groups."""
+    storage: dist.ProcessGroup
+    """All ranks, on the CPU with gloo: for what a thread in the background sends while checkpoints are written."""
     pools: tuple[int, ...]
     """The pools whose experts this rank's pool group owns."""
 
@@ -56,7 +58,7 @@ def process_groups(config: Config, environment: Environment) -> Iterator[Paralle
     ``config`` is resolved for ``environment.world_size``. The timeout of every group is ``parallel.timeout_s``.
 
     Collectives: creates the world, then Megatron's groups, then the pool groups, then the expert-data groups span by
-    span; every rank makes all of them in this order.
+    span, then the storage group; every rank makes all of them in this order.
     """
     let_megatron_run_without_cuda()
     timeout = timedelta(seconds=config.parallel.timeout_s)
@@ -91,6 +93,7 @@ def _make_groups(config: Config, environment: Environment, timeout: timedelta) -
     spans = grid.pool_spans(config.model.num_layers, config.pool.layers_per_group)
     replicas = [mine(grid.expert_data_groups(span)) for span in sorted(set(spans))]
     expert_data = next(group for group in replicas if group is not None)
+    storage = dist.new_group(list(range(grid.world_size)), timeout=timeout, backend="gloo")
     stage_group = grid.stage_group_of(rank)
     world = dist.group.WORLD
     assert world is not None
@@ -109,6 +112,7 @@ def _make_groups(config: Config, environment: Environment, timeout: timedelta) -
         pool=pool_group,
         pool_rank=grid.pool_group_of(rank).index(rank),
         expert_data=expert_data,
+        storage=storage,
         pools=tuple(pool for pool, (first, last) in enumerate(spans) if first <= stage_group <= last),
     )
     assert groups.tp.rank() == tp_index and groups.dp.rank() == dp_index and groups.pp.rank() == pp_index

@@ -1,0 +1,37 @@
+"""Saving and loading outside a run. Runs in worker processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.progress import DataIdentity
+from unipool_dist.checkpoint.resume import find_checkpoint, load_checkpoint
+from unipool_dist.checkpoint.saver import Saver, SaveReport
+from unipool_dist.checkpoint.state import RunState
+from unipool_dist.config import Config
+from unipool_dist.engine.step import TrainStep
+from unipool_dist.model.assembly import PooledModel
+from unipool_dist.topology.groups import ParallelGroups
+
+DATA = DataIdentity(tokenizer_hash="t", content_hash="c", segments=(100,))
+
+
+def save_step(
+    config: Config, groups: ParallelGroups, model: PooledModel, train_step: TrainStep, run_dir: Path, step: int
+) -> SaveReport:
+    """Save the state as that of ``step``; raises if that fails."""
+    reports: list[SaveReport] = []
+    state = RunState(groups, model, train_step.optimizer)
+    Saver(config, groups, state, CheckpointDirectory(run_dir), DATA, reports.append).after_step(step, closing=True)
+    return reports[0]
+
+
+def load_step(
+    groups: ParallelGroups, model: PooledModel, train_step: TrainStep, run_dir: Path, step: int | None
+) -> int:
+    """Load the checkpoint of ``step``, or the newest whole one; return its step."""
+    found = find_checkpoint(CheckpointDirectory(run_dir), groups.storage, from_step=step, verify="hash")
+    assert found is not None
+    load_checkpoint(found, RunState(groups, model, train_step.optimizer), groups.storage)
+    return found.step
