@@ -10,22 +10,23 @@ import click
 import numpy as np
 import torch
 
+from unipool_dist.checkpoint.saver import SaveReport
 from unipool_dist.config import Config
 from unipool_dist.data import Corpus
 from unipool_dist.observe import MetricsWriter, write_figures
-from unipool_dist.observe.console import train_line, validation_line
+from unipool_dist.observe.console import checkpoint_line, train_line, validation_line
 from unipool_dist.observe.usage import Counts, summarize
 
 
 class RunObserver:
     """Console lines, metrics.jsonl, TensorBoard and expert usage of one run; figures at the end."""
 
-    def __init__(self, config: Config, corpus: Corpus) -> None:
+    def __init__(self, config: Config, corpus: Corpus, resume_from_step: int | None = None) -> None:
         assert config.pool.layers_per_group is not None
         self._config, self._corpus = config, corpus
         self._dir = Path(config.run.dir)
         self._num_pools = config.model.num_layers // config.pool.layers_per_group
-        self._writer = MetricsWriter(self._dir, tensorboard=config.log.tensorboard)
+        self._writer = MetricsWriter(self._dir, tensorboard=config.log.tensorboard, resume_from_step=resume_from_step)
 
     def train(self, record: Mapping[str, float | int], assignments: torch.Tensor) -> None:
         counts = spread_over_pools(assignments.cpu().numpy(), self._num_pools)
@@ -51,6 +52,19 @@ class RunObserver:
         for name, loss in losses.items():
             entropy = domains[name].unigram_entropy
             click.echo(validation_line(step, self._config.train.steps, name, loss, bits[name], entropy))
+
+    def checkpoint(self, report: SaveReport) -> None:
+        if report.error is not None:
+            click.echo(f"warning: no checkpoint of step {report.step}: {report.error}", err=True)
+            return
+        if report.warning is not None:
+            click.echo(f"warning: {report.warning}", err=True)
+        self._writer.checkpoint(
+            report.step, {"stall_s": report.stall_s, "write_s": report.write_s, "bytes": report.num_bytes}
+        )
+        click.echo(
+            checkpoint_line(report.step, self._config.train.steps, report.num_bytes, report.write_s, report.stall_s)
+        )
 
     def close(self) -> None:
         self._writer.close()

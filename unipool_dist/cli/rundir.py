@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from unipool_dist.checkpoint.directory import CHECKPOINTS
 from unipool_dist.config import Config, dump_config
 from unipool_dist.errors import ConfigError
 
@@ -21,15 +22,16 @@ _OF_A_RUN = (
 )
 
 
-def check_run_dir(path: Path, *, overwrite: bool) -> None:
+def check_run_dir(path: Path, *, overwrite: bool, resume: bool) -> None:
     """Refuse a directory that holds another run.
 
     Raises:
-        ConfigError: it does and ``overwrite`` is not set, or it cannot be written.
+        ConfigError: it does and neither ``overwrite`` nor ``resume`` is set, or it cannot be written.
     """
-    if (path / CONFIG_FILE).exists() and not overwrite:
+    if (path / CONFIG_FILE).exists() and not (overwrite or resume):
         raise ConfigError(
-            f"run.dir={path} already holds a run; choose another directory, or pass --overwrite to replace it"
+            f"run.dir={path} already holds a run; pass --resume to go on with it, choose another directory, or pass "
+            f"--overwrite to replace it"
         )
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -37,15 +39,16 @@ def check_run_dir(path: Path, *, overwrite: bool) -> None:
         raise ConfigError(f"run.dir={path} cannot be made: {error}; choose a directory that can be written") from None
 
 
-def begin_run_dir(path: Path, config: Config, unigram_entropy: Mapping[str, float], *, overwrite: bool) -> None:
-    """Empty ``path`` of an earlier run's files if ``overwrite``, then write the resolved configuration. Rank 0 only.
-
-    Raises:
-        ConfigError: as :func:`check_run_dir`.
-    """
-    check_run_dir(path, overwrite=overwrite)
+def begin_run_dir(path: Path, config: Config, unigram_entropy: Mapping[str, float]) -> None:
+    """Empty ``path`` of an earlier run's files, checkpoints included; then write the resolved configuration."""
     for name in _OF_A_RUN:
         (path / name).unlink(missing_ok=True)
-    shutil.rmtree(path / "tensorboard", ignore_errors=True)
+    for folder in ("tensorboard", CHECKPOINTS):
+        shutil.rmtree(path / folder, ignore_errors=True)
+    continue_run_dir(path, config, unigram_entropy)
+
+
+def continue_run_dir(path: Path, config: Config, unigram_entropy: Mapping[str, float]) -> None:
+    """Write the resolved configuration, which may not be the one the run began with."""
     (path / "data_summary.json").write_text(json.dumps({"unigram_entropy": dict(unigram_entropy)}, indent=1) + "\n")
     dump_config(config, path / CONFIG_FILE)

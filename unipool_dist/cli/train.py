@@ -7,32 +7,54 @@ from pathlib import Path
 import click
 
 from unipool_dist.config import Config, load_config, resolve_config
+from unipool_dist.resilience.orphans import end_with_launcher
+from unipool_dist.resilience.signals import StopSignals
 
 
 @click.command()
 @click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE ...]")
 @click.option("--nproc", type=click.IntRange(min=1), help="Start this many processes on this machine.")
-@click.option("--overwrite", is_flag=True, help="Replace the run that run.dir already holds.")
-def train(config_path: Path, overrides: tuple[str, ...], nproc: int | None, overwrite: bool) -> None:
+@click.option("--resume", is_flag=True, help="Go on from the newest whole checkpoint; begin if there is none yet.")
+@click.option("--from", "from_step", type=click.IntRange(min=0), metavar="STEP", help="Resume from this checkpoint.")
+@click.option("--overwrite", is_flag=True, help="Replace the run that run.dir already holds, checkpoints included.")
+def train(
+    config_path: Path,
+    overrides: tuple[str, ...],
+    nproc: int | None,
+    resume: bool,
+    from_step: int | None,
+    overwrite: bool,
+) -> None:
     """Train the model that CONFIG describes.
 
     Without --nproc this is one process of those that torchrun or SLURM started, or a run of a single process.
+
+    SIGTERM, SIGINT or SIGUSR1 on any process saves the state after the step under way and ends the run with exit
+    status 75; the same command with --resume goes on, on any layout. A second signal ends it at once.
     """
+    resume = resume or from_step is not None
+    if resume and overwrite:
+        raise click.UsageError("--overwrite deletes the checkpoints that --resume and --from need; give one of them")
     config = load_config(config_path, overrides)
     if nproc is None:
-        from unipool_dist.cli.worker import run_worker
+        end_with_launcher()
+        with StopSignals() as signals:  # already now: what follows takes seconds to import
+            from unipool_dist.cli.session import Start
+            from unipool_dist.cli.worker import run_worker
 
-        run_worker(config, overwrite=overwrite)
+            run_worker(config, Start(overwrite, resume, from_step), signals)
         return
-    check_before_start(config, nproc, overwrite=overwrite)
+    check_before_start(config, nproc, overwrite=overwrite, resume=resume)
     from unipool_dist.cli.launch import launch_local
 
-    command = ["train", str(config_path), *overrides, *(["--overwrite"] if overwrite else [])]
-    launch_local(command, nproc)
+    flags = [flag for flag, given in (("--resume", resume), ("--overwrite", overwrite)) if given]
+    if from_step is not None:
+        flags.append(f"--from={from_step}")
+    launch_local(["train", *flags, "--", str(config_path), *overrides], nproc)
 
 
-def check_before_start(config: Config, world_size: int, *, overwrite: bool) -> Config:
+def check_before_start(config: Config, world_size: int, *, overwrite: bool, resume: bool) -> Config:
     """Find, before any process is started, every mistake that can be found; return the resolved configuration.
 
     Raises:
@@ -44,6 +66,6 @@ def check_before_start(config: Config, world_size: int, *, overwrite: bool) -> C
 
     resolved = resolve_config(config, world_size)
     rank_grid(resolved)
-    check_run_dir(Path(config.run.dir), overwrite=overwrite)
+    check_run_dir(Path(config.run.dir), overwrite=overwrite, resume=resume)
     Corpus.open(config.data.path, verify="size")
     return resolved

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -29,6 +30,13 @@ class Observer(Protocol):
         """Mean token loss of every domain, nats."""
 
 
+class Saver(Protocol):
+    """Keeps the state of a run; called by all ranks alike."""
+
+    def after_step(self, step: int, *, closing: bool) -> None:
+        """``step`` is done; if the run is ``closing``, the state of this step is safe when this returns."""
+
+
 GetBatch = Callable[[int, int], StageBatch]
 """``(consumed_samples, microbatch) -> this rank's micro-batch``."""
 
@@ -37,7 +45,6 @@ class Trainer:
     """Trains ``model`` for ``train.steps`` steps.
 
     Args:
-        observer: on rank 0, else ``None``.
         validation: sequences by domain, the same on every rank; may be empty.
     """
 
@@ -48,49 +55,66 @@ class Trainer:
         model: PooledModel,
         get_batch: GetBatch,
         validation: Mapping[str, Sequences],
-        observer: Observer | None,
     ) -> None:
         self._config, self._groups, self._model = config, groups, model
-        self._get_batch, self._validation, self._observer = get_batch, validation, observer
+        self._get_batch, self._validation = get_batch, validation
         self.step = TrainStep(config, groups, model)
         self._evaluation = Evaluation(config, groups, self.step.pipeline)
 
-    def run(self) -> None:
-        """Train to the end; evaluate every ``train.eval_interval`` steps and after the last.
+    def run(
+        self,
+        *,
+        first_step: int = 1,
+        observer: Observer | None = None,
+        saver: Saver | None = None,
+        should_stop: Callable[[], str | None] = lambda: None,
+    ) -> str | None:
+        """Train from ``first_step`` to the end, or until it should stop; return the reason for that, else ``None``.
+
+        Evaluates every ``train.eval_interval`` steps and after the last.
+
+        Args:
+            observer: on rank 0, else ``None``.
+            saver: ``None``: nothing is saved.
+            should_stop: asked after every step, by all ranks alike; a reason to save and stop now, the same on every
+                rank, or ``None``.
 
         Raises:
             NonFiniteError: on every rank, if a step's loss or gradient norm is not finite.
         """
-        train, log = self._config.train, self._config.log
-        tokens_per_step = train.global_batch_size * self._config.model.sequence_length
-        started, steps_since = time.perf_counter(), 0
-        for step in range(1, train.steps + 1):
+        train = self._config.train
+        clock = _Clock(train.global_batch_size * self._config.model.sequence_length)
+        for step in range(first_step, train.steps + 1):
             consumed = (step - 1) * train.global_batch_size
             batches = [self._get_batch(consumed, i) for i in range(self.step.num_microbatches)]
             self._model.exchange.reset_traffic()
             result = self.step.run(step, batches)
-            steps_since += 1
+            clock.steps += 1
             last = step == train.steps
-            if step % log.interval == 0 or last:
-                seconds = time.perf_counter() - started
-                self._report(step, result, steps_since * tokens_per_step / seconds, seconds / steps_since)
-                started, steps_since = time.perf_counter(), 0
-            if self._validation and (last or (train.eval_interval and step % train.eval_interval == 0)):
-                evaluation_started = time.perf_counter()
-                losses = self._evaluation.run(self._validation)
-                if self._observer is not None:
-                    self._observer.validation(step, losses)
-                started += time.perf_counter() - evaluation_started  # evaluation is no training time
+            reason = should_stop()
+            if step % self._config.log.interval == 0 or last or reason:
+                record = self._record(step, result, *clock.lap())
+                if observer is not None:
+                    observer.train(record, result.assignments)
+            with clock.stopped():
+                due = last or (train.eval_interval > 0 and step % train.eval_interval == 0)
+                if self._validation and due and not reason:
+                    losses = self._evaluation.run(self._validation)
+                    if observer is not None:
+                        observer.validation(step, losses)
+            if saver is not None:
+                saver.after_step(step, closing=last or reason is not None)
+            if reason and not last:
+                return reason
+        return None
 
-    def _report(self, step: int, result: StepResult, tokens_per_s: float, step_time_s: float) -> None:
+    def _record(self, step: int, result: StepResult, tokens_per_s: float, step_time_s: float) -> dict[str, float | int]:
         """Collectives: one all-reduce over the world; then one over the pool group and one over the world."""
         memory = torch.tensor(_peak_memory_bytes(self._groups.device), dtype=torch.int64, device=self._groups.device)
         dist.all_reduce(memory, op=dist.ReduceOp.MAX, group=self._groups.world)
         imbalance = self._rank_imbalance()
-        if self._observer is None:
-            return
         tokens = step * self._config.train.global_batch_size * self._config.model.sequence_length
-        record = {
+        return {
             "step": step,
             "loss": result.loss,
             "aux_loss": result.aux_loss,
@@ -102,7 +126,6 @@ class Trainer:
             "memory_bytes": int(memory),
             "busiest_rank_over_mean": imbalance,
         }
-        self._observer.train(record, result.assignments)
 
     def _rank_imbalance(self) -> float:
         """Rows on the busiest rank of a pool group over the mean rank's, summed over this step's forward exchanges.
@@ -117,6 +140,26 @@ class Trainer:
         dist.all_reduce(sums, group=self._groups.world)
         busiest, average = sums.tolist()
         return busiest / average if average else 1.0
+
+
+class _Clock:
+    """Speed since the last report. Evaluation is no training time; waiting for a checkpoint is."""
+
+    def __init__(self, tokens_per_step: int) -> None:
+        self._tokens_per_step = tokens_per_step
+        self._started, self.steps = time.perf_counter(), 0
+
+    def lap(self) -> tuple[float, float]:
+        """Tokens per second, and seconds per step; begins anew."""
+        seconds, steps = time.perf_counter() - self._started, self.steps
+        self._started, self.steps = time.perf_counter(), 0
+        return steps * self._tokens_per_step / seconds, seconds / steps
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - started
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

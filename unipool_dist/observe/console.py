@@ -1,4 +1,4 @@
-"""One console line for a training step, one for a domain's validation: fixed width, so that columns line up."""
+"""Console lines for a training step, a domain's validation and a checkpoint: fixed width, so that columns line up."""
 
 from __future__ import annotations
 
@@ -43,6 +43,14 @@ def validation_line(
     if unigram_entropy is not None:
         line += f"  (unigram {unigram_entropy:7.4f})"
     return f"{line}  {bits_per_byte:6.3f} bits/byte"
+
+
+def checkpoint_line(step: int, total_steps: int, num_bytes: int, write_s: float, stall_s: float) -> str:
+    """Bytes on disk of all ranks, seconds it took to write them, and seconds that training stood still for it."""
+    return (
+        f"{_step(step, total_steps)}  checkpoint  {num_bytes / 1e6:,.1f} MB in {write_s:.2f} s, training waited "
+        f"{stall_s:.3f} s"
+    )
 
 
 def _step(step: int, total_steps: int) -> str:

@@ -68,6 +68,15 @@ class MetricsWriter:
             self._board.scalars(step, "validation/loss", losses)
             self._board.scalars(step, "validation/bits_per_byte", bits_per_byte)
 
+    def checkpoint(self, step: int, record: Mapping[str, float | int]) -> None:
+        """Record that the state of ``step`` is saved: seconds that training stood still, seconds of writing, bytes.
+
+        Steps after it may have been recorded already.
+        """
+        self._metrics.write({"step": step, "checkpoint": dict(record)})
+        if self._board is not None:
+            self._board.scalars(step, "checkpoint", record)
+
     def usage(self, step: int, counts_LE: Counts, num_pools: int = 1) -> None:
         """Record the assignments of the window that ends with ``step``; see :mod:`unipool_dist.observe.usage`."""
         counts_LE = np.asarray(counts_LE)

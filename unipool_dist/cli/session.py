@@ -1,0 +1,196 @@
+"""One rank's part of a run, from the first look at the run directory to the last line of output."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from unipool_dist.checkpoint.compatibility import check_compatible
+from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.progress import DataIdentity
+from unipool_dist.checkpoint.resume import Found, find_checkpoint, load_checkpoint
+from unipool_dist.checkpoint.saver import Saver, SaveReport
+from unipool_dist.checkpoint.state import RunState
+from unipool_dist.cli.assembly import batch_source, describe, with_vocabulary
+from unipool_dist.cli.observer import RunObserver
+from unipool_dist.cli.rundir import begin_run_dir, check_run_dir, continue_run_dir
+from unipool_dist.config import Config, resolve_config
+from unipool_dist.data import Corpus, extended, training_data, validation_sequences
+from unipool_dist.engine.evaluate import Sequences
+from unipool_dist.engine.trainer import Trainer
+from unipool_dist.engine.zero import read_deepspeed_config
+from unipool_dist.model.assembly import build_model
+from unipool_dist.resilience.deadline import Deadline
+from unipool_dist.resilience.exit_codes import RESUME
+from unipool_dist.resilience.lock import RunLock
+from unipool_dist.resilience.signals import StopSignals
+from unipool_dist.resilience.stop import StopRequest
+from unipool_dist.topology.agreement import failing_together
+from unipool_dist.topology.environment import Environment
+from unipool_dist.topology.groups import ParallelGroups, process_groups
+from unipool_dist.topology.layout import rank_grid
+
+
+@dataclass(frozen=True)
+class Start:
+    """What to do with a run that the run directory already holds."""
+
+    overwrite: bool = False
+    resume: bool = False
+    from_step: int | None = None
+
+
+def train_session(config: Config, environment: Environment, start: Start, signals: StopSignals) -> int:
+    """Train to the end (status 0), or until the run is told to stop and its state is saved (status 75).
+
+    Raises:
+        UnipoolError: anything that the user has to deal with.
+    """
+    resolved = resolve_config(config, environment.world_size)
+    rank_grid(resolved)
+    read_deepspeed_config(resolved.optimizer.deepspeed)
+    with process_groups(resolved, environment) as groups:
+        deadline = Deadline(resolved.run.time_limit_s)
+        stop = StopRequest(signals, deadline, groups.world, groups.device)
+        with failing_together("opening the corpus"):
+            corpus = Corpus.open(resolved.data.path, verify="size")
+            resolved = with_vocabulary(resolved, corpus)
+        reason = _Session(resolved, groups, corpus, stop, deadline).run(start)
+        signals.ignore_from_now()  # before the barrier at the end of the groups, see there
+    if reason is None:
+        return 0
+    if environment.rank == 0:
+        click.echo(f"stopped: {reason}; the state is saved, --resume goes on from it", err=True)
+    return RESUME
+
+
+class _Session:
+    def __init__(
+        self, config: Config, groups: ParallelGroups, corpus: Corpus, stop: StopRequest, deadline: Deadline
+    ) -> None:
+        self._config, self._groups, self._corpus, self._stop, self._deadline = config, groups, corpus, stop, deadline
+        self._run_dir = Path(config.run.dir)
+        self._directory = CheckpointDirectory(self._run_dir)
+        self._lock = RunLock(self._run_dir)
+        self._observer: RunObserver | None = None
+        self._asked_at: float | None = None
+
+    def run(self, start: Start) -> str | None:
+        """Returns why the run was stopped, or ``None`` if it is finished."""
+        config, groups = self._config, self._groups
+        self._open_run_dir(start)
+        found = None
+        if start.resume:
+            found = find_checkpoint(
+                self._directory, groups.storage, from_step=start.from_step, verify=config.checkpoint.verify
+            )
+        data = self._data_identity(found)
+        if found is not None:
+            self._check(found, data)
+            if found.step >= config.train.steps:
+                self._say(f"run.dir={self._run_dir} is finished: its checkpoint is of step {found.step}")
+                self._lock.release()
+                return None
+        model = build_model(config, groups)
+        dataset = training_data(
+            self._corpus,
+            segments=data.segments,
+            sequence_length=config.model.sequence_length,
+            seed=config.train.seed,
+            weights=config.data.weights,
+            consumed_samples=found.progress.consumed_samples if found else 0,
+        )
+        trainer = Trainer(config, groups, model, batch_source(dataset, config, groups), self._validation_sequences())
+        state = RunState(groups, model, trainer.step.optimizer)
+        if found is not None:
+            load_checkpoint(found, state, groups.storage)
+        self._begin(found)
+        saver = Saver(config, groups, state, self._directory, data, self._report_save)
+        reason = self._should_stop()
+        if reason is None:
+            try:
+                reason = trainer.run(
+                    first_step=found.step + 1 if found else 1,
+                    observer=self._observer,
+                    saver=saver,
+                    should_stop=self._should_stop,
+                )
+            finally:
+                if self._observer is not None:
+                    self._observer.close()
+        if self._observer is not None and reason is None:
+            self._observer.finish()
+        self._lock.release()
+        return reason
+
+    def _open_run_dir(self, start: Start) -> None:
+        """Take the lock and refuse what must be, before anything is read or changed."""
+        with failing_together(f"opening run.dir={self._run_dir}"):
+            if self._groups.rank == 0:
+                check_run_dir(self._run_dir, overwrite=start.overwrite, resume=start.resume)
+                self._lock.acquire()
+                if self._config.data.verify == "hash":
+                    Corpus.open(self._config.data.path, verify="hash")
+                self._directory.clean_up()
+
+    def _data_identity(self, found: Found | None) -> DataIdentity:
+        train = self._config.train
+        segments = found.progress.data.segments if found else ()
+        return DataIdentity(
+            tokenizer_hash=self._corpus.tokenizer_hash,
+            content_hash=self._corpus.content_hash,
+            segments=extended(segments, train.steps * train.global_batch_size),
+        )
+
+    def _check(self, found: Found, data: DataIdentity) -> None:
+        """Say what was found and what changes. Raises if the run cannot go on from it."""
+        changes = check_compatible(found.config, found.progress.data, self._config, data)
+        for step, fault in found.damaged.items():
+            self._say(f"warning: the checkpoint of step {step} is damaged and passed over: {fault}", err=True)
+        for change in changes:
+            self._say(f"note: {change}", err=True)
+
+    def _begin(self, found: Found | None) -> None:
+        """The run directory becomes this run's. Only now is anything in it changed."""
+        config = self._config
+        with failing_together(f"preparing run.dir={self._run_dir}"):
+            if self._groups.rank == 0:
+                entropy = {name: domain.unigram_entropy for name, domain in self._corpus.domains.items()}
+                if found is None:
+                    begin_run_dir(self._run_dir, config, entropy)
+                else:
+                    continue_run_dir(self._run_dir, config, entropy)
+                    for step in (step for step in self._directory.steps() if step > found.step):
+                        reason = "damaged" if step in found.damaged else "superseded"
+                        click.echo(f"moved aside: {self._directory.set_aside(step, reason)}")
+                self._observer = RunObserver(config, self._corpus, resume_from_step=found.step if found else None)
+                click.echo(describe(config, self._groups))
+                if found is not None:
+                    click.echo(f"resumed after step {found.step} of {config.train.steps} from {found.folder}")
+
+    def _validation_sequences(self) -> dict[str, Sequences]:
+        train, length = self._config.train, self._config.model.sequence_length
+        return {
+            name: validation_sequences(self._corpus, name, sequence_length=length, count=train.eval_sequences)
+            for name in (self._corpus.domains if train.eval_sequences else ())
+        }
+
+    def _should_stop(self) -> str | None:
+        """Collectives: one all-reduce over the world."""
+        now = time.monotonic()
+        if self._asked_at is not None:
+            self._deadline.observe_step(now - self._asked_at)
+        self._asked_at = now
+        return self._stop.poll()
+
+    def _report_save(self, report: SaveReport) -> None:
+        self._deadline.observe_save(report.stall_s + report.write_s)
+        if self._observer is not None:
+            self._observer.checkpoint(report)
+
+    def _say(self, line: str, *, err: bool = False) -> None:
+        if self._groups.rank == 0:
+            click.echo(line, err=err)
