@@ -42,6 +42,21 @@ class GradientBuffers:
         _all_reduce_together(replicated, tp)
 
 
+def all_reduce_in_buckets(tensors: Iterable[Tensor], group: dist.ProcessGroup, bucket_numel: int) -> None:
+    """Sum ``tensors`` over ``group``, in place, about ``bucket_numel`` elements at a time.
+
+    Collectives: one all-reduce over ``group`` for each bucket, in the order of the tensors.
+    """
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        if bucket and sum(t.numel() for t in bucket) + tensor.numel() > bucket_numel:
+            _all_reduce_together(bucket, group)
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        _all_reduce_together(bucket, group)
+
+
 def _move_to_main_grad(parameter: Tensor) -> None:
     assert isinstance(parameter, nn.Parameter) and parameter.grad is not None
     main_grad(parameter).add_(parameter.grad)

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO stage 1 over one data-parallel group, driven by our own schedule.
+"""DeepSpeed's ZeRO stage 0 or 1 over one data-parallel group, driven by our own schedule.
 
 The optimizer class is used without DeepSpeed's engine: the engine reduces gradients from hooks inside backward, in an
 order that depends on what each rank happens to run, and mixes dense and expert parameters in one message. Here one
@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from unipool_dist.config.sections import OptimizerSection
+from unipool_dist.engine.gradients import all_reduce_in_buckets
 from unipool_dist.engine.zero_state import StateShard, finish_loading, state_shards
 from unipool_dist.errors import ConfigError
 from unipool_dist.pool.main_grad import main_grad
@@ -39,7 +40,7 @@ def read_deepspeed_config(path: str | None) -> DeepSpeedZeroConfig:
     """The ``zero_optimization`` section of a DeepSpeed JSON file; ZeRO stage 1 if ``path`` is ``None``.
 
     Raises:
-        ConfigError: the file cannot be read, has sections that would be ignored, or asks for a stage other than 1.
+        ConfigError: the file cannot be read, has sections that would be ignored, or asks for a stage above 1.
     """
     if path is None:
         return DeepSpeedZeroConfig(stage=1)
@@ -62,7 +63,7 @@ def read_deepspeed_config(path: str | None) -> DeepSpeedZeroConfig:
             f"zero_optimization {', '.join(sorted(_FIELDS_READ))} are read; types, batch sizes, clipping and the "
             f"optimizer are set in the run's configuration"
         )
-    if zero.stage != 1:
+    if zero.stage > 1:
         raise ConfigError(
             f"optimizer.deepspeed={path}: zero_optimization.stage={int(zero.stage)} is not legal here, use 1: stages 2 "
             f"and 3 communicate from inside backward, where replicas of an expert do not meet at the same moment "
@@ -82,7 +83,10 @@ def initialize_deepspeed() -> None:
 
 
 class ZeroOptimizer:
-    """ZeRO stage 1 for parameters of one type over one group: fp32 masters and optimizer states, each on one rank only.
+    """ZeRO for parameters of one type over one group: fp32 masters and optimizer states, with stage 1 each on one rank
+    only, with stage 0 on all.
+
+    Stage 0 is stage 1 in a group of this rank alone, after the gradients were summed over the group.
 
     Args:
         named_parameters: the parameters; ``main_grad`` is summed over ``group``.
@@ -100,6 +104,8 @@ class ZeroOptimizer:
         *,
         count_replicated: bool,
     ) -> None:
+        self._replicated_over = group if zero.stage == 0 else None
+        self._bucket_numel = int(zero.reduce_bucket_size)
         self._named_parameters = named_parameters
         self._parameters = [parameter for _, parameter in named_parameters]
         param_groups, self._counted = [], []
@@ -112,7 +118,9 @@ class ZeroOptimizer:
                 ]
                 if members:
                     param_groups.append({"params": members, "wd_mult": float(decay), "lr": settings.lr})
-                    self._counted.append(sharded or count_replicated)
+                    # With replicated states one rank speaks for the group.
+                    counted = sharded or count_replicated
+                    self._counted.append(counted and (zero.stage == 1 or group.rank() == 0))
         numel = sum(parameter.numel() for parameter in self._parameters)
         self._zero = DeepSpeedZeroOptimizer(
             _torch_optimizer(param_groups, settings),
@@ -122,7 +130,7 @@ class ZeroOptimizer:
             contiguous_gradients=True,
             # DeepSpeed allocates the whole bucket at every step, however small the parameters are.
             reduce_bucket_size=min(int(zero.reduce_bucket_size), numel),
-            dp_process_group=group,
+            dp_process_group=group if zero.stage == 1 else _group_of_one(),
             reduce_scatter=zero.reduce_scatter,
             gradient_accumulation_dtype=torch.float32,
             communication_data_type=torch.float32,
@@ -143,6 +151,9 @@ class ZeroOptimizer:
 
         Collectives: all-reduces over the group, bucket by bucket in the order of the parameters.
         """
+        if self._replicated_over is not None:
+            gradients = [main_grad(parameter) for parameter in self._parameters]
+            all_reduce_in_buckets(gradients, self._replicated_over, self._bucket_numel)
         # Detached: DeepSpeed lets the tensor that it is given share the bucket's memory, and fills the bucket again.
         for parameter in self._parameters:
             if self._zero.use_grad_accum_attribute:
@@ -182,6 +193,11 @@ class ZeroOptimizer:
         Collectives: all-gathers over the group.
         """
         finish_loading(self._zero, steps)
+
+
+def _group_of_one() -> dist.ProcessGroup:
+    """A group of this rank alone; makes no other rank wait."""
+    return dist.new_group([dist.get_rank()], use_local_synchronization=True)
 
 
 def _torch_optimizer(param_groups: list[dict[str, Any]], settings: OptimizerSection) -> torch.optim.Optimizer:
