@@ -22,17 +22,17 @@ KNOWN, TRAINED, MORE = 1, 3, 5
 
 COMMON = ("train.global_batch_size=8", "optimizer.epsilon=1e-5")
 
-# (pp, dp, tp, q, n), micro-batch size
+# (pp, dp, tp, q, n), micro-batch size; those named so with ZeRO stage 0, all others with stage 1
 LAYOUTS = {
     "one": (1, 1, 1, 1, 1, 2),
-    "dp2": (1, 2, 1, 2, 1, 1),
+    "dp2-zero0": (1, 2, 1, 2, 1, 1),
     "tp2": (1, 1, 2, 2, 1, 4),
     "pp2": (2, 1, 1, 2, 2, 1),
     "pp2-dp2-copy-per-stage": (2, 2, 1, 2, 1, 1),
     "pp2-tp2": (2, 1, 2, 4, 2, 4),
     "pp3-dp2": (3, 2, 1, 6, 3, 2),
     "pp4-dp2": (4, 2, 1, 8, 4, 2),
-    "pp2-dp2-tp2": (2, 2, 2, 8, 2, 2),
+    "pp2-dp2-tp2-zero0": (2, 2, 2, 8, 2, 2),
 }
 EXPERTS = "pool.num_experts=24"  # divisible by 1, 2, 4, 6, 8
 
@@ -40,7 +40,9 @@ EXPERTS = "pool.num_experts=24"  # divisible by 1, 2, 4, 6, 8
 def overrides_of(layout: str) -> tuple[str, ...]:
     pp, _, tp, q, n, micro_batch = LAYOUTS[layout]
     sizes = (f"parallel.pp={pp}", f"parallel.tp={tp}", f"pool.parallel_size={q}", f"pool.stages_per_group={n}")
-    return (*COMMON, EXPERTS, *sizes, f"train.micro_batch_size={micro_batch}")
+    zero = "zero0.json" if layout.endswith("zero0") else "zero1.json"
+    deepspeed = f"optimizer.deepspeed={Path(__file__).parents[2] / 'ds_configs' / zero}"
+    return (*COMMON, EXPERTS, *sizes, f"train.micro_batch_size={micro_batch}", deepspeed)
 
 
 def world_of(layout: str) -> int:

@@ -61,7 +61,8 @@ class PieceSavePlanner(SavePlanner):
     def resolve_data(self, write_item: WriteItem) -> Tensor:
         assert write_item.index.offset is not None
         _, box, values = self._boxes[write_item.index.fqn, tuple(write_item.index.offset)]
-        return _view(box, values)
+        # By way of numpy the tensor's storage is the box alone; the writer would copy a tensor with a larger one.
+        return torch.from_numpy(_view(box, values).numpy())
 
 
 class PieceLoadPlanner(LoadPlanner):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,13 +12,21 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.checkpoint.manifest import content_faults, deal, join_faults, read_manifest, size_faults
+from unipool_dist.checkpoint.manifest import (
+    MANIFEST_FILE,
+    content_faults,
+    deal,
+    join_faults,
+    read_manifest,
+    size_faults,
+)
 from unipool_dist.checkpoint.planners import PieceLoadPlanner
 from unipool_dist.checkpoint.progress import CONFIG_FILE, Progress, read_progress, restore_random_state
 from unipool_dist.checkpoint.state import RunState
 from unipool_dist.checkpoint.storage import SafeReader
 from unipool_dist.config import Config, load_config
 from unipool_dist.errors import CheckpointError, ConfigError
+from unipool_dist.topology.agreement import failing_together
 
 Verify = Literal["size", "hash"]
 
@@ -76,19 +85,23 @@ def find_checkpoint(
 def load_checkpoint(found: Found, state: RunState, group: dist.ProcessGroup) -> None:
     """Put a checkpoint into this rank's optimizer, parameters, schedule, balance statistics and random generators.
 
-    Collectives: those of torch.distributed.checkpoint.load over ``group``, then all-gathers over the data-parallel and
-    expert-data-parallel groups.
+    Collectives: agreement on the index over ``group`` and those of torch.distributed.checkpoint.load, then all-gathers
+    over the data-parallel and expert-data-parallel groups.
 
     Raises:
-        CheckpointError: on every rank: the checkpoint lacks a tensor, or has another shape of it.
+        CheckpointError: on every rank: the checkpoint lacks a tensor, has another shape of it, or holds what is none.
     """
     progress = found.progress
     held = state.held(masters_only=not progress.optimizer_states)
     planner = PieceLoadPlanner([(item.piece, item.values) for item in held])
+    with failing_together(f"reading the index of {found.folder}", group):
+        reader = SafeReader(found.folder)
     try:
-        dcp.load({}, storage_reader=SafeReader(found.folder), planner=planner, process_group=group)
+        dcp.load({}, storage_reader=reader, planner=planner, process_group=group)
     except CheckpointException as error:
         rank, (cause, _) = next(iter(sorted(error.failures.items())))
+        if isinstance(cause, pickle.UnpicklingError):  # torch's own message says how to have it executed
+            cause = CheckpointError("a record that should be a tensor is something else, which is not loaded")
         raise CheckpointError(f"{found.folder} cannot be loaded: rank {rank}: {cause}") from None
     state.optimizer.finish_loading(progress.schedule_steps)
     if progress.optimizer_states:
@@ -114,11 +127,12 @@ def _fault(folder: Path, group: dist.ProcessGroup, verify: Verify) -> str | None
     faults: list[str] = []
     try:
         manifest = read_manifest(folder)
-        faults = size_faults(folder, manifest)
+        if folder.name == f"step-{manifest.step:08d}":
+            faults = size_faults(folder, manifest)
+        else:  # said first: if files were exchanged, the others only fail to match it
+            faults = [f"{folder / MANIFEST_FILE} is that of step {manifest.step}"]
         if not faults and verify == "hash":
             faults = content_faults(folder, deal(manifest.files, group.size())[group.rank()])
-        if not faults and f"{folder.name}" != f"step-{manifest.step:08d}":
-            faults = [f"{folder} holds the checkpoint of step {manifest.step}"]
     except (CheckpointError, OSError) as error:
         faults = [str(error)]
     answers: list[Any] = [None] * group.size()

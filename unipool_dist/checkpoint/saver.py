@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from unipool_dist.checkpoint.progress import (
 from unipool_dist.checkpoint.save import write_checkpoint
 from unipool_dist.checkpoint.shares import share_writes
 from unipool_dist.checkpoint.snapshot import Snapshot
-from unipool_dist.checkpoint.state import RunState
+from unipool_dist.checkpoint.state import Held, RunState
 from unipool_dist.config import Config
 from unipool_dist.errors import CheckpointError
 from unipool_dist.topology.groups import ParallelGroups
@@ -71,7 +72,13 @@ class Saver:
         pieces: list[list] = [[] for _ in range(groups.storage.size())]
         dist.all_gather_object(pieces, [item.piece for item in held], groups.storage)
         self._writes = share_writes(pieces)
-        self._snapshot = Snapshot(held)
+        by_key: dict[str, list[Held]] = defaultdict(list)
+        for item in held:
+            by_key[item.piece.key].append(item)
+        mine = [write.piece for write in self._writes if write.holder == groups.storage.rank()]
+        self._snapshot = Snapshot(
+            [next(item for item in by_key[piece.key] if item.holds(piece)).part(piece) for piece in mine]
+        )
         self._thread: threading.Thread | None = None
         self._current: SaveReport | None = None
         self._last_step: int | None = None
@@ -82,29 +89,51 @@ class Saver:
         Raises:
             CheckpointError: the run is closing and its state could not be saved.
         """
-        if self._thread is not None and not self._thread.is_alive():
-            self._finish()
+        if not self.busy:
+            self.wait()
         interval = self._settings.interval
         due = closing or (interval > 0 and step % interval == 0)
         if due and self._last_step != step:
-            self._save(step)
-        if self._thread is not None and (closing or not self._settings.asynchronous):
-            self._finish()
-        if closing and self._last_step != step:
-            assert self._current is not None
-            raise CheckpointError(f"the run ends without its last state saved: {self._current.error}")
+            self.save(step)
+        if closing:
+            self.wait()
+            if self._last_step != step:
+                assert self._current is not None
+                raise CheckpointError(f"the run ends without its last state saved: {self._current.error}")
 
-    def _save(self, step: int) -> None:
-        """Collectives: one all-reduce over the world here; those of ``write_checkpoint`` in the thread."""
+    def save(self, step: int) -> None:
+        """Begin to save the state, which is that of ``step``; wait for it if saves are not asynchronous.
+
+        Collectives: one all-reduce over the world here; those of ``write_checkpoint`` in the thread.
+        """
         started = time.perf_counter()
-        if self._thread is not None:
-            self._finish()
+        self.wait()
         self._state.small.collect()
         self._snapshot.take()
         progress = self._progress(step)
         self._current = SaveReport(step, stall_s=time.perf_counter() - started)
         self._thread = threading.Thread(target=self._write, args=(progress, self._current), daemon=True)
         self._thread.start()
+        if not self._settings.asynchronous:
+            self._thread.join()
+            self._current.stall_s = time.perf_counter() - started
+            self.wait()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is still being written by this rank."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Wait for the save under way, if there is one, and report it."""
+        if self._thread is None:
+            return
+        assert self._current is not None
+        self._thread.join()
+        self._thread = None
+        if self._current.error is None:
+            self._last_step = self._current.step
+        self._report(self._current)
 
     def _write(self, progress: Progress, report: SaveReport) -> None:
         started = time.perf_counter()
@@ -127,18 +156,6 @@ class Saver:
         except OSError as error:
             return f"an old checkpoint could not be deleted: {error}"
         return None
-
-    def _finish(self) -> None:
-        """Wait for the save under way and report it."""
-        assert self._thread is not None and self._current is not None
-        waited = time.perf_counter()
-        self._thread.join()
-        if not self._settings.asynchronous:
-            self._current.stall_s += time.perf_counter() - waited
-        self._thread = None
-        if self._current.error is None:
-            self._last_step = self._current.step
-        self._report(self._current)
 
     def _progress(self, step: int) -> Progress:
         grid = self._groups.grid

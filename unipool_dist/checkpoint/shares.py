@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from unipool_dist.checkpoint.pieces import Piece
 
 TOLERANCE = 0.02
-"""A rank's bytes may differ from the mean by this share of it before anything is sent."""
+"""Nothing is sent as long as no rank's bytes differ from the mean by more than this share of it."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,12 @@ def _even_out(by_rank: list[list[Piece]], load: list[int]) -> list[Write]:
     target = sum(load) / len(load)
     slack = TOLERANCE * target
     writes: list[Write] = []
-    missing = {rank: target - num_bytes for rank, num_bytes in enumerate(load) if num_bytes < target - slack}
+    uneven = max(load) > target + slack or min(load) < target - slack
+    # All that are below: many a little below may be what one is far above.
+    missing = {rank: target - num_bytes for rank, num_bytes in enumerate(load) if uneven and num_bytes < target}
     for holder, pieces in enumerate(by_rank):
         excess = load[holder] - target
-        if excess <= slack and not (excess > 0 and missing):
+        if excess <= 0:
             writes += [Write(piece, holder, holder) for piece in pieces]
             continue
         for piece in sorted(pieces, key=lambda piece: -piece.num_bytes):

@@ -39,6 +39,13 @@ class Held:
     def values(self) -> Tensor:
         return self.flat.narrow(0, self.start, self.piece.numel)
 
+    def holds(self, part: Piece) -> bool:
+        return self.piece.start <= part.start and part.start + part.numel <= self.piece.start + self.piece.numel
+
+    def part(self, part: Piece) -> Held:
+        """Some of this piece."""
+        return Held(part, self.flat, self.start + part.start - self.piece.start)
+
 
 def optimizer_state(groups: ParallelGroups, model: PooledModel, optimizer: PooledOptimizer) -> list[Held]:
     """Everything the optimizer keeps on this rank, as views: writing into them changes the optimizer.
