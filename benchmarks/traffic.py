@@ -66,7 +66,7 @@ def measure_traffic(workload: Workload, cases: list[Case]) -> list[TrafficResult
     results = []
     for size in sorted({case.world_size for case in cases}):
         of_size = [case for case in cases if case.world_size == size]
-        ports = _free_ports(len(of_size))
+        ports = free_ports(len(of_size))
         with ProcessPoolExecutor(size, mp_context=get_context("spawn")) as processes:
             # One call for each process: none returns before all have met.
             calls = [processes.submit(_run_rank, rank, size, ports, workload, of_size) for rank in range(size)]
@@ -143,7 +143,7 @@ def _to_others(routing: Routing, position_M: Tensor, pool_rank: int, environment
     return int(needed.sum())
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:
