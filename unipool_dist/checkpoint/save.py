@@ -55,7 +55,7 @@ def write_checkpoint(
         pieces = collect_pieces(writes, values, group)
         writer = HashingWriter(draft)
         # The files are hashed anyway, and a second checksum in them takes longer than writing them.
-        with serialization_config.patch({"save.compute_crc32": False}):
+        with serialization_config.patch({"save.compute_crc32": False}):  # type: ignore[attr-defined]
             dcp.save({}, storage_writer=writer, planner=PieceSavePlanner(pieces), process_group=group)
         written: list[Any] = [None] * group.size()
         dist.all_gather_object(written, writer.written, group)

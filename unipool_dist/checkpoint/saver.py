@@ -83,6 +83,11 @@ class Saver:
         self._current: SaveReport | None = None
         self._last_step: int | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        """What this rank writes in one save."""
+        return sum(write.piece.num_bytes for write in self._writes if write.writer == self._groups.storage.rank())
+
     def after_step(self, step: int, *, closing: bool) -> None:
         """Save if it is time to, or if the run is ``closing``; then the checkpoint is on disk when this returns.
 

@@ -34,6 +34,10 @@ from unipool_dist.topology.groups import ParallelGroups, process_groups
 from unipool_dist.topology.layout import rank_grid
 
 
+_SLOW_BYTES_PER_S = 50e6
+"""What a rank is assumed to write until a save was seen, so that a time limit leaves room for the first one."""
+
+
 @dataclass(frozen=True)
 class Start:
     """What to do with a run that the run directory already holds."""
@@ -109,6 +113,7 @@ class _Session:
             load_checkpoint(found, state, groups.storage)
         self._begin(found)
         saver = Saver(config, groups, state, self._directory, data, self._report_save)
+        self._deadline.observe_save(saver.num_bytes / _SLOW_BYTES_PER_S)
         reason = self._should_stop()
         if reason is None:
             try:
