@@ -6,6 +6,7 @@ import datetime
 import json
 import platform
 import random
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,7 @@ def read_progress(folder: Path) -> Progress:
         raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
 
 
+@cache
 def current_versions() -> dict[str, str]:
     """Versions of everything that a checkpoint may depend on."""
     packages = ("unipool-dist", "torch", "megatron-core", "deepspeed", "numpy")
