@@ -1,0 +1,123 @@
+"""Saving beside training: a checkpoint is of its step, one save waits for another, a failure is told."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from tests.checkpoint.known_state import differences, fill
+from tests.checkpoint.support import DATA, load_step
+from tests.support.training import batches_of, built, tiny_config
+from tests.support.workers import Workers
+from unipool_dist.checkpoint import saver as saver_module
+from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.saver import Saver, SaveReport
+from unipool_dist.checkpoint.state import RunState
+from unipool_dist.errors import CheckpointError
+from unipool_dist.topology.environment import Environment
+
+
+@dataclass
+class Seen:
+    reports: list[SaveReport]
+    steps: list[int]
+    wrong: list[str]
+    waited: bool = False
+    error: str = ""
+
+
+def _beside_training(environment: Environment, folder: Path) -> Seen:
+    """Save known values, and change all of them before anything of it can be written."""
+    config = tiny_config("parallel.pp=2", world_size=environment.world_size)
+    with built(config, environment) as (groups, model, train_step), _Gate() as gate:
+        fill(groups, model, train_step)
+        seen = Seen([], [], [])
+        state = RunState(groups, model, train_step.optimizer)
+        directory = CheckpointDirectory(folder)
+        saver = Saver(config, groups, state, directory, DATA, seen.reports.append)
+        saver.save(1)
+        train_step.run(0, batches_of(config, groups, 0))
+        assert saver.busy and not seen.reports, "training did not wait"
+        threading.Timer(0.3, gate.open).start()
+        saver.save(2)  # waits for the first
+        seen.waited = [report.step for report in seen.reports] == [1]
+        saver.wait()
+        load_step(groups, model, train_step, folder, 1)
+        seen.wrong = differences(groups, model, train_step)
+        dist.barrier()
+        seen.steps = directory.steps()
+        return seen
+
+
+class _Gate:
+    """Holds every save back until it is opened."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self._write: Any = saver_module.write_checkpoint
+
+    def open(self) -> None:
+        self._open.set()
+
+    def __enter__(self) -> _Gate:
+        def held_back(*args: Any) -> int:
+            assert self._open.wait(30)
+            return self._write(*args)
+
+        saver_module.write_checkpoint = held_back
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        saver_module.write_checkpoint = self._write
+
+
+def test_a_checkpoint_is_of_its_step_though_training_went_on(workers: Workers, tmp_path: Path) -> None:
+    for seen in workers.run(_beside_training, 2, tmp_path):
+        assert seen.wrong == []
+        assert seen.waited, "the second save waited for the first"
+        first, second = seen.reports
+        assert second.stall_s > 0.2 > first.stall_s, "and its stall says so"
+        assert seen.steps == [1, 2]
+        assert first.num_bytes > 0 and first.error is None
+
+
+def _failing(environment: Environment, folder: Path, closing: bool) -> Seen:
+    """Save step 1; then a file is where the folder of the checkpoint of step 2 is to be written."""
+    config = tiny_config("parallel.pp=2", "checkpoint.interval=1", world_size=environment.world_size)
+    with built(config, environment) as (groups, model, train_step):
+        seen = Seen([], [], [])
+        state = RunState(groups, model, train_step.optimizer)
+        directory = CheckpointDirectory(folder)
+        saver = Saver(config, groups, state, directory, DATA, seen.reports.append)
+        saver.after_step(1, closing=False)
+        saver.wait()
+        obstacle = directory.draft(2)
+        if groups.rank == 0:
+            obstacle.write_text("in the way")
+        try:
+            saver.after_step(2, closing=closing)
+            saver.wait()
+        except CheckpointError as error:
+            seen.error = str(error)
+        if groups.rank == 0:
+            obstacle.unlink(missing_ok=True)
+        saver.after_step(3, closing=True)
+        dist.barrier()
+        seen.steps = directory.steps()
+        return seen
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_save_that_fails_is_told_to_all_ranks_and_the_next_one_is_tried(
+    workers: Workers, tmp_path: Path, closing: bool
+) -> None:
+    for seen in workers.run(_failing, 2, tmp_path, closing):
+        assert [report.step for report in seen.reports] == [1, 2, 3]
+        assert [report.error is None for report in seen.reports] == [True, False, True]
+        assert seen.steps == [1, 3]
+        assert ("without its last state saved" in seen.error) == closing
