@@ -14,6 +14,7 @@ TRAIN_CONFIG ?= configs/small.yaml
 NPROC ?= 4
 TRAIN_ARGS ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 # A variable, because a comma would end the argument of a $(call).
 DEV_EXTRAS := test,dev
@@ -33,10 +34,10 @@ constraints = constraints/py$$($(BIN)/python -c 'import sys; print("%d%d" % sys.
 pip_install = $(BIN)/python -m pip install --no-compile --constraint $(constraints) $(1) >>$(INSTALL_LOG) 2>&1 || \
 	{ tail -n 30 $(INSTALL_LOG); echo "installation failed; the whole log is in $(INSTALL_LOG)" >&2; exit 1; }
 
-.PHONY: help setup train test test-py312 check format bench clean
+.PHONY: help setup train test test-py312 check format bench bench-checkpoint clean
 
 help: ## this list
-	@awk -F ':.*## *' '/^[a-z0-9-]+:.*##/ { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## *' '/^[a-z0-9-]+:.*##/ { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  PYTHON=...       interpreter for $(VENV) (3.11 or 3.12)"
 	@echo "  TORCH_INDEX=...  package index to take torch from (for its CPU or a CUDA build)"
@@ -67,6 +68,9 @@ check: $(INSTALLED) ## format, lint, types, import direction
 format: $(INSTALLED) ## reformat, and fix what lint can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench-checkpoint: $(INSTALLED) ## speed of saving and loading against the disk's own, and the stall of training
+	$(BIN)/python -W ignore -m benchmarks.checkpoint $(BENCH_ARGS)
 
 bench: $(BENCH_INSTALLED) ## speed and bytes sent, against dense and ideal
 	$(BIN)/python -m benchmarks.run

@@ -33,6 +33,16 @@ def test_exchange_sends_at_most_a_tenth_more_than_it_must(figures: dict[str, Any
     assert ratios[2] >= 1.0
 
 
+def test_the_benchmark_of_checkpoints_runs(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.checkpoint", "--quick", "--json", "--folder", tmp_path]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True, timeout=240)
+    rounds = json.loads(done.stdout[done.stdout.index("[") :])
+    assert len(rounds) == 2
+    assert all(value > 0 for figures in rounds for value in figures.values())
+    assert not list(tmp_path.iterdir()), "its files are gone"
+
+
 def test_every_contestant_is_measured(figures: dict[str, Any]) -> None:
     assert figures["versions"]["torch"]
     if find_spec("transformers") is None:
