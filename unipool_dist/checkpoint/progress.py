@@ -5,16 +5,15 @@ from __future__ import annotations
 import datetime
 import json
 import platform
-import random
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from unipool_dist.errors import CheckpointError
+from unipool_dist.config import Config, load_config
+from unipool_dist.errors import CheckpointError, ConfigError
 
 STATE_FILE = "state.json"
 CONFIG_FILE = "config.yaml"
@@ -83,6 +82,18 @@ def read_progress(folder: Path) -> Progress:
         raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
 
 
+def read_config(folder: Path) -> Config:
+    """The resolved configuration in a checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read by this version.
+    """
+    try:
+        return load_config(folder / CONFIG_FILE)
+    except ConfigError as error:
+        raise CheckpointError(f"the checkpoint's configuration cannot be used: {error}") from None
+
+
 @cache
 def current_versions() -> dict[str, str]:
     """Versions of everything that a checkpoint may depend on."""
@@ -100,21 +111,3 @@ def _version(package: str) -> str:
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def random_state() -> RandomState:
-    """The state of Python's and numpy's global generators."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    python = random.getstate()
-    return RandomState(
-        python=[python[0], list(python[1]), python[2]],
-        numpy=[name, np.asarray(keys).tolist(), int(position), int(has_gauss), float(gauss)],
-    )
-
-
-def restore_random_state(state: RandomState) -> None:
-    """Set Python's and numpy's global generators."""
-    kind, values, gauss = state.python
-    random.setstate((kind, tuple(values), gauss))
-    name, keys, *rest = state.numpy
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))

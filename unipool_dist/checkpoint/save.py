@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from unipool_dist.checkpoint.transfer import collect_pieces
 from unipool_dist.config import Config, dump_config
 from unipool_dist.errors import CheckpointError
 from unipool_dist.topology.agreement import failing_together
+
+_BOX_BYTES = 2048  # of a box on disk, beside its elements: a little less
 
 
 def write_checkpoint(
@@ -52,6 +55,7 @@ def write_checkpoint(
         with failing_together(f"making {draft}", group):
             if rank == 0:
                 directory.begin(step)
+                _require_room(draft, writes)
         pieces = collect_pieces(writes, values, group)
         writer = HashingWriter(draft)
         # The files are hashed anyway, and a second checksum in them takes longer than writing them.
@@ -62,7 +66,7 @@ def write_checkpoint(
         files: dict[str, FileRecord] = {name: record for records in written for name, record in records.items()}
         with failing_together(f"committing {draft}", group):
             if rank == 0:
-                _commit(directory, progress, config, files)
+                commit_draft(directory, progress, config, files)
     except CheckpointException as error:
         if rank == 0:
             directory.abandon(step)
@@ -74,7 +78,21 @@ def write_checkpoint(
     return sum(record.num_bytes for record in files.values())
 
 
-def _commit(directory: CheckpointDirectory, progress: Progress, config: Config, files: dict[str, FileRecord]) -> None:
+def _require_room(draft: Path, writes: list[Write]) -> None:
+    """Refuse at once what would only fill the disk: what else the run writes there could not be written meanwhile."""
+    needed = sum(write.piece.num_bytes + _BOX_BYTES * len(write.piece.boxes()) for write in writes)
+    usage = shutil.disk_usage(draft)
+    if usage.free < needed and usage.total > 0:  # a file system may not know
+        raise CheckpointError(
+            f"{draft.parent} has {usage.free / 1e6:,.1f} MB left and a checkpoint needs {needed / 1e6:,.1f} MB; make "
+            f"room"
+        )
+
+
+def commit_draft(
+    directory: CheckpointDirectory, progress: Progress, config: Config, files: dict[str, FileRecord]
+) -> None:
+    """Add to the draft what is not tensors, and the manifest of all its files; then it is the checkpoint."""
     draft = directory.draft(progress.step)
     write_durably(draft / STATE_FILE, progress.dump())
     dump_config(config, draft / CONFIG_FILE)

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from unipool_dist.cli.checkpoint import checkpoint
 from unipool_dist.cli.data import data
 from unipool_dist.cli.train import train
 from unipool_dist.errors import UnipoolError
@@ -25,6 +26,7 @@ def cli() -> None:
     """
 
 
+cli.add_command(checkpoint)
 cli.add_command(data)
 cli.add_command(train)
 

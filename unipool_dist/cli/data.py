@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
 from pathlib import Path
 
 import click
 
+from unipool_dist.cli.table import aligned
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.manifest import Manifest
 from unipool_dist.errors import DataError
@@ -108,23 +108,12 @@ def render(manifest: Manifest) -> str:
     megabytes = sum(domain.train_bytes + domain.validation_bytes for domain in domains) / 1e6
     train, validation = sum(d.train_tokens for d in domains), sum(d.validation_tokens for d in domains)
     rows.append(("total", f"{documents:,}", f"{megabytes:.2f}", f"{train:,}", f"{validation:,}", "", "", "", ""))
-    lines = _aligned(rows, right=range(1, 7))
+    lines = aligned(rows, right=range(1, 7))
     tokenizer = manifest.tokenizer
     lines.append(f"tokenizer: {tokenizer.kind}, vocab_size {tokenizer.vocab_size}, sha256 {tokenizer.sha256[:16]}")
     lines.append("options: " + ", ".join(f"{name}={value}" for name, value in manifest.options.items()))
     lines.append(f"content: {manifest.content_hash()[:16]}")
     return "\n".join(lines)
-
-
-def _aligned(rows: Sequence[Sequence[str]], right: Container[int]) -> list[str]:
-    """Lines with the cells of ``rows`` in columns, those numbered in ``right`` aligned to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _locations(sources: tuple[str, ...]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from unipool_dist.config import Config
 from unipool_dist.data import Corpus
 from unipool_dist.observe import MetricsWriter, write_figures
 from unipool_dist.observe.console import checkpoint_line, train_line, validation_line
+from unipool_dist.observe.naming import naming
 from unipool_dist.observe.usage import Counts, summarize
 
 
@@ -72,7 +73,8 @@ class RunObserver:
     def finish(self) -> None:
         """Close the files, draw the figures and say where everything is."""
         self.close()
-        figures = write_figures(self._dir)
+        with naming(self._dir):
+            figures = write_figures(self._dir)
         click.echo(f"\nThe run is in {self._dir}:")
         click.echo(f"  loss curve    {figures['loss_curve']}")
         if "expert_usage" in figures:

@@ -11,6 +11,7 @@ import click
 from unipool_dist.checkpoint.compatibility import check_compatible
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.progress import DataIdentity
+from unipool_dist.checkpoint.randomness import seed_generators
 from unipool_dist.checkpoint.resume import Found, find_checkpoint, load_checkpoint
 from unipool_dist.checkpoint.saver import Saver, SaveReport
 from unipool_dist.checkpoint.state import RunState
@@ -32,7 +33,6 @@ from unipool_dist.topology.agreement import failing_together
 from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.groups import ParallelGroups, process_groups
 from unipool_dist.topology.layout import rank_grid
-
 
 _SLOW_BYTES_PER_S = 50e6
 """What a rank is assumed to write until a save was seen, so that a time limit leaves room for the first one."""
@@ -109,6 +109,7 @@ class _Session:
         )
         trainer = Trainer(config, groups, model, batch_source(dataset, config, groups), self._validation_sequences())
         state = RunState(groups, model, trainer.step.optimizer)
+        seed_generators(config.train.seed)
         if found is not None:
             load_checkpoint(found, state, groups.storage)
         self._begin(found)

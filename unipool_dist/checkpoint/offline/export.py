@@ -1,0 +1,155 @@
+"""A checkpoint's weights as a model for others to use: safetensors, configuration, tokenizer; whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from unipool_dist.checkpoint.durable import flush, rename_durably, write_durably
+from unipool_dist.checkpoint.manifest import hash_file
+from unipool_dist.checkpoint.offline.counting import Bar, Count, no_bar
+from unipool_dist.checkpoint.offline.export_format import (
+    EXPORT_FILE,
+    INDEX_FILE,
+    Dtype,
+    ExportedFile,
+    ExportRecord,
+    is_router,
+    shard_name,
+)
+from unipool_dist.checkpoint.offline.export_tokenizer import copy_tokenizer
+from unipool_dist.checkpoint.offline.locate import Located
+from unipool_dist.checkpoint.offline.reading import TensorInfo, TensorReader
+from unipool_dist.checkpoint.progress import CONFIG_FILE, now
+from unipool_dist.config import dump_config
+from unipool_dist.errors import CheckpointError
+
+_MASTER = "master/"
+_DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def export_model(
+    located: Located, out: Path, dtype: Dtype, max_shard_bytes: int, bar: Bar = no_bar
+) -> tuple[ExportRecord, str | None]:
+    """Write the fp32 masters, rounded to ``dtype`` but for routers, to the new directory ``out``.
+
+    Returns what was written, and why the tokenizer's files are not there, if they are not. ``out`` is whole or absent;
+    what is written meanwhile is beside it, in ``out.writing``. The process holds one file of weights at a time.
+
+    Args:
+        located: verified by :func:`unipool_dist.checkpoint.offline.locate.check_contents`.
+        max_shard_bytes: a file of weights is smaller, or holds a single tensor.
+
+    Raises:
+        CheckpointError: ``out`` exists already, or reading or writing failed.
+    """
+    draft = out.absolute().with_name(out.absolute().name + ".writing")
+    if out.exists() or out.is_symlink():
+        raise CheckpointError(f"{out} exists already; choose another directory or delete it")
+    try:
+        draft.mkdir(parents=True)
+    except FileExistsError:
+        raise CheckpointError(
+            f"{draft} exists: another export is writing it, or one was killed; delete it if none is running"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{draft} cannot be made: {error}; choose a directory that can be written") from None
+    try:
+        reader = TensorReader(located.folder)
+        masters = _masters(reader)
+        shards = _shards(masters, dtype, max_shard_bytes)
+        with bar("exporting", sum(tensor.num_bytes for tensor in masters)) as count:
+            files = {
+                shard_name(number, len(shards)): _write_shard(
+                    reader, shard, draft / shard_name(number, len(shards)), dtype, count
+                )
+                for number, shard in enumerate(shards, start=1)
+            }
+        if len(shards) > 1:
+            _write_index(shards, draft / INDEX_FILE, dtype)
+        tokenizer_hash = located.progress.data.tokenizer_hash
+        tokenizer_files, missing = copy_tokenizer(Path(located.config.data.path), tokenizer_hash, draft)
+        dump_config(located.config, draft / CONFIG_FILE)
+        for name in (CONFIG_FILE, *tokenizer_files):
+            flush(draft / name)
+        record = ExportRecord(
+            step=located.progress.step,
+            tokens=located.progress.consumed_samples * located.config.model.sequence_length,
+            dtype=dtype,
+            num_parameters=sum(tensor.numel for tensor in masters),
+            tokenizer_hash=tokenizer_hash,
+            tokenizer_files=tokenizer_files,
+            versions=located.progress.versions,
+            exported_at=now(),
+            files=files,
+        )
+        write_durably(draft / EXPORT_FILE, record.dump())
+        flush(draft)
+        rename_durably(draft, out.absolute())
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{out} could not be written: {error}; make room or repair the file system") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return record, missing
+
+
+def _write_shard(
+    reader: TensorReader, shard: Sequence[TensorInfo], path: Path, dtype: Dtype, count: Count
+) -> ExportedFile:
+    tensors: dict[str, torch.Tensor] = {}
+    for tensor in shard:
+        tensors[_parameter(tensor)] = reader.whole(tensor).to(_dtype(tensor, dtype))
+        count(tensor.num_bytes)
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets nobody else read it
+    flush(path)
+    record = hash_file(path)
+    return ExportedFile(num_bytes=record.num_bytes, xxh3_128=record.xxh3_128)
+
+
+def _write_index(shards: Sequence[Sequence[TensorInfo]], path: Path, dtype: Dtype) -> None:
+    file_of = {
+        _parameter(tensor): shard_name(number, len(shards))
+        for number, shard in enumerate(shards, start=1)
+        for tensor in shard
+    }
+    total = sum(_num_bytes(tensor, dtype) for shard in shards for tensor in shard)
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(file_of.items()))}
+    write_durably(path, json.dumps(index, indent=2) + "\n")
+
+
+def _masters(reader: TensorReader) -> list[TensorInfo]:
+    """In the order of the model's layers and of the experts."""
+    masters = [tensor for name, tensor in reader.tensors.items() if name.startswith(_MASTER)]
+    return sorted(masters, key=lambda tensor: [(not part.isdigit(), part.zfill(9)) for part in tensor.name.split(".")])
+
+
+def _shards(tensors: Iterable[TensorInfo], dtype: Dtype, max_bytes: int) -> list[list[TensorInfo]]:
+    shards: list[list[TensorInfo]] = []
+    room = 0
+    for tensor in tensors:
+        num_bytes = _num_bytes(tensor, dtype)
+        if not shards or num_bytes > room:
+            shards.append([])
+            room = max_bytes
+        shards[-1].append(tensor)
+        room -= num_bytes
+    return shards
+
+
+def _num_bytes(tensor: TensorInfo, dtype: Dtype) -> int:
+    return tensor.numel * _dtype(tensor, dtype).itemsize
+
+
+def _dtype(tensor: TensorInfo, dtype: Dtype) -> torch.dtype:
+    return torch.float32 if is_router(tensor.name) else _DTYPES[dtype]
+
+
+def _parameter(tensor: TensorInfo) -> str:
+    return tensor.name.removeprefix(_MASTER)

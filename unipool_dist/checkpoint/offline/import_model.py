@@ -1,0 +1,154 @@
+"""A run that begins with the weights of an exported model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.manifest import FileRecord, content_faults, join_faults
+from unipool_dist.checkpoint.offline.counting import Bar, no_bar
+from unipool_dist.checkpoint.offline.cuts import cut_into_files
+from unipool_dist.checkpoint.offline.export_format import ExportRecord, read_export_record
+from unipool_dist.checkpoint.offline.parameters import parameter_shapes
+from unipool_dist.checkpoint.offline.rewrite import rewrite_checkpoint
+from unipool_dist.checkpoint.pieces import Piece, Shape, whole
+from unipool_dist.checkpoint.progress import CONFIG_FILE, DataIdentity, Progress, current_versions, now
+from unipool_dist.config import Config, dump_config, load_config
+from unipool_dist.errors import CheckpointError, ConfigError
+
+_MASTER = "master/"
+_DTYPES = ("F32", "BF16")
+_FILE_BYTES = 4 << 30
+"""Of tensors in one file of the checkpoint, so that the ranks of a large run share the work of verifying it."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported model whose tensors are those that its configuration asks for."""
+
+    record: ExportRecord
+    config: Config
+    files: dict[str, Any]
+    """By tensor, the opened file that holds it."""
+    shapes: dict[str, Shape]
+
+
+def open_export(path: Path, bar: Bar = no_bar) -> Export:
+    """Open the exported model in ``path``, compare its files with their hashes and its tensors with its configuration.
+
+    Raises:
+        CheckpointError: it is no exported model, it is damaged, or a tensor is missing or has another shape or type.
+    """
+    record = read_export_record(path)
+    config = _read_config(path / CONFIG_FILE)
+    shapes = parameter_shapes(config)
+    hashes = {name: FileRecord(file.num_bytes, file.xxh3_128) for name, file in record.files.items()}
+    with bar("verifying", sum(file.num_bytes for file in hashes.values())) as count:
+        faults = content_faults(path, hashes, count)
+    if faults:
+        raise CheckpointError(f"the exported model is damaged: {join_faults(faults)}; export or copy it again")
+    files = _open_files([path / name for name in record.files])
+    faults = _tensor_faults(files, shapes)
+    if faults:
+        listed = "\n  ".join(faults[:10]) + (f"\n  and {len(faults) - 10} more" if len(faults) > 10 else "")
+        raise CheckpointError(
+            f"the weights in {path} are not those of the model that its {CONFIG_FILE} describes:\n  {listed}\n"
+            f"Export again"
+        )
+    return Export(record, config, files, shapes)
+
+
+def import_model(export: Export, run_dir: Path, bar: Bar = no_bar) -> CheckpointDirectory:
+    """Make ``run_dir`` a run that stands before its first step, with these weights and nothing else.
+
+    Its checkpoint of step 0 has masters and no optimizer states, and may be trained on any corpus with the same
+    tokenizer.
+
+    Args:
+        run_dir: locked by the caller.
+
+    Raises:
+        CheckpointError: ``run_dir`` holds a run already, or cannot be written; then no checkpoint is left.
+    """
+    directory = CheckpointDirectory(run_dir)
+    check_is_no_run(run_dir)
+    progress = Progress(
+        step=0,
+        consumed_samples=0,
+        schedule_steps=0,
+        optimizer_states=False,
+        data=DataIdentity(tokenizer_hash=export.record.tokenizer_hash, content_hash=None, segments=()),
+        random=None,
+        versions=current_versions(),
+        layout={},
+        written_at=now(),
+    )
+    run = export.config.run.model_copy(update={"dir": str(run_dir)})
+    config = export.config.model_copy(update={"run": run})
+
+    pieces = [whole(f"{_MASTER}{name}", shape, "float32") for name, shape in export.shapes.items()]
+    num_bytes = sum(piece.num_bytes for piece in pieces)
+    with bar("importing", num_bytes) as count:
+
+        def read(piece: Piece, values: Tensor) -> None:
+            name, first = piece.key.removeprefix(_MASTER), piece.shard_offset[0]
+            rows = export.files[name].get_slice(name)[first : first + piece.shard_shape[0]]
+            values.view(piece.shard_shape).copy_(rows)  # widens bf16
+            count(piece.num_bytes)
+
+        rewrite_checkpoint(directory, progress, config, cut_into_files(pieces, -(-num_bytes // _FILE_BYTES)), read)
+    dump_config(config, run_dir / CONFIG_FILE)
+    return directory
+
+
+def check_is_no_run(run_dir: Path) -> None:
+    """Refuse a directory that holds a run.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    if (run_dir / CONFIG_FILE).exists() or CheckpointDirectory(run_dir).steps():
+        raise CheckpointError(f"{run_dir} holds a run already; choose another directory or delete it")
+
+
+def _read_config(path: Path) -> Config:
+    try:
+        config = load_config(path)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}; export again") from None
+    model, pool = config.model, config.pool
+    if None in (model.vocab_size, model.ffn_hidden_size, model.num_query_groups, pool.layers_per_group):
+        raise CheckpointError(f"{path} leaves sizes of the model open, as no exported one does; export again")
+    return config
+
+
+def _open_files(paths: list[Path]) -> dict[str, Any]:
+    files: dict[str, Any] = {}
+    for path in paths:
+        try:
+            file = safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is no safetensors file: {error}; export again") from None
+        for name in file.keys():  # noqa: SIM118 it is no mapping
+            if name in files:
+                raise CheckpointError(f"tensor {name} is in {path} and in another file too; export again")
+            files[name] = file
+    return files
+
+
+def _tensor_faults(files: dict[str, Any], shapes: dict[str, Shape]) -> list[str]:
+    faults = [f"{name} is missing" for name in shapes if name not in files]
+    faults += [f"{name} is no parameter of the model" for name in files if name not in shapes]
+    for name, shape in shapes.items():
+        if name in files:
+            found = files[name].get_slice(name)
+            if tuple(found.get_shape()) != shape:
+                faults.append(f"{name} has shape {tuple(found.get_shape())} instead of {shape}")
+            if found.get_dtype() not in _DTYPES:
+                faults.append(f"{name} has type {found.get_dtype()}, which is none of {', '.join(_DTYPES)}")
+    return faults

@@ -1,0 +1,97 @@
+"""Which checkpoint is meant by a path and perhaps a step, and what it says beside its tensors; without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.manifest import MANIFEST_FILE, Manifest, join_faults, read_manifest
+from unipool_dist.checkpoint.offline.counting import Bar, no_bar
+from unipool_dist.checkpoint.offline.survey import quick_faults, step_in_name, thorough_faults
+from unipool_dist.checkpoint.progress import Progress, read_config, read_progress
+from unipool_dist.config import Config
+from unipool_dist.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Located:
+    """A checkpoint that is whole by its manifest and the sizes of its files."""
+
+    folder: Path
+    manifest: Manifest
+    progress: Progress
+    config: Config
+    """Resolved configuration of the run that wrote it."""
+    passed_over: tuple[str, ...] = ()
+    """What is wrong with newer checkpoints."""
+
+
+def locate(path: Path, step: int | None) -> Located:
+    """The checkpoint meant by ``path``: a checkpoint's own folder, or a run's, of which it is that of ``step``.
+
+    Without a step it is the newest that is whole by its manifest and the sizes of its files.
+
+    Raises:
+        CheckpointError: there is none, the one asked for is not whole, or it cannot be read by this version.
+    """
+    folders = checkpoint_folders(path, step)
+    faults: dict[Path, list[str]] = {}
+    for folder in reversed(folders):
+        faults[folder] = quick_faults(folder)
+        if not faults[folder]:
+            newer = [fault for other in faults.values() for fault in other]
+            return _open(folder, tuple(newer))
+    every = "\n  ".join(join_faults(found) for found in faults.values())
+    raise CheckpointError(
+        f"{path} has no checkpoint that is whole:\n  {every}\nChoose another step or restore the files"
+        if len(folders) > 1
+        else f"the checkpoint is damaged: {every}; choose another step or restore the files"
+    )
+
+
+def checkpoint_folders(path: Path, step: int | None) -> list[Path]:
+    """Folders of the checkpoints meant by ``path`` and ``step``, ascending by step; at least one.
+
+    ``path`` is a run directory, or one checkpoint's folder, which may have been moved elsewhere.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is no directory; give the run.dir of a run, or the folder of a checkpoint")
+    folder = path.resolve()
+    named = step_in_name(folder)
+    if named is not None or (folder / MANIFEST_FILE).is_file():
+        if step is not None and step != named:
+            raise CheckpointError(f"{path} is one checkpoint already, not that of step {step}; leave out --step")
+        return [folder]
+    directory = CheckpointDirectory(path)
+    steps = directory.steps()
+    if not steps:
+        raise CheckpointError(f"{path} has no checkpoints: there are none in {directory.path}")
+    if step is not None and step not in steps:
+        raise CheckpointError(f"{directory.path} has no checkpoint of step {step}; there are: {_listed(steps)}")
+    return [directory.folder(each) for each in (steps if step is None else [step])]
+
+
+def check_contents(located: Located, bar: Bar = no_bar) -> None:
+    """Compare every byte with the manifest.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    with bar("verifying", located.manifest.num_bytes) as count:
+        faults = thorough_faults(located.folder, count)
+    if faults:
+        raise CheckpointError(
+            f"the checkpoint is damaged: {join_faults(faults)}; choose another step or restore the files"
+        )
+
+
+def _open(folder: Path, passed_over: tuple[str, ...]) -> Located:
+    return Located(folder, read_manifest(folder), read_progress(folder), read_config(folder), passed_over)
+
+
+def _listed(steps: list[int]) -> str:
+    return ", ".join(map(str, steps))

@@ -1,0 +1,117 @@
+"""What there is in a run's ``checkpoints`` folder, as far as names, sizes and small files tell. Changes nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from unipool_dist.checkpoint.directory import ASIDE, CHECKPOINTS
+from unipool_dist.checkpoint.manifest import MANIFEST_FILE, Manifest, content_faults, read_manifest, size_faults
+from unipool_dist.checkpoint.offline.counting import Count
+from unipool_dist.checkpoint.progress import Progress, read_progress
+from unipool_dist.errors import CheckpointError
+
+Kind = Literal["checkpoint", "unfinished", "half-deleted", "aside"]
+
+_FOLDER = re.compile(r"step-(\d{8,})(?:\.(.+))?")
+_KINDS: dict[str | None, Kind] = {None: "checkpoint", "writing": "unfinished", "deleting": "half-deleted"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A folder of the run; only one of the kind ``checkpoint`` is ever resumed from."""
+
+    step: int
+    folder: Path
+    kind: Kind
+    reason: str | None
+    """Why it was set aside."""
+    num_bytes: int
+    num_files: int
+    """Files with tensors."""
+    faults: tuple[str, ...]
+    """What is wrong with a checkpoint, or with one set aside, by its manifest and the sizes of its files."""
+    progress: Progress | None
+    """``None`` if it cannot be read."""
+
+
+def survey(run_dir: Path) -> list[Entry]:
+    """Everything in ``run_dir/checkpoints``, ascending by step; empty if there is no such folder.
+
+    Raises:
+        CheckpointError: ``run_dir`` is no directory.
+    """
+    if not run_dir.is_dir():
+        raise CheckpointError(f"{run_dir} is no directory; give the run.dir of a run")
+    top = run_dir / CHECKPOINTS
+    folders = [folder for parent in (top, top / ASIDE) if parent.is_dir() for folder in parent.iterdir()]
+    entries = [entry for folder in folders if (entry := _entry(folder)) is not None]
+    return sorted(entries, key=lambda entry: (entry.step, entry.kind != "checkpoint", entry.folder.name))
+
+
+def step_in_name(folder: Path) -> int | None:
+    """The step of which ``folder`` is the checkpoint if its name is that of one, else ``None``."""
+    match = _FOLDER.fullmatch(folder.name)
+    return int(match[1]) if match and match[2] is None else None
+
+
+def quick_faults(folder: Path) -> list[str]:
+    """What is wrong with the checkpoint in ``folder`` by its manifest and the sizes of its files."""
+    return _faults(folder, size_faults)
+
+
+def thorough_faults(folder: Path, count: Count | None = None) -> list[str]:
+    """What is wrong with the checkpoint in ``folder``; reads every byte. ``count`` is told of bytes read."""
+    return _faults(folder, lambda folder, manifest: content_faults(folder, manifest.files, count))
+
+
+def _faults(folder: Path, of_files: Callable[[Path, Manifest], list[str]]) -> list[str]:
+    try:
+        manifest = read_manifest(folder)
+        if step_in_name(folder) not in (None, manifest.step):
+            return [f"{folder / MANIFEST_FILE} is that of step {manifest.step}"]
+        return of_files(folder, manifest)
+    except (CheckpointError, OSError) as error:
+        return [str(error)]
+
+
+def _entry(folder: Path) -> Entry | None:
+    match = _FOLDER.fullmatch(folder.name)
+    if match is None or not folder.is_dir():
+        return None
+    is_aside = folder.parent.name == ASIDE
+    kind: Kind | None = "aside" if is_aside else _KINDS.get(match[2])
+    if kind is None:
+        return None
+    faults: list[str] = quick_faults(folder) if kind in ("checkpoint", "aside") else []
+    progress = None
+    try:
+        progress = read_progress(folder)
+    except CheckpointError as error:
+        if kind == "checkpoint" and not faults:
+            faults = [str(error)]
+    sizes = dict(_sizes(folder))
+    return Entry(
+        step=int(match[1]),
+        folder=folder,
+        kind=kind,
+        reason=match[2] if is_aside else None,
+        num_bytes=sum(sizes.values()),
+        num_files=sum(name.endswith(".distcp") for name in sizes),
+        faults=tuple(faults),
+        progress=progress,
+    )
+
+
+def _sizes(folder: Path) -> list[tuple[str, int]]:
+    """Names and sizes of the files in ``folder``, as many as are still there: a run may be writing or deleting it."""
+    sizes = []
+    try:
+        for path in folder.iterdir():
+            sizes.append((path.name, path.stat().st_size))
+    except FileNotFoundError:
+        pass
+    return sizes

@@ -1,0 +1,23 @@
+"""``unipool-dist checkpoint``: looking at checkpoints, checking them, and taking them elsewhere."""
+
+from __future__ import annotations
+
+import click
+
+from unipool_dist.cli.checkpoint.exchange import export, import_
+from unipool_dist.cli.checkpoint.inspection import inspect
+from unipool_dist.cli.checkpoint.listing import list_, verify
+from unipool_dist.cli.checkpoint.resharding import reshard
+
+
+@click.group()
+def checkpoint() -> None:
+    """List, verify, inspect, reshard, export and import checkpoints.
+
+    RUN is the run.dir of a run. Where one checkpoint is meant it is the newest that is whole, or that of --step; or
+    give its folder, step-XXXXXXXX, in place of RUN.
+    """
+
+
+for command in (list_, verify, inspect, reshard, export, import_):
+    checkpoint.add_command(command)

@@ -1,0 +1,65 @@
+"""What the commands share: their options, and how they print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from unipool_dist.checkpoint.offline.counting import Count
+from unipool_dist.checkpoint.offline.locate import Located, locate
+
+run_argument = click.argument("run", type=click.Path(path_type=Path))
+step_option = click.option(
+    "--step", type=click.IntRange(min=0), metavar="N", help="The checkpoint of this step.  [default: newest whole one]"
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+
+
+def find(run: Path, step: int | None) -> Located:
+    """The checkpoint that is meant, with a warning on stderr if it is not the newest for want of one that is whole."""
+    located = locate(run, step)
+    for fault in located.passed_over:
+        click.echo(f"warning: a newer checkpoint is damaged and passed over: {fault}", err=True)
+    return located
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Write the one document that goes to standard output."""
+    click.echo(json.dumps(document, indent=1, default=str))
+
+
+@contextmanager
+def byte_bar(what: str, total: int) -> Iterator[Count]:
+    """A progress bar on stderr where that is a terminal, else nothing."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total, desc=what, unit="B", unit_scale=True, disable=not sys.stderr.isatty(), file=sys.stderr
+    ) as bar:
+        yield lambda num_bytes: bar.update(num_bytes)
+
+
+def size(num_bytes: int) -> str:
+    """``1.7 MB`` for people."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:,.1f} {unit}"
+    return f"{num_bytes} B"
+
+
+def files(count: int) -> str:
+    """``1 file``, ``2 files``."""
+    return "1 file" if count == 1 else f"{count:,} files"
+
+
+def layout(sizes: Mapping[str, int]) -> str:
+    """The layout of the run that wrote a checkpoint; an imported model was written by none."""
+    if not sizes:
+        return "imported"
+    return f"pp {sizes['pp']} x dp {sizes['dp']} x tp {sizes['tp']}, q {sizes['pool_parallel_size']}"

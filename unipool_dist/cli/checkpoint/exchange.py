@@ -1,0 +1,97 @@
+"""``unipool-dist checkpoint export`` and ``import``: a model out of a run, and a run that begins with a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from unipool_dist.checkpoint.offline.locate import check_contents
+from unipool_dist.cli.checkpoint.common import (
+    byte_bar,
+    files,
+    find,
+    json_option,
+    print_json,
+    run_argument,
+    size,
+    step_option,
+)
+from unipool_dist.resilience.lock import RunLock
+
+if TYPE_CHECKING:
+    from unipool_dist.checkpoint.offline.export_format import Dtype
+
+
+@click.command()
+@run_argument
+@click.argument("out", type=click.Path(path_type=Path))
+@step_option
+@click.option(
+    "--dtype",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Type of the weights; routers stay in fp32, as in training.",
+)
+@click.option(
+    "--max-shard-size-gb",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="Weights in one file, in 10^9 bytes; also what the export needs in memory.",
+)
+@json_option
+def export(run: Path, out: Path, step: int | None, dtype: str, max_shard_size_gb: float, as_json: bool) -> None:
+    """Write the model in a checkpoint of RUN to the new directory OUT.
+
+    \b
+    OUT/model.safetensors     the weights, or model-00001-of-0000N.safetensors and
+                              model.safetensors.index.json
+    OUT/config.yaml           the run's configuration
+    OUT/export.json           step, type, tokenizer, versions, and the files' hashes
+    OUT/tokenizer.model       or encoder.json and vocab.bpe: the corpus's tokenizer,
+                              if data.path still has it
+
+    The checkpoint is verified first. OUT is whole or absent.
+    """
+    from unipool_dist.checkpoint.offline.export import export_model
+
+    located = find(run, step)
+    check_contents(located, byte_bar)
+    record, missing = export_model(located, out, cast("Dtype", dtype), round(max_shard_size_gb * 1e9), byte_bar)
+    num_bytes = sum(file.num_bytes for file in record.files.values())
+    if as_json:
+        print_json({"path": out, "bytes": num_bytes, "tokenizer_missing": missing, **record.model_dump(mode="json")})
+        return
+    click.echo(
+        f"{out}: step {record.step}, {record.num_parameters:,} parameters in {record.dtype}, {size(num_bytes)} in "
+        f"{files(len(record.files))} of weights"
+    )
+    click.echo(f"tokenizer: {', '.join(record.tokenizer_files)}" if not missing else f"no tokenizer: {missing}")
+
+
+@click.command("import")
+@click.argument("exported", metavar="EXPORT", type=click.Path(path_type=Path))
+@run_argument
+@json_option
+def import_(exported: Path, run: Path, as_json: bool) -> None:
+    """Make RUN a run that begins with the weights in EXPORT, which `export` has written.
+
+    `unipool-dist train CONFIG run.dir=RUN --resume` then starts at step 1 with these weights, without optimizer
+    states, at the start of the schedule, and on any corpus with the same tokenizer. CONFIG must describe a model of
+    the same shape; RUN/config.yaml does.
+    """
+    from unipool_dist.checkpoint.offline.import_model import check_is_no_run, import_model, open_export
+
+    check_is_no_run(run)
+    export = open_export(exported, byte_bar)
+    with RunLock(run):
+        folder = import_model(export, run, byte_bar).folder(0)
+    parameters = export.record.num_parameters
+    if as_json:
+        print_json({"run": run, "path": folder, "step": 0, "parameters": parameters, "from": exported})
+    else:
+        click.echo(f"{run}: step 0 with the {parameters:,} parameters of {exported}")
+        click.echo(f"next: unipool-dist train CONFIG run.dir={run} --resume")

@@ -1,0 +1,122 @@
+"""``unipool-dist checkpoint list`` and ``verify``: what there is, and whether it is good."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from unipool_dist.checkpoint.directory import CHECKPOINTS
+from unipool_dist.checkpoint.manifest import join_faults, read_manifest
+from unipool_dist.checkpoint.offline.locate import checkpoint_folders
+from unipool_dist.checkpoint.offline.survey import Entry, step_in_name, survey, thorough_faults
+from unipool_dist.cli.checkpoint.common import byte_bar, json_option, layout, print_json, run_argument, size
+from unipool_dist.cli.table import aligned
+from unipool_dist.errors import CheckpointError
+
+_HEAD = ("step", "written at", "size", "files", "written by", "state")
+
+
+@click.command("list")
+@run_argument
+@json_option
+def list_(run: Path, as_json: bool) -> None:
+    """List the checkpoints of RUN, and what else is among them.
+
+    A checkpoint is "whole" if its files have the sizes in its manifest; `verify` reads them. Others are marked:
+    unfinished ones, which a run is writing or a killed one has left; half-deleted ones; and those that a resumed run
+    has set aside in checkpoints/aside. No run resumes from these.
+    """
+    entries = survey(run)
+    if as_json:
+        print_json({"run": run, "checkpoints": [_record(entry) for entry in entries]})
+    elif not entries:
+        click.echo(f"{run} has no checkpoints: there are none in {run / CHECKPOINTS}")
+    else:
+        rows = [_HEAD, *(_row(entry) for entry in entries)]
+        click.echo("\n".join(aligned(rows, right=(0, 2, 3))))
+
+
+@click.command()
+@run_argument
+@click.option("--step", type=click.IntRange(min=0), metavar="N", help="Only the checkpoint of this step.")
+@json_option
+def verify(run: Path, step: int | None, as_json: bool) -> None:
+    """Read every byte of RUN's checkpoints and compare it with their manifests.
+
+    Exit status 1 if anything is wrong; each bad file is named.
+    """
+    folders = checkpoint_folders(run, step)
+    results: list[dict[str, Any]] = []
+    with byte_bar("verifying", sum(_stated_bytes(folder) for folder in folders)) as count:
+        for folder in folders:
+            faults = thorough_faults(folder, count)
+            if not folder.exists():
+                click.echo(f"{folder} was deleted meanwhile by the run, and is left out", err=True)
+                continue
+            results.append({"step": _step(folder), "ok": not faults, "faults": faults, "bytes": _stated_bytes(folder)})
+    ok = all(result["ok"] for result in results)
+    if as_json:
+        print_json({"run": run, "ok": ok, "checkpoints": results})
+    else:
+        for result in results:
+            state = "whole" if result["ok"] else "DAMAGED"
+            click.echo(f"step {result['step']}: {state}, {size(result['bytes'])}")
+            for fault in result["faults"]:
+                click.echo(f"  {fault}")
+    if not ok:
+        sys.exit(1)
+
+
+def _stated_bytes(folder: Path) -> int:
+    try:
+        return read_manifest(folder).num_bytes
+    except CheckpointError:
+        return 0
+
+
+def _step(folder: Path) -> int | None:
+    """``None`` of a folder that was renamed and has no manifest that can be read."""
+    try:
+        return read_manifest(folder).step
+    except CheckpointError:
+        return step_in_name(folder.resolve())
+
+
+def _state(entry: Entry) -> str:
+    if entry.kind == "unfinished":
+        return "unfinished: being written, or left by a killed run"
+    if entry.kind == "half-deleted":
+        return "half-deleted"
+    state = join_faults(entry.faults) or "whole"
+    return f"set aside ({entry.reason}): {state}" if entry.kind == "aside" else state
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    progress = entry.progress
+    return (
+        str(entry.step),
+        progress.written_at if progress else "-",
+        size(entry.num_bytes),
+        str(entry.num_files),
+        layout(progress.layout) if progress else "-",
+        _state(entry),
+    )
+
+
+def _record(entry: Entry) -> dict[str, Any]:
+    progress = entry.progress
+    return {
+        "step": entry.step,
+        "path": entry.folder,
+        "kind": entry.kind,
+        "reason": entry.reason,
+        "whole": entry.kind in ("checkpoint", "aside") and not entry.faults,
+        "faults": entry.faults,
+        "bytes": entry.num_bytes,
+        "files": entry.num_files,
+        "written_at": progress.written_at if progress else None,
+        "layout": progress.layout if progress else None,
+    }

@@ -1,0 +1,70 @@
+"""``unipool-dist checkpoint reshard``: the same checkpoint in another number of files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from unipool_dist.checkpoint.offline.locate import check_contents
+from unipool_dist.cli.checkpoint.common import (
+    byte_bar,
+    files,
+    find,
+    json_option,
+    print_json,
+    run_argument,
+    size,
+    step_option,
+)
+from unipool_dist.cli.rundir import CONFIG_FILE
+from unipool_dist.config import dump_config
+from unipool_dist.resilience.lock import RunLock
+
+
+@click.command()
+@run_argument
+@click.argument("out", type=click.Path(path_type=Path))
+@step_option
+@click.option(
+    "--files",
+    "num_files",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Files to make of the tensors.",
+)
+@json_option
+def reshard(run: Path, out: Path, step: int | None, num_files: int, as_json: bool) -> None:
+    """Copy a checkpoint of RUN into the run directory OUT with its tensors cut into --files files of equal size.
+
+    Not needed to go on on another layout: every layout resumes every checkpoint as it is. It serves the number of
+    files alone, one for each rank that wrote the checkpoint: after a run on thousands of ranks that can be more than a
+    file system or a copy likes.
+
+    The checkpoint is verified first. `unipool-dist train CONFIG run.dir=OUT --resume` goes on from the copy.
+    """
+    from unipool_dist.checkpoint.offline.reshard import reshard as reshard_checkpoint
+
+    located = find(run, step)
+    check_contents(located, byte_bar)
+    with RunLock(out):
+        directory = reshard_checkpoint(located, out, num_files, byte_bar)
+        # Without it `train` would take OUT for an empty directory, and delete its checkpoints unless it is to resume.
+        if not (out / CONFIG_FILE).exists():
+            of_out = located.config.run.model_copy(update={"dir": str(out)})
+            dump_config(located.config.model_copy(update={"run": of_out}), out / CONFIG_FILE)
+    folder = directory.folder(located.progress.step)
+    num_bytes = sum(path.stat().st_size for path in folder.iterdir())
+    if as_json:
+        print_json(
+            {
+                "step": located.progress.step,
+                "from": located.folder,
+                "path": folder,
+                "files": num_files,
+                "bytes": num_bytes,
+            }
+        )
+    else:
+        click.echo(f"{folder}: step {located.progress.step}, {size(num_bytes)} in {files(num_files)} of tensors")
