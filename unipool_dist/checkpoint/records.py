@@ -41,7 +41,7 @@ class RecordFile:
             with zipfile.ZipFile(_Window(self._bytes[offset : offset + length].data)) as archive:
                 member = next(item for item in archive.infolist() if item.filename.endswith("/data/0"))
             header = offset + member.header_offset
-            name_length, extra_length = _LOCAL_HEADER.unpack_from(self._bytes, header)
+            name_length, extra_length = _LOCAL_HEADER.unpack_from(self._bytes.data, header)
         except (zipfile.BadZipFile, StopIteration, struct.error, ValueError, OSError) as error:
             raise CheckpointError(f"{self._path} has no tensor at byte {offset}: {error}") from None
         start = header + _LOCAL_HEADER.size + name_length + extra_length

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,11 +20,12 @@ from unipool_dist.checkpoint.manifest import (
     size_faults,
 )
 from unipool_dist.checkpoint.planners import PieceLoadPlanner
-from unipool_dist.checkpoint.progress import CONFIG_FILE, Progress, read_progress, restore_random_state
+from unipool_dist.checkpoint.progress import Progress, read_config, read_progress
+from unipool_dist.checkpoint.randomness import restore_random_state
 from unipool_dist.checkpoint.state import RunState
 from unipool_dist.checkpoint.storage import SafeReader
-from unipool_dist.config import Config, load_config
-from unipool_dist.errors import CheckpointError, ConfigError
+from unipool_dist.config import Config
+from unipool_dist.errors import CheckpointError
 from unipool_dist.topology.agreement import failing_together
 
 Verify = Literal["size", "hash"]
@@ -100,26 +100,12 @@ def load_checkpoint(found: Found, state: RunState, group: dist.ProcessGroup) -> 
         dcp.load({}, storage_reader=reader, planner=planner, process_group=group)
     except CheckpointException as error:
         rank, (cause, _) = next(iter(sorted(error.failures.items())))
-        if isinstance(cause, pickle.UnpicklingError):  # torch's own message says how to have it executed
-            cause = CheckpointError("a record that should be a tensor is something else, which is not loaded")
         raise CheckpointError(f"{found.folder} cannot be loaded: rank {rank}: {cause}") from None
     state.optimizer.finish_loading(progress.schedule_steps)
     if progress.optimizer_states:
         state.small.apply()
     if progress.random is not None:
         restore_random_state(progress.random)
-
-
-def read_config(folder: Path) -> Config:
-    """The resolved configuration in a checkpoint.
-
-    Raises:
-        CheckpointError: it cannot be read by this version.
-    """
-    try:
-        return load_config(folder / CONFIG_FILE)
-    except ConfigError as error:
-        raise CheckpointError(f"the checkpoint's configuration cannot be used: {error}") from None
 
 
 def _fault(folder: Path, group: dist.ProcessGroup, verify: Verify) -> str | None:

@@ -16,8 +16,8 @@ from unipool_dist.checkpoint.progress import (
     Progress,
     current_versions,
     now,
-    random_state,
 )
+from unipool_dist.checkpoint.randomness import random_state
 from unipool_dist.checkpoint.save import write_checkpoint
 from unipool_dist.checkpoint.shares import share_writes
 from unipool_dist.checkpoint.snapshot import Snapshot

@@ -12,19 +12,23 @@ from typing import Any
 
 import torch
 import xxhash
+from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.filesystem import FileSystem
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
+from torch.futures import Future
 
 from unipool_dist.checkpoint.manifest import FileRecord
+from unipool_dist.checkpoint.records import RecordFile
 from unipool_dist.errors import CheckpointError
 
 
 class HashingWriter(FileSystemWriter):
     """Writes one file per rank, flushed to disk, and knows the size and hash of every file it has written."""
 
-    def __init__(self, path: Path, num_files: int = 1) -> None:
-        super().__init__(path, thread_count=num_files)
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self.fs = self._hashing = _HashingFileSystem()
 
     @property
@@ -37,20 +41,55 @@ class HashingWriter(FileSystemWriter):
 
 
 class SafeReader(FileSystemReader):
-    """Reads tensors alone; the index, which is a pickle, through an unpickler that knows its few classes and no other.
+    """Reads tensors alone, and of a tensor's record its elements alone; the index, which is a pickle, through an
+    unpickler that knows its few classes and no other.
 
     Raises:
-        CheckpointError: the index asks for anything else.
+        CheckpointError: the index is damaged, or asks for anything else.
     """
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        # Now, because torch.distributed.checkpoint would log an error of it with its traceback, and try once more.
+        self._index = _read_index(path / INDEX_FILE)
+
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        path = Path(self.path) / INDEX_FILE
+        self._index.storage_meta = StorageMeta(load_id=self.load_id)
+        return self._index
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        files: dict[str, RecordFile] = {}
+        for item in sorted(plan.items, key=lambda item: self._info(item).offset):
+            info = self._info(item)
+            if info.relative_path not in files:
+                files[info.relative_path] = RecordFile(Path(self.path) / info.relative_path)
+            tensor = self._index.state_dict_metadata[item.storage_index.fqn]
+            assert isinstance(tensor, TensorStorageMetadata)
+            chunk = next(chunk for chunk in tensor.chunks if chunk.offsets == item.storage_index.offset)
+            values = files[info.relative_path].tensor(info.offset, info.length, tensor.properties.dtype, chunk.sizes)
+            target = planner.resolve_tensor(item)
+            target.copy_(narrow_tensor_by_index(values, item.storage_offsets, item.lengths))
+            planner.commit_tensor(item, target)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def _info(self, item: ReadItem) -> Any:
+        """File, offset and length of the record that an item is read from."""
+        return self.storage_data[item.storage_index]
+
+
+def _read_index(path: Path) -> Metadata:
+    try:
         with path.open("rb") as file:
-            metadata = _IndexUnpickler(file, path).load()
-        if not isinstance(metadata, Metadata):
-            raise CheckpointError(f"{path} is no index of a checkpoint; restore the file or delete the checkpoint")
-        metadata.storage_meta = StorageMeta(load_id=self.load_id)
-        return metadata
+            index = _IndexUnpickler(file, path).load()
+    except CheckpointError:
+        raise
+    except Exception as error:  # unpickling raises anything
+        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+    if not isinstance(index, Metadata):
+        raise CheckpointError(f"{path} is no index of a checkpoint; restore the file or delete the checkpoint")
+    return index
 
 
 INDEX_FILE = ".metadata"
@@ -98,10 +137,12 @@ class _HashingStream(io.BufferedWriter):
         return super().write(data)
 
     def close(self) -> None:
-        if not self.closed:
-            self.flush()
-            self.record = FileRecord(self.tell(), self._hash.hexdigest())
-        super().close()
+        try:
+            if not self.closed:
+                self.flush()
+                self.record = FileRecord(self.tell(), self._hash.hexdigest())
+        finally:  # on a full disk too, or the file would keep its room even after it is deleted
+            super().close()
 
 
 class _HashingFileSystem(FileSystem):
