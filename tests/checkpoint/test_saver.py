@@ -69,7 +69,7 @@ class _Gate:
             assert self._open.wait(30)
             return self._write(*args)
 
-        saver_module.write_checkpoint = held_back
+        saver_module.write_checkpoint = held_back  # type: ignore[assignment]
         return self
 
     def __exit__(self, *_: object) -> None:

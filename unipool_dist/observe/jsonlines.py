@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from unipool_dist.errors import NonFiniteError, UnipoolError
+from unipool_dist.observe.naming import naming
 
 
 class JsonLinesWriter:
@@ -28,24 +29,32 @@ class JsonLinesWriter:
             kept = [record for record in read_json_lines(path) if record["step"] <= resume_from_step]
         # Written beside and renamed: a crash here leaves either the old file or the new one.
         draft = path.with_name(path.name + ".new")
-        draft.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        os.replace(draft, path)
-        self._file = path.open("a", encoding="utf-8")
+        with naming(path):
+            draft.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+            os.replace(draft, path)
+            self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append ``record``.
 
         Raises:
             NonFiniteError: a number in it is NaN or infinite, at any depth; nothing is written.
+            UnipoolError: the file cannot be written; its last line may be cut short.
         """
         assert "step" in record, "a record without a step cannot be dropped on resume"
         plain = {key: _plain(value, f"step {record['step']}: {key}") for key, value in record.items()}
-        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(json.dumps(plain, allow_nan=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        """Close the file; closing twice is harmless."""
-        self._file.close()
+        """Close the file; closing twice is harmless.
+
+        Raises:
+            UnipoolError: what an earlier :meth:`write` could not write still cannot be written.
+        """
+        with naming(self.path):
+            self._file.close()
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

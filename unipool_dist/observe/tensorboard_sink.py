@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
+from unipool_dist.observe.naming import naming
 from unipool_dist.observe.usage import Counts, summarize
 
 CELL_PIXELS = 12  # side of the square that shows one layer and expert
@@ -19,7 +20,7 @@ class TensorBoardSink:
     """Writes event files into ``folder``; on resume, TensorBoard hides what the earlier part wrote after that step.
 
     ``resume_from_step=None`` begins a run: event files left by an earlier one are removed, since TensorBoard would draw
-    both as one curve.
+    both as one curve. Each method raises a :class:`~unipool_dist.errors.UnipoolError` once files cannot be written.
     """
 
     def __init__(self, folder: Path, *, resume_from_step: int | None) -> None:
@@ -27,12 +28,15 @@ class TensorBoardSink:
             for stale in folder.glob("events.out.tfevents.*"):
                 stale.unlink()
         purge_step = None if resume_from_step is None else resume_from_step + 1
-        self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
+        self._folder = folder
+        with naming(folder):
+            self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
 
     def scalars(self, step: int, prefix: str, values: Mapping[str, float | int]) -> None:
         """One curve ``prefix/name`` per value."""
-        for name, value in values.items():
-            self._writer.add_scalar(f"{prefix}/{name}", value, step)
+        with naming(self._folder):  # a thread writes; what it could not write is known by the next call
+            for name, value in values.items():
+                self._writer.add_scalar(f"{prefix}/{name}", value, step)
 
     def usage(self, step: int, counts_LE: Counts, num_pools: int) -> None:
         """The heat map of a window, and the numbers that summarise it."""
@@ -44,11 +48,13 @@ class TensorBoardSink:
             "ownership": summary.ownership,
         }
         self.scalars(step, "experts", numbers)
-        self._writer.add_image("experts/assignments", heat_map(counts_LE), step, dataformats="HWC")
+        with naming(self._folder):
+            self._writer.add_image("experts/assignments", heat_map(counts_LE), step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush and close."""
-        self._writer.close()
+        with naming(self._folder):
+            self._writer.close()
 
 
 def heat_map(counts_LE: Counts) -> NDArray[np.uint8]:

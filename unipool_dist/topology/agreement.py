@@ -14,8 +14,9 @@ from unipool_dist.errors import RemoteError, UnipoolError
 def failing_together(doing: str, group: dist.ProcessGroup | None = None) -> Iterator[None]:
     """Run the body on every rank; if it raised a :class:`UnipoolError` or ``OSError`` anywhere, raise on all ranks.
 
-    A rank whose own body raised raises that; the others raise :class:`RemoteError` with the first failing rank's
-    message. The body must not communicate. Collectives: one all_gather_object over ``group``, by default the world.
+    A rank whose own body raised raises that, an ``OSError`` as a :class:`UnipoolError` that says what failed; the
+    others raise :class:`RemoteError` with the first failing rank's message. The body must not communicate.
+    Collectives: one all_gather_object over ``group``, by default the world.
     """
     error: Exception | None = None
     try:
@@ -24,6 +25,8 @@ def failing_together(doing: str, group: dist.ProcessGroup | None = None) -> Iter
         error = caught
     messages: list[str | None] = [None] * dist.get_world_size(group)
     dist.all_gather_object(messages, None if error is None else f"{type(error).__name__}: {error}", group)
+    if isinstance(error, OSError):
+        raise UnipoolError(f"{doing} failed: {error}") from error
     if error is not None:
         raise error
     for rank, message in enumerate(messages):

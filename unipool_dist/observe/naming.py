@@ -1,0 +1,24 @@
+"""What a run records may not fit on its disk: the error then names the file and says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from unipool_dist.errors import UnipoolError
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Run the body, which writes ``path``.
+
+    Raises:
+        UnipoolError: instead of an ``OSError`` of the body.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UnipoolError(
+            f"{path} cannot be written: {error.strerror}; make room or repair the file system, then go on with --resume"
+        ) from None
