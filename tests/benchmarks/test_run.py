@@ -34,7 +34,8 @@ def test_exchange_sends_at_most_a_tenth_more_than_it_must(figures: dict[str, Any
 
 
 def test_the_benchmark_of_checkpoints_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.checkpoint", "--quick", "--json", "--folder", tmp_path]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.checkpoint", "--quick", "--json"]
+    command += ["--folder", str(tmp_path)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True, timeout=240)
     rounds = json.loads(done.stdout[done.stdout.index("[") :])
