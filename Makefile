@@ -14,6 +14,8 @@ TRAIN_CONFIG ?= configs/small.yaml
 NPROC ?= 4
 TRAIN_ARGS ?=
 PYTEST_ARGS ?=
+SOAK_KILLS ?= 50
+SOAK_ARGS ?=
 BENCH_ARGS ?=
 
 # A variable, because a comma would end the argument of a $(call).
@@ -34,7 +36,7 @@ constraints = constraints/py$$($(BIN)/python -c 'import sys; print("%d%d" % sys.
 pip_install = $(BIN)/python -m pip install --no-compile --constraint $(constraints) $(1) >>$(INSTALL_LOG) 2>&1 || \
 	{ tail -n 30 $(INSTALL_LOG); echo "installation failed; the whole log is in $(INSTALL_LOG)" >&2; exit 1; }
 
-.PHONY: help setup train test test-py312 check format bench bench-checkpoint clean
+.PHONY: help setup train test test-py312 check format bench bench-checkpoint soak-checkpoint clean
 
 help: ## this list
 	@awk -F ':.*## *' '/^[a-z0-9-]+:.*##/ { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -71,6 +73,9 @@ format: $(INSTALLED) ## reformat, and fix what lint can fix
 
 bench-checkpoint: $(INSTALLED) ## speed of saving and loading against the disk's own, and the stall of training
 	$(BIN)/python -W ignore -m benchmarks.checkpoint $(BENCH_ARGS)
+
+soak-checkpoint: $(INSTALLED) ## kill a run SOAK_KILLS times and see what is lost; a quarter of an hour
+	$(BIN)/python -W ignore -m tests.soak.checkpoint_soak --kills $(SOAK_KILLS) $(SOAK_ARGS)
 
 bench: $(BENCH_INSTALLED) ## speed and bytes sent, against dense and ideal
 	$(BIN)/python -m benchmarks.run

@@ -1,10 +1,10 @@
 """``python -m tests.soak.checkpoint_soak``: one training run, killed again and again, must lose next to nothing.
 
 A small run of four processes (two stages, two data-parallel ranks, one pool over all) saves every five steps. It is
-killed with SIGKILL at random moments, a part of them while a checkpoint is being written, mostly one rank, sometimes the
-launcher. After each kill: every checkpoint is whole, every byte of it; no more is lost than one interval and the steps
-that ran while the last save was still being written. The next start must resume from exactly the newest checkpoint. In
-the end the state equals, bit for bit, that of a run that was never interrupted.
+killed with SIGKILL at random moments, a part of them while a checkpoint is being written, mostly one rank, sometimes
+the launcher. After each kill: every checkpoint is whole, every byte of it; no more is lost than one interval and the
+steps that ran while the last save was still being written. The next start must resume from exactly the newest
+checkpoint. In the end the state equals, bit for bit, that of a run that was never interrupted.
 
 Interrupted itself, it goes on where it was, unless started with ``--fresh``.
 """
@@ -12,7 +12,6 @@ Interrupted itself, it goes on where it was, unless started with ``--fresh``.
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -20,22 +19,20 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
 import click
-import psutil
 
 from tests.soak.promises import Remains, ViolationError, check_equal, check_resumed, draft, require
+from tests.soak.victim import command_of, end_all, kill_one, prepared_corpus, processes_of
 from tests.support.running import Run, last_step, one_thread
-from tests.support.runs import train_command, write_sources
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 
 INTERVAL = 5
-LAYOUT = ("parallel.pp=2", "parallel.dp=2", "pool.parallel_size=4")
 MOST_STEPS = 8
 """New steps after which a run is killed at the latest."""
 
@@ -69,17 +66,19 @@ class Soak:
 
     def run(self) -> None:
         """Raises :class:`ViolationError` as soon as a promise is broken."""
-        _end_all(self._run_dir)
-        corpus, reference = self._corpus(), self._folder / "uninterrupted"
+        end_all(self._run_dir)
+        corpus, reference = prepared_corpus(self._folder), self._folder / "uninterrupted"
         if self._steps not in CheckpointDirectory(reference).steps():
-            command = self._command(corpus, reference, "--overwrite")
+            command = command_of(corpus, reference, "--overwrite", self._steps, INTERVAL)
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=one_thread())
         if self.kills:
             click.echo(f"going on after {len(self.kills)} kills")
         while len(self.kills) < self._num_kills:
             kill = self._kill_once(corpus, random.Random(f"{self._seed} {len(self.kills)}"))
             self.kills.append(kill)
-            self._record.write_text(json.dumps([asdict(kill) for kill in self.kills], indent=1))
+            new_record = self._record.with_suffix(".new")
+            new_record.write_text(json.dumps([asdict(kill) for kill in self.kills], indent=1))
+            new_record.replace(self._record)
             click.echo(f"kill {len(self.kills):3}/{self._num_kills}: {_in_words(kill)}")
         newest = Remains(self._run_dir, INTERVAL).newest
         status, output = self._start(corpus).end(600)
@@ -111,13 +110,13 @@ class Soak:
                     self._until(run, lambda: draft(self._run_dir) is not None)
                     time.sleep(draw.uniform(0, 0.03))
             during_save = moment != "start" and draft(self._run_dir) is not None
-            victim = _kill_one(run, draw)
+            victim = kill_one(run, draw)
             killed = time.monotonic()
             with suppress(subprocess.TimeoutExpired):
                 run.process.wait(60)
         finally:
             run.kill()
-        self._until(None, lambda: not list(_processes_of(self._run_dir)))
+        self._until(None, lambda: not list(processes_of(self._run_dir)))
         end_s = time.monotonic() - killed
         check_resumed(run.output(), before.newest)
         after = Remains(self._run_dir, INTERVAL)
@@ -144,47 +143,8 @@ class Soak:
             time.sleep(0.002 if run else 0.05)
 
     def _start(self, corpus: Path) -> Run:
-        return Run(self._command(corpus, self._run_dir, "--resume"), self._run_dir, self._folder / "run.log")
-
-    def _command(self, corpus: Path, run_dir: Path, flag: str) -> list[str]:
-        steps = (f"train.steps={self._steps}", f"checkpoint.interval={INTERVAL}", "log.interval=1")
-        return train_command(
-            corpus, run_dir, 4, flag, *LAYOUT, *steps, "train.eval_sequences=0", "log.tensorboard=false"
-        )
-
-    def _corpus(self) -> Path:
-        corpus = self._folder / "corpus"
-        if not (corpus / "manifest.json").exists():
-            sources = [f"--source={name}={path}" for name, path in write_sources(self._folder).items()]
-            command = [sys.executable, "-m", "unipool_dist", "data", "prepare", str(corpus), *sources]
-            subprocess.run([*command, "--vocab-size", "320"], check=True, stdout=subprocess.DEVNULL)
-        return corpus
-
-
-def _kill_one(run: Run, draw: random.Random) -> str:
-    """SIGKILL to a rank, or, now and then and while there is none, to the launcher."""
-    ranks = run.ranks()
-    name = draw.choice([f"rank {rank}" for rank in sorted(ranks)] or [""])
-    if not ranks or draw.random() < 0.15:
-        run.process.kill()
-        return "launcher"
-    with suppress(ProcessLookupError):
-        os.kill(ranks[int(name.split()[1])], signal.SIGKILL)
-    return name
-
-
-def _processes_of(run_dir: Path) -> Iterator[psutil.Process]:
-    for process in psutil.process_iter(["cmdline", "status"]):
-        if f"run.dir={run_dir}" in (process.info["cmdline"] or ()) and process.info["status"] != psutil.STATUS_ZOMBIE:
-            yield process
-
-
-def _end_all(run_dir: Path) -> None:
-    """End what is left of an earlier soak that was killed."""
-    for process in _processes_of(run_dir):
-        with suppress(psutil.Error):
-            process.kill()
-            process.wait(10)
+        command = command_of(corpus, self._run_dir, "--resume", self._steps, INTERVAL)
+        return Run(command, self._run_dir, self._folder / "run.log")
 
 
 def _in_words(kill: Kill) -> str:
@@ -199,9 +159,11 @@ def _summary(kills: list[Kill]) -> str:
     trained = [kill for kill in kills if kill.new_steps]
     lost = Counter(kill.lost for kill in trained)
     starts, ends = [kill.start_s for kill in kills if kill.start_s] or [0.0], [kill.end_s for kill in kills]
+    during_save = sum(kill.during_save for kill in kills)
+    of_launcher = sum(kill.victim == "launcher" for kill in kills)
     return (
-        f"{len(kills)} kills, {sum(kill.during_save for kill in kills)} during a save, {len(kills) - len(trained)} before "
-        f"the first step, {sum(kill.victim == 'launcher' for kill in kills)} of the launcher\n"
+        f"{len(kills)} kills, {during_save} during a save, {len(kills) - len(trained)} before the first step, "
+        f"{of_launcher} of the launcher\n"
         f"lost at most {max(lost, default=0)} steps, with {INTERVAL} between checkpoints; by steps lost: "
         f"{', '.join(f'{steps}: {lost[steps]}' for steps in sorted(lost))}\n"
         f"from start to first step {median(starts):.1f} s (at most {max(starts):.1f}); from kill to the end of all "
@@ -219,7 +181,7 @@ def main(kills: int, seed: int, folder: Path, fresh: bool) -> None:
     """Kill a training run again and again; exit status 1 if a promise is broken."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the run is ended too
     if fresh:
-        _end_all(folder.absolute() / "run")
+        end_all(folder.absolute() / "run")
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     soak = Soak(folder.absolute(), kills, seed)
