@@ -13,10 +13,10 @@ from tests.checkpoint.support import load_step, save_step
 from tests.support.training import built, tiny_config
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.manifest import MANIFEST_FILE, Manifest, hash_file, read_manifest
-from unipool_dist.checkpoint.resume import Verify, find_checkpoint
+from unipool_dist.checkpoint.resume import DamagedError, Found, Verify, find_checkpoint
 from unipool_dist.errors import CheckpointError
 from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.groups import process_groups
+from unipool_dist.topology.groups import ParallelGroups, process_groups
 
 FILES = (".metadata", "__0_0.distcp", "__1_0.distcp", "state.json", "config.yaml", MANIFEST_FILE)
 STEPS = (1, 2, 3)
@@ -50,14 +50,29 @@ def find_all(environment: Environment, looks: list[tuple[Path, int | None, Verif
     with process_groups(tiny_config("parallel.pp=2", world_size=RANKS), environment) as groups:
         for run_dir, from_step, verify in looks:
             try:
-                found = find_checkpoint(
-                    CheckpointDirectory(run_dir), groups.storage, from_step=from_step, verify=verify
-                )
+                found = _find_whole(CheckpointDirectory(run_dir), groups, from_step, verify)
             except CheckpointError as error:
                 outcomes.append(Outcome(error=str(error)))
             else:
-                outcomes.append(Outcome(found.step, found.damaged) if found is not None else Outcome())
+                outcomes.append(Outcome(found.step, dict(found.damaged)) if found is not None else Outcome())
     return outcomes
+
+
+def _find_whole(
+    directory: CheckpointDirectory, groups: ParallelGroups, from_step: int | None, verify: Verify
+) -> Found | None:
+    """As a session does it: what turns out to be damaged is passed over."""
+    damaged: dict[int, str] = {}
+    while True:
+        found = find_checkpoint(directory, groups.storage, from_step=from_step, verify=verify, damaged=damaged)
+        try:
+            if found is not None:
+                found.verification.confirm()
+            return found
+        except DamagedError as error:
+            if from_step is not None:
+                raise
+            damaged[error.step] = error.fault
 
 
 def load_all(environment: Environment, run_dirs: list[Path]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.manifest import (
     MANIFEST_FILE,
+    FileRecord,
+    Manifest,
     content_faults,
     deal,
     join_faults,
@@ -20,36 +24,84 @@ from unipool_dist.checkpoint.manifest import (
     size_faults,
 )
 from unipool_dist.checkpoint.planners import PieceLoadPlanner
-from unipool_dist.checkpoint.progress import Progress, read_config, read_progress
+from unipool_dist.checkpoint.progress import CONFIG_FILE, STATE_FILE, Progress, read_config, read_progress
 from unipool_dist.checkpoint.randomness import restore_random_state
 from unipool_dist.checkpoint.state import RunState
-from unipool_dist.checkpoint.storage import SafeReader
+from unipool_dist.checkpoint.storage import INDEX_FILE, SafeReader
 from unipool_dist.config import Config
 from unipool_dist.errors import CheckpointError
 from unipool_dist.topology.agreement import failing_together
 
 Verify = Literal["size", "hash"]
+SMALL_FILES = (STATE_FILE, CONFIG_FILE, INDEX_FILE)
+"""Read by every rank before anything else; verified even if only sizes are asked for."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint that was being loaded has turned out to be damaged; what was loaded from it must not be used."""
+
+    def __init__(self, step: int, fault: str) -> None:
+        super().__init__(f"the checkpoint of step {step} is damaged: {fault}; resume from another step")
+        self.step, self.fault = step, fault
+
+
+class Verification:
+    """This rank's share of a checkpoint's files, read and compared with the manifest by a thread beside whatever else
+    the rank does: reading waits for the disk most of the time."""
+
+    def __init__(self, step: int, folder: Path, files: Mapping[str, FileRecord], group: dist.ProcessGroup) -> None:
+        self._step, self._group = step, group
+        self._faults: list[str] = []
+        self._thread = threading.Thread(target=self._read, args=(folder, files), daemon=True)
+        self._thread.start()
+
+    def confirm(self) -> None:
+        """Wait until all files have been read. Collectives: one all_gather_object over the group.
+
+        Raises:
+            DamagedError: on every rank, if any of the files is not what the manifest says.
+        """
+        self._thread.join()
+        fault = _agree(self._faults, self._group)
+        if fault is not None:
+            raise DamagedError(self._step, fault)
+
+    def _read(self, folder: Path, files: Mapping[str, FileRecord]) -> None:
+        try:
+            self._faults = content_faults(folder, files)
+        except Exception as error:  # must not be taken for a file that is whole
+            self._faults = [f"{folder} cannot be verified: {type(error).__name__}: {error}"]
 
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint that has been verified."""
+    """A checkpoint whose files are all there; ``verification`` tells whether their content is that of the manifest."""
 
     step: int
     folder: Path
     progress: Progress
     config: Config
     """Resolved configuration of the run that wrote it."""
-    damaged: dict[int, str] = field(default_factory=dict)
+    verification: Verification
+    damaged: Mapping[int, str] = field(default_factory=dict)
     """Newer checkpoints that were passed over, with what is wrong with them."""
 
 
 def find_checkpoint(
-    directory: CheckpointDirectory, group: dist.ProcessGroup, *, from_step: int | None, verify: Verify
+    directory: CheckpointDirectory,
+    group: dist.ProcessGroup,
+    *,
+    from_step: int | None,
+    verify: Verify,
+    damaged: Mapping[int, str] | None = None,
 ) -> Found | None:
-    """The newest checkpoint that is whole, or the one of ``from_step``; ``None`` if there is none at all.
+    """The newest checkpoint that seems whole, or the one of ``from_step``; ``None`` if there is none at all.
 
-    Every file is read and compared with the manifest (with ``verify="size"`` only its size is), each by one rank.
+    Sizes of all files and the content of the small ones have been verified when this returns. With ``verify="hash"``
+    every other file is being read and compared with the manifest, each by one rank.
+
+    Args:
+        damaged: checkpoints to pass over, by step, with what is wrong with them.
 
     Collectives, over ``group`` (gloo, all ranks): broadcast_object_list of what rank 0 sees; for each checkpoint
     looked at, one all_gather_object.
@@ -64,17 +116,22 @@ def find_checkpoint(
         raise CheckpointError(
             f"{directory.path} has no checkpoint of step {from_step}; there are: {', '.join(map(str, steps)) or 'none'}"
         )
-    damaged: dict[int, str] = {}
-    for step in [from_step] if from_step is not None else reversed(steps):
-        fault = _fault(directory.folder(step), group, verify)
+    passed_over = dict(damaged or {})
+    candidates = [from_step] if from_step is not None else [step for step in reversed(steps) if step not in passed_over]
+    for step in candidates:
+        folder = directory.folder(step)
+        fault, manifest = _obvious_fault(folder, group)
         if fault is None:
-            folder = directory.folder(step)
-            return Found(step, folder, read_progress(folder), read_config(folder), damaged)
+            assert manifest is not None
+            large = {name: record for name, record in manifest.files.items() if name not in SMALL_FILES}
+            mine = deal(large, group.size())[group.rank()] if verify == "hash" else {}
+            verification = Verification(step, folder, mine, group)
+            return Found(step, folder, read_progress(folder), read_config(folder), verification, passed_over)
         if from_step is not None:
-            raise CheckpointError(f"the checkpoint of step {step} is damaged: {fault}; resume from another step")
-        damaged[step] = fault
-    if damaged:
-        faults = "\n  ".join(f"step {step}: {fault}" for step, fault in damaged.items())
+            raise DamagedError(step, fault)
+        passed_over[step] = fault
+    if passed_over:
+        faults = "\n  ".join(f"step {step}: {fault}" for step, fault in passed_over.items())
         raise CheckpointError(
             f"{directory.path} has no checkpoint that is whole:\n  {faults}\nRestore the files from a copy, or begin "
             f"the run anew with --overwrite, which deletes them"
@@ -85,10 +142,13 @@ def find_checkpoint(
 def load_checkpoint(found: Found, state: RunState, group: dist.ProcessGroup) -> None:
     """Put a checkpoint into this rank's optimizer, parameters, schedule, balance statistics and random generators.
 
+    Its files are read while they are still being verified: only when this returns is it known that they are whole.
+
     Collectives: agreement on the index over ``group`` and those of torch.distributed.checkpoint.load, then all-gathers
-    over the data-parallel and expert-data-parallel groups.
+    over the data-parallel and expert-data-parallel groups, and an all_gather_object over ``group``.
 
     Raises:
+        DamagedError: on every rank: a file is damaged; the state is partly that of the checkpoint and of no use.
         CheckpointError: on every rank: the checkpoint lacks a tensor, has another shape of it, or holds what is none.
     """
     progress = found.progress
@@ -99,6 +159,7 @@ def load_checkpoint(found: Found, state: RunState, group: dist.ProcessGroup) -> 
     try:
         dcp.load({}, storage_reader=reader, planner=planner, process_group=group)
     except CheckpointException as error:
+        found.verification.confirm()  # if a file is damaged, that is the cause
         rank, (cause, _) = next(iter(sorted(error.failures.items())))
         raise CheckpointError(f"{found.folder} cannot be loaded: rank {rank}: {cause}") from None
     state.optimizer.finish_loading(progress.schedule_steps)
@@ -106,21 +167,27 @@ def load_checkpoint(found: Found, state: RunState, group: dist.ProcessGroup) -> 
         state.small.apply()
     if progress.random is not None:
         restore_random_state(progress.random)
+    found.verification.confirm()
 
 
-def _fault(folder: Path, group: dist.ProcessGroup, verify: Verify) -> str | None:
-    """What is wrong with the checkpoint in ``folder``, the same answer on every rank."""
+def _obvious_fault(folder: Path, group: dist.ProcessGroup) -> tuple[str | None, Manifest | None]:
+    """What is wrong with the checkpoint in ``folder`` as far as sizes and small files tell, the same on every rank."""
     faults: list[str] = []
+    manifest = None
     try:
         manifest = read_manifest(folder)
         if folder.name == f"step-{manifest.step:08d}":
-            faults = size_faults(folder, manifest)
+            small = {name: record for name, record in manifest.files.items() if name in SMALL_FILES}
+            faults = size_faults(folder, manifest) or content_faults(folder, small)
         else:  # said first: if files were exchanged, the others only fail to match it
             faults = [f"{folder / MANIFEST_FILE} is that of step {manifest.step}"]
-        if not faults and verify == "hash":
-            faults = content_faults(folder, deal(manifest.files, group.size())[group.rank()])
     except (CheckpointError, OSError) as error:
         faults = [str(error)]
+    return _agree(faults, group), manifest
+
+
+def _agree(faults: list[str], group: dist.ProcessGroup) -> str | None:
+    """All ranks' faults in one line, the same on every rank; ``None`` if there are none."""
     answers: list[Any] = [None] * group.size()
     dist.all_gather_object(answers, faults, group)
     every = dict.fromkeys(fault for answer in answers for fault in answer)

@@ -9,14 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch.distributed as dist
+from torch import Tensor
 
 from unipool_dist.checkpoint.directory import CheckpointDirectory, outdated
-from unipool_dist.checkpoint.progress import (
-    DataIdentity,
-    Progress,
-    current_versions,
-    now,
-)
+from unipool_dist.checkpoint.pieces import Piece
+from unipool_dist.checkpoint.progress import DataIdentity, Progress, current_versions, now
 from unipool_dist.checkpoint.randomness import random_state
 from unipool_dist.checkpoint.save import write_checkpoint
 from unipool_dist.checkpoint.shares import share_writes
@@ -99,27 +96,31 @@ class Saver:
         interval = self._settings.interval
         due = closing or (interval > 0 and step % interval == 0)
         if due and self._last_step != step:
-            self.save(step)
+            self.save(step, waiting=closing or not self._settings.asynchronous)
         if closing:
             self.wait()
             if self._last_step != step:
                 assert self._current is not None
                 raise CheckpointError(f"the run ends without its last state saved: {self._current.error}")
 
-    def save(self, step: int) -> None:
-        """Begin to save the state, which is that of ``step``; wait for it if saves are not asynchronous.
+    def save(self, step: int, *, waiting: bool = False) -> None:
+        """Begin to save the state, which is that of ``step``; if ``waiting``, return when it is saved.
 
         Collectives: one all-reduce over the world here; those of ``write_checkpoint`` in the thread.
         """
         started = time.perf_counter()
         self.wait()
         self._state.small.collect()
-        self._snapshot.take()
-        progress = self._progress(step)
+        values = self._snapshot.values
+        if waiting and not self._snapshot.on_gpu:
+            values = self._snapshot.originals  # nothing changes them meanwhile
+        else:
+            self._snapshot.take()
         self._current = SaveReport(step, stall_s=time.perf_counter() - started)
-        self._thread = threading.Thread(target=self._write, args=(progress, self._current), daemon=True)
+        arguments = (self._progress(step), values, self._current)
+        self._thread = threading.Thread(target=self._write, args=arguments, daemon=True)
         self._thread.start()
-        if not self._settings.asynchronous:
+        if waiting:
             self._thread.join()
             self._current.stall_s = time.perf_counter() - started
             self.wait()
@@ -140,11 +141,11 @@ class Saver:
             self._last_step = self._current.step
         self._report(self._current)
 
-    def _write(self, progress: Progress, report: SaveReport) -> None:
+    def _write(self, progress: Progress, values: Callable[[Piece], Tensor], report: SaveReport) -> None:
         started = time.perf_counter()
         try:
             report.num_bytes = write_checkpoint(
-                self._directory, progress, self._config, self._writes, self._snapshot.values, self._groups.storage
+                self._directory, progress, self._config, self._writes, values, self._groups.storage
             )
         except Exception as error:  # handed to the training thread, which decides
             report.error = error

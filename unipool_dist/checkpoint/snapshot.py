@@ -21,10 +21,10 @@ class Snapshot:
         sizes: dict[torch.dtype, int] = defaultdict(int)
         for part in parts:
             sizes[part.flat.dtype] += part.piece.numel
-        on_gpu = any(part.flat.is_cuda for part in parts)
+        self.on_gpu = on_gpu = any(part.flat.is_cuda for part in parts)
         buffers = {dtype: torch.zeros(size, dtype=dtype, pin_memory=on_gpu) for dtype, size in sizes.items()}
         ends: dict[torch.dtype, int] = defaultdict(int)
-        self._sources = [part.values for part in parts]
+        self._sources = {part.piece: part.values for part in parts}
         self._copies: dict[Piece, Tensor] = {}
         for part in parts:
             dtype = part.flat.dtype
@@ -33,7 +33,7 @@ class Snapshot:
 
     def take(self) -> None:
         """Copy everything. What an earlier call copied is gone."""
-        for source, copy in zip(self._sources, self._copies.values(), strict=True):
+        for source, copy in zip(self._sources.values(), self._copies.values(), strict=True):
             copy.copy_(source, non_blocking=source.is_cuda)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
@@ -41,3 +41,7 @@ class Snapshot:
     def values(self, piece: Piece) -> Tensor:
         """The copied elements of one of the parts."""
         return self._copies[piece]
+
+    def originals(self, piece: Piece) -> Tensor:
+        """The elements themselves, which training changes."""
+        return self._sources[piece]

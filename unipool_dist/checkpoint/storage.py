@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
 
 from unipool_dist.checkpoint.manifest import FileRecord
-from unipool_dist.checkpoint.records import RecordFile
+from unipool_dist.checkpoint.records import RecordFile, read_part
 from unipool_dist.errors import CheckpointError
 
 
@@ -59,17 +59,22 @@ class SafeReader(FileSystemReader):
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         files: dict[str, RecordFile] = {}
-        for item in sorted(plan.items, key=lambda item: self._info(item).offset):
-            info = self._info(item)
-            if info.relative_path not in files:
-                files[info.relative_path] = RecordFile(Path(self.path) / info.relative_path)
-            tensor = self._index.state_dict_metadata[item.storage_index.fqn]
-            assert isinstance(tensor, TensorStorageMetadata)
-            chunk = next(chunk for chunk in tensor.chunks if chunk.offsets == item.storage_index.offset)
-            values = files[info.relative_path].tensor(info.offset, info.length, tensor.properties.dtype, chunk.sizes)
-            target = planner.resolve_tensor(item)
-            target.copy_(narrow_tensor_by_index(values, item.storage_offsets, item.lengths))
-            planner.commit_tensor(item, target)
+        try:
+            for item in sorted(plan.items, key=lambda item: (self._info(item).relative_path, self._info(item).offset)):
+                info = self._info(item)
+                if info.relative_path not in files:
+                    files[info.relative_path] = RecordFile(Path(self.path) / info.relative_path)
+                tensor = self._index.state_dict_metadata[item.storage_index.fqn]
+                assert isinstance(tensor, TensorStorageMetadata)
+                chunk = next(chunk for chunk in tensor.chunks if chunk.offsets == item.storage_index.offset)
+                whole = torch.empty(chunk.sizes, dtype=tensor.properties.dtype, device="meta")
+                part = narrow_tensor_by_index(whole, item.storage_offsets, item.lengths)
+                target = planner.resolve_tensor(item)
+                read_part(files[info.relative_path], info.offset, info.length, whole, part, target)
+                planner.commit_tensor(item, target)
+        finally:
+            for file in files.values():
+                file.close()
         done: Future[None] = Future()
         done.set_result(None)
         return done
