@@ -1,0 +1,219 @@
+"""Submitting, with SLURM's commands replaced by scripts that write down how they were called."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unipool_dist.config import load_config
+from unipool_dist.jobs.folder import JobFolder, run_config
+
+CONFIG = "model.num_layers=2"
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path) -> Path:
+    """A folder with an ``sbatch`` that writes its arguments to ``sbatch.called``, and a ``scontrol`` without jobs."""
+    folder = tmp_path / "slurm-bin"
+    folder.mkdir()
+    (folder / "sbatch").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{folder}/sbatch.called\necho "4711;lab"\n')
+    (folder / "scontrol").write_text('#!/bin/sh\necho "slurm_load_jobs error: Invalid job id specified" >&2\nexit 1\n')
+    for name in ("sbatch", "scontrol"):
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def submit(
+    cwd: Path, bin_folder: Path | None, *arguments: str, variables: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    path = f"{bin_folder}:{os.environ['PATH']}" if bin_folder else str(cwd / "nothing-here")
+    return subprocess.run(
+        [sys.executable, "-m", "unipool_dist", "submit", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PATH": path, **(variables or {})},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_corpus: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        f"data: {{path: {tiny_corpus}}}\nmodel: {{num_layers: 2}}\nparallel: {{pp: 2}}\nrun: {{dir: runs/tiny}}\n"
+    )
+    return path
+
+
+COMMON = ("--nodes", "2", "--gpus-per-node", "4", "--time", "1:00:00")
+
+
+def test_a_submission_freezes_all_that_the_run_is_made_of(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
+    done = submit(
+        tmp_path, fake_slurm, str(config), "train.steps=7", "run.dir=here", "optimizer.warmup_steps=1", *COMMON
+    )
+    assert done.returncode == 0, done.stderr
+    run_dir = tmp_path / "here"
+    assert "job 4711 is submitted" in done.stdout and f"unipool-dist status {run_dir}" in done.stdout
+    frozen = run_config(run_dir)
+    assert frozen.train.steps == 7 and frozen.parallel.dp == "auto" and frozen.run.dir == str(run_dir)
+    folder = JobFolder(run_dir)
+    assert folder.submissions() == ["4711"]
+    assert (folder.code / "unipool_dist" / "cli" / "submit.py").is_file() and (folder.launchers / "srun.sh").is_file()
+    job = folder.read()
+    assert job.tasks_per_node == 4 and "train.steps=7" in job.command and job.versions["torch"]
+    assert "torch==" in (folder.path / "packages.txt").read_text()
+    called = (fake_slurm / "sbatch.called").read_text().split()
+    assert called == ["--parsable", str(folder.script)]
+    script = folder.script.read_text()
+    for option in (
+        "--nodes=2",
+        "--gpus-per-node=4",
+        "--time=1:00:00",
+        "--requeue",
+        "--signal=USR1@180",
+        "--open-mode=append",
+    ):
+        assert f"#SBATCH {option}\n" in script
+    assert subprocess.run(["bash", "-n", str(folder.script)]).returncode == 0
+    # The frozen program runs the frozen code.
+    program = subprocess.run(
+        [folder.path / "bin" / "unipool-dist", "--help"], capture_output=True, text=True, env={"PATH": "/bin:/usr/bin"}
+    )
+    assert program.returncode == 0 and "submit" in program.stdout
+
+
+def test_secrets_are_not_written_down(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
+    variables = {"WANDB_API_KEY": "hush", "SOME_FLAG": "seen"}
+    done = submit(tmp_path, fake_slurm, str(config), "run.dir=here", *COMMON, variables=variables)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "here/job/environment.txt").read_text()
+    assert "SOME_FLAG='seen'" in text and "WANDB_API_KEY" in text and "hush" not in text
+
+
+def test_a_dry_run_prints_the_script_and_leaves_no_trace(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
+    done = submit(tmp_path, fake_slurm, str(config), *COMMON, "--dry-run", "--after", "12:13")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("#!/usr/bin/env bash") and "#SBATCH --dependency=afterok:12:13" in done.stdout
+    assert not (tmp_path / "runs").exists() and not (fake_slurm / "sbatch.called").exists()
+
+
+def test_a_sweep_is_an_array_with_a_run_for_every_combination(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
+    sweep = ("--sweep", "train.seed=1,2", "--sweep", "optimizer.lr=0.001,0.002", "--max-parallel", "3")
+    done = submit(tmp_path, fake_slurm, str(config), "run.dir=all", *COMMON, *sweep)
+    assert done.returncode == 0, done.stderr
+    folder = JobFolder(tmp_path / "all")
+    assert "#SBATCH --array=0-3%3" in folder.script.read_text() and "logs/%A_%a.log" in folder.script.read_text()
+    seen = {(c.train.seed, c.optimizer.lr) for c in (run_config(folder.run_dir / run) for run in folder.read().runs)}
+    assert seen == {(1, 0.001), (1, 0.002), (2, 0.001), (2, 0.002)}
+
+
+def test_the_profile_reaches_the_script(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
+    profile = tmp_path / "cluster.yaml"
+    profile.write_text(
+        "partition: big\naccount: us\ngpu_type: h100\ngpu_option: gres\nmodules: [cuda/12]\nsetup: ['ulimit -n 4096']\n"
+        "environment: {NCCL_IB_HCA: 'mlx5 0'}\nsbatch: [--mail-type=END]\nwarning_s: 30\ncpus_per_task: 6\n"
+    )
+    done = submit(tmp_path, fake_slurm, str(config), *COMMON, "--dry-run", "--profile", str(profile))
+    assert done.returncode == 0, done.stderr
+    expected = (
+        "#SBATCH --partition=big", "#SBATCH --account=us", "#SBATCH --gres=gpu:h100:4", "#SBATCH --cpus-per-task=6",
+        "#SBATCH --mail-type=END", "#SBATCH --signal=USR1@30", "module load cuda/12", "ulimit -n 4096",
+        "export NCCL_IB_HCA='mlx5 0'",
+    )  # fmt: skip
+    assert [line for line in expected if line not in done.stdout.splitlines()] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--nodes", "2"), "missing: --time, --gpus-per-node"),
+        (
+            ("--nodes", "4-2", "--gpus-per-node", "1", "--time", "10"),
+            "--nodes=4-2 must be a number of nodes or a range",
+        ),
+        (("--nodes", "2", "--gpus-per-node", "1", "--time", "soon"), "--time soon"),
+        ((*COMMON, "--sweep", "seed=1,2"), "is not of the form section.field=value"),
+        (("--nodes", "1", "--gpus-per-node", "1", "--time", "10"), "parallel.pp=2"),
+        (("data.path=nowhere", *COMMON), "nowhere"),
+        (("run.dir=with space", *COMMON), "without spaces"),
+        ((*COMMON, "--profile", "missing.yaml"), "profile missing.yaml cannot be read"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(
+    tmp_path: Path, fake_slurm: Path, config: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    done = submit(tmp_path, fake_slurm, str(config), *arguments)
+    assert done.returncode != 0 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not (tmp_path / "runs").exists() and not (fake_slurm / "sbatch.called").exists()
+
+
+def test_an_unknown_field_of_a_profile_is_named(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
+    (tmp_path / "p.yaml").write_text("partitoin: gpu\n")
+    done = submit(tmp_path, fake_slurm, str(config), *COMMON, "--profile", "p.yaml")
+    assert done.returncode == 1 and "partitoin" in done.stderr and "partition" in done.stderr
+
+
+def test_without_slurm_the_message_says_so(tmp_path: Path, config: Path) -> None:
+    done = submit(tmp_path, None, str(config), "run.dir=here", *COMMON)
+    assert done.returncode == 1 and "there is no sbatch on PATH" in done.stderr
+
+
+def test_a_taken_directory_is_refused_and_resume_submits_it_again(
+    tmp_path: Path, fake_slurm: Path, config: Path
+) -> None:
+    assert submit(tmp_path, fake_slurm, str(config), "run.dir=here", *COMMON).returncode == 0
+    again = submit(tmp_path, fake_slurm, str(config), "run.dir=here", *COMMON)
+    assert again.returncode == 1 and "submit --resume" in again.stderr
+    resumed = submit(tmp_path, fake_slurm, "--resume", "here", "--nodes", "2-3", "--time", "30")
+    assert resumed.returncode == 0, resumed.stderr
+    called = (fake_slurm / "sbatch.called").read_text().split()
+    assert called == ["--parsable", "--nodes=2-3", "--time=30", str(tmp_path / "here/job/job.sbatch")]
+    assert JobFolder(tmp_path / "here").submissions() == ["4711", "4711"]
+
+
+def test_the_example_profile_is_valid_and_names_every_field() -> None:
+    import yaml
+
+    from unipool_dist.jobs.profile import Profile, load_profile
+
+    path = Path(__file__).parents[2] / "slurm/profiles/example.yaml"
+    load_profile(path)
+    assert set(yaml.safe_load(path.read_text())) == set(Profile.model_fields)
+
+
+def test_status_of_a_submitted_run_that_waits(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
+    assert submit(tmp_path, fake_slurm, str(config), "run.dir=here", *COMMON).returncode == 0
+    (fake_slurm / "scontrol").write_text(
+        "#!/bin/sh\n"
+        "echo 'JobId=4711 JobName=tiny JobState=PENDING Reason=Resources Restarts=0 EndTime=Unknown NodeList='\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "unipool_dist", "status", "here", "--json"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{fake_slurm}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    (state,) = json.loads(done.stdout)
+    assert (state["job_state"], state["reason"], state["job_id"], state["step"]) == (
+        "PENDING",
+        "Resources",
+        "4711",
+        None,
+    )
+
+
+def test_frozen_paths_do_not_depend_on_where_the_job_runs(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
+    (tmp_path / "zero.json").write_text((Path(__file__).parents[2] / "ds_configs/zero0.json").read_text())
+    done = submit(tmp_path, fake_slurm, str(config), "run.dir=here", "optimizer.deepspeed=zero.json", *COMMON)
+    assert done.returncode == 0, done.stderr
+    frozen = load_config(tmp_path / "here/job/config.yaml")
+    assert frozen.optimizer.deepspeed == str(tmp_path / "here/job/deepspeed.json")
+    assert Path(frozen.data.path).is_absolute()

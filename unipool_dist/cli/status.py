@@ -1,0 +1,71 @@
+"""``unipool-dist status``: how runs are doing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from unipool_dist.cli.table import aligned
+from unipool_dist.errors import UnipoolError
+from unipool_dist.jobs.status import RunStatus, status_of
+
+
+@click.command()
+@click.argument("runs", nargs=-1, metavar="[RUN ...]", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array of objects, one for each run.")
+def status(runs: tuple[Path, ...], as_json: bool) -> None:
+    """State, step, loss, speed, time left, last checkpoint and restarts of runs.
+
+    RUN is a run directory, or that of a sweep; without RUN, all that are in runs/. Works for running and for ended
+    runs, with SLURM and without it; SLURM's accounting is not needed.
+    """
+    found = list(runs) or _runs_in(Path("runs"))
+    if not found:
+        raise UnipoolError("there is no run in runs/; give the directory of one")
+    statuses = [item for run in found for item in status_of(run.resolve())]
+    if as_json:
+        click.echo(json.dumps([item.as_dict() for item in statuses], indent=1))
+        return
+    header = ("run", "job", "state", "step", "loss", "tokens/s", "left", "limit", "checkpoint", "starts", "nodes")
+    click.echo("\n".join(aligned([header, *(_row(item) for item in statuses)], right=(3, 4, 5, 6, 7, 8, 9))))
+    for item in statuses:
+        if item.reason:
+            click.echo(f"{item.run}: {item.job_state}: {item.reason}")
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [entry for entry in entries if (entry / "config.yaml").exists() or (entry / "job" / "job.json").exists()]
+
+
+def _row(item: RunStatus) -> tuple[str, ...]:
+    return (
+        _short(item.run),
+        item.job_id or "-",
+        item.job_state,
+        "-" if item.step is None else f"{item.step}/{item.steps}",
+        "-" if item.loss is None else f"{item.loss:.4f}",
+        "-" if item.tokens_per_s is None else f"{item.tokens_per_s:,.0f}",
+        _duration(item.time_left_s),
+        _duration(item.limit_left_s),
+        "-" if item.last_checkpoint is None else str(item.last_checkpoint),
+        str(item.starts) if item.starts else "-",
+        item.nodes or "-",
+    )
+
+
+def _short(path: str) -> str:
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

@@ -1,0 +1,143 @@
+"""``unipool-dist submit``: a run as a SLURM job that comes back by itself until it is finished."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from unipool_dist.errors import ConfigError
+
+_TIME = re.compile(r"\d+|\d+:\d+(:\d+)?|\d+-\d+(:\d+){0,2}|UNLIMITED")
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path), required=False)
+@click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE ...]")
+@click.option("--nodes", metavar="N|MIN-MAX", help="Nodes; with a range, as many of these as there are.")
+@click.option("--gpus-per-node", type=click.IntRange(min=0), help="GPUs, and processes, on each node; 0: none.")
+@click.option("--tasks-per-node", type=click.IntRange(min=1), help="Processes on each node, if there are no GPUs.")
+@click.option("--time", "limit", metavar="T", help="Time limit of one start of the job, as sbatch takes it: 24:00:00.")
+@click.option("--name", help="Name of the job; default: that of CONFIG.")
+@click.option("--profile", "profile_path", type=click.Path(path_type=Path), help="What to know of this cluster.")
+@click.option("--after", metavar="JOBID[:JOBID...]", help="Start when these jobs have ended with success.")
+@click.option("--sweep", "sweeps", multiple=True, metavar="FIELD=V1,V2", help="A job array, one run for each value.")
+@click.option("--max-parallel", type=click.IntRange(min=1), help="Runs of a sweep at a time.")
+@click.option("--doctor", is_flag=True, help="Look at the nodes first; start the run only if they are well.")
+@click.option("--no-requeue", is_flag=True, help="Let the run end when it is preempted or fails.")
+@click.option("--template", type=click.Path(path_type=Path), help="Batch script instead of slurm/job.sbatch.j2.")
+@click.option("--resume", "run_dir", metavar="RUN", type=click.Path(path_type=Path), help="Submit this run once more.")
+@click.option("--dry-run", is_flag=True, help="Print the batch script; write and submit nothing.")
+def submit(
+    config_path: Path | None,
+    overrides: tuple[str, ...],
+    nodes: str | None,
+    gpus_per_node: int | None,
+    tasks_per_node: int | None,
+    limit: str | None,
+    name: str | None,
+    profile_path: Path | None,
+    after: str | None,
+    sweeps: tuple[str, ...],
+    max_parallel: int | None,
+    doctor: bool,
+    no_requeue: bool,
+    template: Path | None,
+    run_dir: Path | None,
+    dry_run: bool,
+) -> None:
+    """Submit the run that CONFIG describes to SLURM.
+
+    The run directory keeps all that the run is made of: configuration, code, packages, environment, command. The job
+    saves before its time is up, is requeued when it is preempted, fails or loses a node, and goes on from its newest
+    whole checkpoint, with `--nodes 2-4` on as many nodes as there are. It ends when the run is finished, or when it
+    has failed twice at the same step.
+
+    \b
+    unipool-dist submit configs/small.yaml --nodes 2 --gpus-per-node 8 --time 24:00:00
+    unipool-dist submit --resume runs/small-20260102-030405 --time 48:00:00
+    """
+    if limit is not None and not _TIME.fullmatch(limit):
+        raise click.UsageError(f"--time {limit}: give minutes, HH:MM:SS or D-HH, as sbatch takes it")
+    if run_dir is not None:
+        if config_path is not None or sweeps or overrides:
+            raise click.UsageError("--resume RUN submits the run as it was frozen; give no CONFIG with it")
+        _submit_again(run_dir, nodes=nodes, limit=limit, after=after, dry_run=dry_run)
+        return
+    missing = [
+        option for option, value in (("CONFIG", config_path), ("--nodes", nodes), ("--time", limit)) if value is None
+    ]
+    if gpus_per_node is None and tasks_per_node is None:
+        missing.append("--gpus-per-node (or --tasks-per-node, without GPUs)")
+    if missing:
+        raise click.UsageError(f"missing: {', '.join(missing)}")
+    assert config_path is not None and nodes is not None and limit is not None
+    from unipool_dist.jobs.profile import load_profile
+    from unipool_dist.jobs.render import Resources
+    from unipool_dist.jobs.submission import Request, prepare, script_of, write
+    from unipool_dist.jobs.submission import submit as hand_in
+
+    if gpus_per_node and tasks_per_node and tasks_per_node != gpus_per_node:
+        raise click.UsageError(f"--tasks-per-node {tasks_per_node}: there is one process per GPU, {gpus_per_node}")
+    resources = Resources(
+        name=name or config_path.stem,
+        nodes=nodes,
+        tasks_per_node=tasks_per_node or gpus_per_node or 1,
+        gpus_per_node=gpus_per_node or 0,
+        time=limit,
+        after=after,
+        requeue=not no_requeue,
+    )
+    request = Request(config_path, overrides, sweeps, resources, load_profile(profile_path), doctor, template)
+    prepared = prepare(request, max_parallel=max_parallel)
+    _check_corpora([config.data.path for config in prepared.configs.values()])
+    for note in prepared.notes:
+        click.echo(f"note: {note}", err=True)
+    if dry_run:
+        click.echo(script_of(request, prepared), nl=False)
+        return
+    write(request, prepared)
+    job_id = hand_in(prepared.folder)
+    _tell(job_id, prepared.folder.run_dir, array=bool(sweeps))
+
+
+def _submit_again(run_dir: Path, *, nodes: str | None, limit: str | None, after: str | None, dry_run: bool) -> None:
+    from unipool_dist.jobs.folder import JobFolder
+    from unipool_dist.jobs.slurm import show_array
+    from unipool_dist.jobs.submission import submit as hand_in
+
+    folder = JobFolder(run_dir.resolve())
+    job = folder.read()
+    if dry_run:
+        click.echo(folder.script.read_text(encoding="utf-8"), nl=False)
+        return
+    for job_id in folder.submissions()[-1:]:
+        alive = [
+            f for f in show_array(job_id) if f.get("JobState") in ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING")
+        ]
+        if alive:
+            raise ConfigError(
+                f"job {job_id} of {run_dir} is {alive[0]['JobState'].lower()}; wait for it, or end it first: "
+                f"scancel {job_id}"
+            )
+    options = [f"--nodes={nodes}"] if nodes else []
+    options += [f"--time={limit}"] if limit else []
+    options += [f"--dependency=afterok:{after}"] if after else []
+    _tell(hand_in(folder, options), folder.run_dir, array=len(job.runs) > 1)
+
+
+def _check_corpora(paths: list[str]) -> None:
+    from unipool_dist.data.corpus import Corpus
+
+    for path in dict.fromkeys(paths):
+        Corpus.open(path, verify="size")
+
+
+def _tell(job_id: str, run_dir: Path, *, array: bool) -> None:
+    log = f"{job_id}_*.log" if array else f"{job_id}.log"
+    click.echo(f"job {job_id} is submitted; the run is in {run_dir}")
+    click.echo(f"  state    unipool-dist status {run_dir}")
+    click.echo(f"  log      tail -F {run_dir}/logs/{log}")
+    click.echo(f"  stop     scancel --signal=INT {job_id}    (saves first; is not requeued)")
+    click.echo(f"  resume   unipool-dist submit --resume {run_dir}")

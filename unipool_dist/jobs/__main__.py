@@ -1,0 +1,7 @@
+"""What a job's batch script runs; see :mod:`unipool_dist.jobs.supervise`."""
+
+import sys
+
+from unipool_dist.jobs.supervise import main
+
+sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,98 @@
+"""A submitted run's folder ``RUN/job``: everything that is needed to start the run again as it was submitted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from unipool_dist.config import Config, load_config
+from unipool_dist.errors import UnipoolError
+from unipool_dist.jobs.profile import Profile, parse_profile
+
+JOB = "job"
+LOGS = "logs"
+_JOB_FILE = "job.json"
+CONFIG_FILE = "config.yaml"
+SCRIPT_FILE = "job.sbatch"
+
+
+@dataclass(frozen=True)
+class Job:
+    """``job.json``, written once, when the run is submitted."""
+
+    name: str
+    tasks_per_node: int
+    gpus_per_node: int
+    python: str
+    """Interpreter that the job uses."""
+    doctor: bool
+    """Whether `doctor` has to pass before the first start."""
+    profile: dict
+    command: str
+    submitted_from: str
+    versions: dict[str, str]
+    git: dict[str, str | bool] | None
+    runs: list[str] = field(default_factory=lambda: ["."])
+    """Run directories, relative to the folder that `job` is in; for a job array one per task."""
+
+
+class JobFolder:
+    """The job folder of the run, or of the array of runs, in ``run_dir``."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.path = run_dir / JOB
+
+    @property
+    def logs(self) -> Path:
+        return self.run_dir / LOGS
+
+    @property
+    def script(self) -> Path:
+        return self.path / SCRIPT_FILE
+
+    @property
+    def code(self) -> Path:
+        return self.path / "code"
+
+    @property
+    def launchers(self) -> Path:
+        return self.path / "launchers"
+
+    def exists(self) -> bool:
+        return (self.path / _JOB_FILE).exists()
+
+    def write(self, job: Job) -> None:
+        (self.path / _JOB_FILE).write_text(json.dumps(asdict(job), indent=1) + "\n", encoding="utf-8")
+
+    def read(self) -> Job:
+        """What was submitted.
+
+        Raises:
+            UnipoolError: this is no submitted run, or one of another version.
+        """
+        path = self.path / _JOB_FILE
+        try:
+            return Job(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise UnipoolError(f"{self.run_dir} was not submitted with `unipool-dist submit`: no {path}") from None
+        except (OSError, ValueError, TypeError) as error:
+            raise UnipoolError(f"{path} cannot be read: {error}; submit the run again") from None
+
+    def profile(self) -> Profile:
+        return parse_profile(self.read().profile, str(self.path / _JOB_FILE))
+
+    def submissions(self) -> list[str]:
+        """Ids of the jobs that were submitted for it, oldest first."""
+        path = self.path / "submissions"
+        return path.read_text(encoding="utf-8").split() if path.exists() else []
+
+    def add_submission(self, job_id: str) -> None:
+        with (self.path / "submissions").open("a", encoding="utf-8") as file:
+            file.write(job_id + "\n")
+
+
+def run_config(run_dir: Path) -> Config:
+    """The configuration that was frozen for the run in ``run_dir``; its ``parallel.dp`` may be ``auto``."""
+    return load_config(run_dir / JOB / CONFIG_FILE)

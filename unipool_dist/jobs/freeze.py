@@ -1,0 +1,104 @@
+"""Freezing a run at submission: its configuration, the code and what it differs by, packages, environment, command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import unipool_dist
+from unipool_dist.config import Config, dump_config
+from unipool_dist.errors import ConfigError, UnipoolError
+from unipool_dist.jobs.folder import CONFIG_FILE, JOB, JobFolder
+
+_PACKAGE = Path(unipool_dist.__file__).resolve().parent
+_SECRET = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PRIVATE_KEY")
+
+
+def freeze_config(run_dir: Path, config: Config) -> None:
+    """Write ``RUN/job/config.yaml``: paths made absolute, the DeepSpeed file copied beside it."""
+    folder = run_dir / JOB
+    folder.mkdir(parents=True, exist_ok=True)
+    optimizer = config.optimizer
+    if optimizer.deepspeed is not None:
+        copy = folder / "deepspeed.json"
+        try:
+            shutil.copyfile(optimizer.deepspeed, copy)
+        except OSError as error:
+            raise ConfigError(f"optimizer.deepspeed={optimizer.deepspeed} cannot be read: {error}") from None
+        optimizer = optimizer.model_copy(update={"deepspeed": str(copy)})
+    frozen = config.model_copy(
+        update={
+            "optimizer": optimizer,
+            "data": config.data.model_copy(update={"path": str(Path(config.data.path).absolute())}),
+            "run": config.run.model_copy(update={"dir": str(run_dir)}),
+        }
+    )
+    dump_config(frozen, folder / CONFIG_FILE)
+
+
+def freeze_code(folder: JobFolder, python: str) -> dict[str, str | bool] | None:
+    """Copy the package and the launchers; write what git knows of them, and the packages installed.
+
+    Returns the commit and whether the working tree differs from it (then ``code.diff`` holds the difference), or
+    ``None`` if the code is in no git repository.
+    """
+    launchers = _PACKAGE.parent / "launchers"
+    if not launchers.is_dir():
+        raise UnipoolError(f"no launchers/ beside {_PACKAGE}: submit from a checkout of the project")
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for source, target in ((_PACKAGE, folder.code / _PACKAGE.name), (launchers, folder.launchers)):
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target, ignore=ignore)
+    _write_program(folder, python)
+    packages = sorted(
+        f"{item.metadata['Name']}=={item.version}"
+        for item in importlib.metadata.distributions()
+        if item.metadata["Name"]
+    )
+    (folder.path / "packages.txt").write_text("\n".join(packages) + "\n", encoding="utf-8")
+    return _git_state(folder)
+
+
+def freeze_environment(folder: JobFolder) -> None:
+    """Write the submitter's variables to ``environment.txt``, without the values of what looks like a secret."""
+    lines = [
+        f"{name}={'(not recorded)' if any(word in name.upper() for word in _SECRET) else value!r}"
+        for name, value in sorted(os.environ.items())
+    ]
+    (folder.path / "environment.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _write_program(folder: JobFolder, python: str) -> None:
+    """``bin/unipool-dist``, which runs the frozen code and no other that may be on PATH."""
+    program = folder.path / "bin" / "unipool-dist"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(
+        f'#!/bin/sh\nPYTHONPATH="{folder.code}" exec "{python}" -m unipool_dist "$@"\n', encoding="utf-8"
+    )
+    program.chmod(0o755)
+
+
+def _git_state(folder: JobFolder) -> dict[str, str | bool] | None:
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    paths = ("--", "unipool_dist", "launchers")
+    diff = _git("diff", "HEAD", *paths) or ""
+    untracked = (_git("ls-files", "--others", "--exclude-standard", *paths) or "").split()
+    if diff or untracked:
+        new = "".join(f"untracked: {name}\n" for name in untracked)  # copied with the rest
+        (folder.path / "code.diff").write_text(new + diff, encoding="utf-8")
+    return {"commit": commit.strip(), "dirty": bool(diff or untracked)}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(_PACKAGE.parent), *arguments], capture_output=True, text=True, timeout=60, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

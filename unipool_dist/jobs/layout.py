@@ -1,0 +1,66 @@
+"""How many tasks a run starts on the nodes that are there: as many as give a legal layout. Pure arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unipool_dist.config import Config, resolve_config
+from unipool_dist.errors import TopologyError, UnipoolError
+from unipool_dist.topology.layout import rank_grid
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Tasks on nodes."""
+
+    nodes: tuple[str, ...]
+    num_tasks: int
+    tasks_per_node: int
+    """At most; the last node may have fewer."""
+    config: Config
+    """Resolved for this many tasks."""
+
+    def describe(self) -> str:
+        """The layout in one line."""
+        parallel, pool = self.config.parallel, self.config.pool
+        plural = "s" if len(self.nodes) > 1 else ""
+        return (
+            f"pp {parallel.pp} x dp {parallel.dp} x tp {parallel.tp} = {self.num_tasks} processes on "
+            f"{len(self.nodes)} node{plural}, each copy of the pool on {pool.parallel_size} of them"
+        )
+
+
+def choose_layout(config: Config, nodes: Sequence[str], tasks_per_node: int, *, whole_nodes: bool = False) -> Layout:
+    """The layout with the most tasks that ``nodes`` can hold; with ``parallel.dp: auto`` dp is chosen.
+
+    Nodes are filled in their order, so those that are not needed are the last. ``whole_nodes``: every node that is
+    used has equally many tasks.
+
+    Raises:
+        TopologyError, ConfigError: nothing fits; why the smallest layout does not.
+    """
+    unit = config.parallel.pp * config.parallel.tp
+    available = len(nodes) * tasks_per_node
+    if config.parallel.dp == "auto":
+        candidates = list(range(available - available % unit, 0, -unit)) or [available]
+    else:
+        candidates = [unit * config.parallel.dp if unit * config.parallel.dp <= available else available]
+    refusal: UnipoolError | None = None
+    for num_tasks in candidates:
+        try:
+            resolved = resolve_config(config, num_tasks)
+            rank_grid(resolved)
+        except UnipoolError as error:
+            refusal = error
+            continue
+        num_nodes = -(-num_tasks // tasks_per_node)
+        if whole_nodes and num_tasks % num_nodes:
+            refusal = refusal or TopologyError(
+                f"{num_tasks} processes cannot be split evenly over {num_nodes} nodes of {tasks_per_node}, which "
+                f"launcher: torchrun needs; use launcher: srun in the profile"
+            )
+            continue
+        return Layout(tuple(nodes[:num_nodes]), num_tasks, tasks_per_node, resolved)
+    assert refusal is not None
+    raise refusal

@@ -1,0 +1,113 @@
+"""From a profile and what is asked for to a batch script: ``#SBATCH`` options, and the template filled in."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from unipool_dist.errors import ConfigError
+from unipool_dist.jobs.folder import JobFolder
+from unipool_dist.jobs.profile import Profile
+
+TEMPLATE = Path(__file__).resolve().parents[2] / "slurm" / "job.sbatch.j2"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What is asked for, the same for every task of an array."""
+
+    name: str
+    nodes: str
+    """``4``, or ``2-4``: as many of these as there are."""
+    tasks_per_node: int
+    gpus_per_node: int
+    time: str
+    array: str | None = None
+    after: str | None = None
+    requeue: bool = True
+
+    @property
+    def node_range(self) -> tuple[int, int]:
+        """The fewest and the most nodes.
+
+        Raises:
+            ConfigError: it is neither a number nor a range.
+        """
+        first, _, last = self.nodes.partition("-")
+        if not first.isdigit() or not (last or first).isdigit() or not 1 <= int(first) <= int(last or first):
+            raise ConfigError(f"--nodes={self.nodes} must be a number of nodes or a range such as 2-4")
+        return int(first), int(last or first)
+
+
+def options(folder: JobFolder, resources: Resources, profile: Profile) -> list[str]:
+    """The options of sbatch, in the order in which they stand in the script."""
+    chosen = [
+        f"--job-name={resources.name}",
+        f"--nodes={resources.nodes}",
+        f"--ntasks-per-node={resources.tasks_per_node}",
+        f"--time={resources.time}",
+    ]
+    if resources.gpus_per_node:
+        gpus = f"{profile.gpu_type}:{resources.gpus_per_node}" if profile.gpu_type else f"{resources.gpus_per_node}"
+        # Not --gpus-per-task: the GPUs of a node belong to all of its tasks together.
+        chosen.append(f"--gpus-per-node={gpus}" if profile.gpu_option == "gpus-per-node" else f"--gres=gpu:{gpus}")
+    if profile.cpus_per_task is not None:
+        chosen.append(f"--cpus-per-task={profile.cpus_per_task}")
+    if profile.memory_per_node is not None:
+        chosen.append(f"--mem={profile.memory_per_node}")
+    for field in ("partition", "account", "qos", "constraint", "reservation"):
+        value = getattr(profile, field)
+        if value is not None:
+            chosen.append(f"--{field}={value}")
+    if profile.exclusive:
+        chosen.append("--exclusive")
+    if resources.array is not None:
+        chosen.append(f"--array={resources.array}")
+    if resources.after is not None:
+        chosen.append(f"--dependency=afterok:{resources.after}")
+    if profile.warning_s and resources.time not in ("0", "UNLIMITED"):
+        chosen.append(f"--signal=USR1@{profile.warning_s}")  # to the tasks alone, not to the batch script
+    log = "%A_%a.log" if resources.array is not None else "%j.log"
+    return [
+        *chosen,
+        f"--output={folder.logs / log}",
+        "--open-mode=append",  # a restart goes on in the same file
+        "--requeue" if resources.requeue else "--no-requeue",
+        *profile.sbatch,
+    ]
+
+
+def render_script(
+    folder: JobFolder,
+    resources: Resources,
+    profile: Profile,
+    *,
+    python: str,
+    command: str,
+    template: Path | None = None,
+) -> str:
+    """The text of the batch script.
+
+    Raises:
+        ConfigError: the template is missing or asks for what is not there.
+    """
+    path = template or TEMPLATE
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters["quote"] = lambda value: shlex.quote(str(value))
+    try:
+        return environment.from_string(path.read_text(encoding="utf-8")).render(
+            run_dir=str(folder.run_dir),
+            options=options(folder, resources, profile),
+            modules=profile.modules,
+            setup=profile.setup,
+            environment=profile.environment,
+            python=python,
+            command=command,
+        )
+    except FileNotFoundError:
+        raise ConfigError(f"no template at {path}; run from a checkout of the project, or give --template") from None
+    except jinja2.TemplateError as error:
+        raise ConfigError(f"template {path} cannot be used: {error}") from None

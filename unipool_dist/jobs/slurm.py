@@ -1,0 +1,88 @@
+"""SLURM's own commands, and nothing else: every call of ``sbatch``, ``scontrol`` and ``squeue`` is here."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from unipool_dist.errors import UnipoolError
+
+_PATIENCE_S = 60
+
+
+class SlurmError(UnipoolError):
+    """SLURM is not there, does not answer, or refuses."""
+
+
+def submit_script(script: Path, options: Sequence[str] = ()) -> str:
+    """Submit ``script`` and return the job's id. ``options`` win over the ``#SBATCH`` lines in it.
+
+    Raises:
+        SlurmError: SLURM refuses it; the message is SLURM's.
+    """
+    answer = _call(["sbatch", "--parsable", *options, str(script)])
+    return answer.strip().splitlines()[-1].partition(";")[0]
+
+
+def requeue(job_id: str) -> None:
+    """Put a running job back into the queue; SLURM then ends its tasks and this batch script.
+
+    Raises:
+        SlurmError: it cannot be.
+    """
+    _call(["scontrol", "requeue", job_id])
+
+
+def show_job(job_id: str) -> dict[str, str] | None:
+    """The fields of ``scontrol show job``, or ``None`` if SLURM does not know the job (any more).
+
+    Raises:
+        SlurmError: SLURM does not answer.
+    """
+    try:
+        answer = _call(["scontrol", "show", "job", "--oneliner", job_id])
+    except SlurmError as error:
+        if "Invalid job id" in str(error):
+            return None
+        raise
+    return parse_fields(answer.splitlines()[0] if answer else "")
+
+
+def show_array(job_id: str) -> list[dict[str, str]]:
+    """As :func:`show_job`, for every task of a job array; a job that is no array has one."""
+    try:
+        answer = _call(["scontrol", "show", "job", "--oneliner", job_id])
+    except SlurmError as error:
+        if "Invalid job id" in str(error):
+            return []
+        raise
+    return [parse_fields(line) for line in answer.splitlines() if line.strip()]
+
+
+def parse_fields(line: str) -> dict[str, str]:
+    """``A=1 B=two words C=3`` as a mapping; values may hold spaces and ``=``."""
+    starts = list(re.finditer(r"(?:^|(?<=\s))([A-Za-z][A-Za-z/_:]*)=", line))
+    ends = [match.start() for match in starts[1:]] + [len(line)]
+    return {match[1]: line[match.end() : end].strip() for match, end in zip(starts, ends, strict=True)}
+
+
+def host_names(node_list: str) -> list[str]:
+    """``n[1-3]`` as ``n1``, ``n2``, ``n3``."""
+    return _call(["scontrol", "show", "hostnames", node_list]).split()
+
+
+def _call(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S)
+    except FileNotFoundError:
+        raise SlurmError(
+            f"there is no {command[0]} on PATH: this is no SLURM machine; work on a login node, or use "
+            f"launchers/local.sh on a single machine"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{command[0]} has not answered for {_PATIENCE_S} s; see `scontrol ping`") from None
+    if done.returncode:
+        raise SlurmError(f"{' '.join(command[:3])} failed: {' '.join(done.stderr.split()) or done.returncode}")
+    return done.stdout

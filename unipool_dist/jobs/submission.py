@@ -1,0 +1,173 @@
+"""Making a run's folder and handing its script to SLURM."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unipool_dist.checkpoint.progress import current_versions
+from unipool_dist.config import Config, load_config
+from unipool_dist.errors import ConfigError
+from unipool_dist.jobs import slurm
+from unipool_dist.jobs.folder import JOB, Job, JobFolder
+from unipool_dist.jobs.freeze import freeze_code, freeze_config, freeze_environment
+from unipool_dist.jobs.layout import choose_layout
+from unipool_dist.jobs.profile import Profile
+from unipool_dist.jobs.render import Resources, render_script
+from unipool_dist.jobs.sweep import combinations, folder_name
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `submit` is asked for."""
+
+    config_path: Path
+    overrides: tuple[str, ...]
+    sweeps: tuple[str, ...]
+    resources: Resources
+    profile: Profile
+    doctor: bool
+    template: Path | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Runs that could be submitted; nothing is written yet."""
+
+    folder: JobFolder
+    configs: dict[str, Config]
+    """By run directory, relative to the folder's; each with its ``run.dir``."""
+    resources: Resources
+    notes: list[str]
+
+
+def prepare(request: Request, *, max_parallel: int | None = None) -> Prepared:
+    """Check everything that can be checked before a node is there.
+
+    Raises:
+        UnipoolError: the configuration is wrong, no number of nodes asked for fits it, or the run directory is taken.
+    """
+    runs = combinations(request.sweeps)
+    names = ["."] if not request.sweeps else [folder_name(i, overrides) for i, overrides in enumerate(runs)]
+    configs = {
+        name: load_config(request.config_path, (*request.overrides, *overrides))
+        for name, overrides in zip(names, runs, strict=True)
+    }
+    root = _root(next(iter(configs.values())), request)
+    folder = JobFolder(root)
+    if folder.exists() or (root / "config.yaml").exists():
+        raise ConfigError(
+            f"{root} already holds a run; go on with it: unipool-dist submit --resume {root}, or choose another run.dir"
+        )
+    notes: list[str] = []
+    for name, config in configs.items():
+        for note in _check_layouts(config, request):
+            notes += [] if note in notes else [note]
+        configs[name] = config.model_copy(
+            update={"run": config.run.model_copy(update={"dir": str((root / name).resolve())})}
+        )
+    resources = request.resources
+    if request.sweeps:
+        limit = f"%{max_parallel}" if max_parallel else ""
+        resources = Resources(**{**vars(resources), "array": f"0-{len(names) - 1}{limit}"})
+    return Prepared(folder, configs, resources, notes)
+
+
+def script_of(request: Request, prepared: Prepared) -> str:
+    """The batch script."""
+    return render_script(
+        prepared.folder,
+        prepared.resources,
+        request.profile,
+        python=interpreter(),
+        command=command_line(),
+        template=request.template,
+    )
+
+
+def write(request: Request, prepared: Prepared) -> None:
+    """Freeze everything into the run's folder. A failure half way leaves no folder behind."""
+    folder = prepared.folder
+    folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.logs.mkdir(exist_ok=True)
+        for name, config in prepared.configs.items():
+            freeze_config(folder.run_dir / name, config)
+        git = freeze_code(folder, interpreter())
+        freeze_environment(folder)
+        folder.script.write_text(script_of(request, prepared), encoding="utf-8")
+        folder.write(
+            Job(
+                name=request.resources.name,
+                tasks_per_node=request.resources.tasks_per_node,
+                gpus_per_node=request.resources.gpus_per_node,
+                python=interpreter(),
+                doctor=request.doctor,
+                profile=request.profile.model_dump(mode="json"),
+                command=command_line(),
+                submitted_from=os.getcwd(),
+                versions=current_versions(),
+                git=git,
+                runs=list(prepared.configs),
+            )
+        )
+    except BaseException:
+        for name in prepared.configs:
+            shutil.rmtree(folder.run_dir / name / JOB, ignore_errors=True)
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+
+
+def submit(folder: JobFolder, options: Sequence[str] = ()) -> str:
+    """Hand the script to SLURM; return the job's id.
+
+    Raises:
+        SlurmError: SLURM refuses it.
+    """
+    job_id = slurm.submit_script(folder.script, options)
+    folder.add_submission(job_id)
+    return job_id
+
+
+def interpreter() -> str:
+    """The Python that runs this, by its path in its virtual environment."""
+    return sys.executable
+
+
+def command_line() -> str:
+    """What the user typed."""
+    return shlex.join(["unipool-dist", *sys.argv[1:]])
+
+
+def _root(config: Config, request: Request) -> Path:
+    """``run.dir`` if it is among the overrides; else that of CONFIG with the time behind it, so that every submission
+    has a directory of its own."""
+    given = any(override.startswith("run.dir=") for override in request.overrides)
+    root = Path(config.run.dir if given else f"{config.run.dir}-{time.strftime('%Y%m%d-%H%M%S')}").resolve()
+    if not re.fullmatch(r"[^\s%\\'\"]+", str(root)):  # sbatch would read these in the name of the log
+        raise ConfigError(f"run.dir={root}: choose a path without spaces, quotes, backslashes and percent signs")
+    return root
+
+
+def _check_layouts(config: Config, request: Request) -> list[str]:
+    """Raises if no number of nodes asked for works; returns notes on those that would not be used in full."""
+    fewest, most = request.resources.node_range
+    per_node = request.resources.tasks_per_node
+    notes = []
+    for count in range(most, fewest - 1, -1):
+        layout = choose_layout(
+            config, [f"node {i}" for i in range(count)], per_node, whole_nodes=request.profile.launcher == "torchrun"
+        )
+        if layout.num_tasks < count * per_node:
+            notes.append(
+                f"on {count} nodes only {layout.num_tasks} of {count * per_node} processes would be used: "
+                f"train.global_batch_size={config.train.global_batch_size} and the layout allow no more"
+            )
+    return notes

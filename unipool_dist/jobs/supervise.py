@@ -1,0 +1,192 @@
+"""``python -m unipool_dist.jobs RUN``: the batch script's whole work, on the first node of the job.
+
+Starts the run's tasks through srun on the nodes that are there, waits for them, writes down how they ended, and puts
+the job back into the queue if the run is to go on. It holds no state that its files do not: it may be killed at any
+moment.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+from unipool_dist.errors import UnipoolError
+from unipool_dist.jobs import slurm
+from unipool_dist.jobs.attempts import Attempt, AttemptLog
+from unipool_dist.jobs.folder import JOB, JobFolder, run_config
+from unipool_dist.jobs.layout import Layout, choose_layout
+from unipool_dist.jobs.policy import Decision, after_tasks, may_start, outcome_of
+from unipool_dist.jobs.tasks import doctor_command, task_environment, train_command
+from unipool_dist.resilience.exit_codes import RESUME
+from unipool_dist.resilience.heartbeat import Heartbeat, read_heartbeat
+
+_ENDED_BY_SLURM = (signal.SIGTERM, signal.SIGINT, signal.SIGCONT)
+_REQUEUE_PATIENCE_S = 120
+
+
+class Supervisor:
+    """One job of SLURM, or one task of a job array.
+
+    Args:
+        root: where the job folder is.
+        variables: the environment of the batch script.
+    """
+
+    def __init__(self, root: Path, variables: Mapping[str, str]) -> None:
+        self._folder = JobFolder(root)
+        self._job = self._folder.read()
+        index = int(variables.get("SLURM_ARRAY_TASK_ID", 0))
+        if index >= len(self._job.runs):
+            raise UnipoolError(
+                f"array task {index} has no run: {root} holds {len(self._job.runs)}; submit with --sweep"
+            )
+        self._run_dir = root / self._job.runs[index]
+        self._config = run_config(self._run_dir)
+        try:
+            self._job_id = variables["SLURM_JOB_ID"]
+            self._nodes = slurm.host_names(variables["SLURM_JOB_NODELIST"])
+        except KeyError as error:
+            raise UnipoolError(f"{error} is not set: this is what a job's batch script runs; use `submit`") from None
+        self._restart = int(variables.get("SLURM_RESTART_COUNT", 0))
+        self._log = AttemptLog.read(self._run_dir / JOB)
+        self._ended_by: signal.Signals | None = None
+
+    def run(self) -> int:
+        """Exit status of the job."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        before = read_heartbeat(self._run_dir)
+        step = before.step if before else 0
+        self._say(self._greeting(before))
+        if self._is_finished(before):
+            self._say(f"the run is finished (step {step} of {self._config.train.steps}): nothing to do")
+            return 0
+        refusal = may_start(self._log.attempts, step)
+        if refusal is not None:
+            return self._give_up(refusal)
+        profile = self._folder.profile()
+        layout = choose_layout(
+            self._config, self._nodes, self._job.tasks_per_node, whole_nodes=profile.launcher == "torchrun"
+        )
+        self._environment = task_environment(os.environ, profile, layout, self._job_id, self._restart)
+        self._say(f"layout: {layout.describe()}")
+        unused = self._nodes[len(layout.nodes) :]
+        if unused:
+            self._say(f"note: not used, since the layout does not fill them: {', '.join(unused)}")
+        if self._job.doctor and not self._log.attempts and not self._doctor(layout):
+            return 1
+        return self._attempt(layout, step)
+
+    def _attempt(self, layout: Layout, step: int) -> int:
+        started = time.time()
+        self._log.start(
+            Attempt(self._job_id, self._restart, list(layout.nodes), layout.num_tasks, step, round(started, 3))
+        )
+        status = self._srun(train_command(self._folder, self._run_dir, layout))
+        beat = read_heartbeat(self._run_dir)
+        if beat is not None and beat.time < started:
+            beat = None  # that of an earlier start: this one did not come so far
+        outcome = outcome_of(status, beat.state if beat else None, ended_by_slurm=self._ended_by is not None)
+        detail = f"its tasks ended with status {status}, {_meaning(status)}"
+        self._log.end(
+            ended=round(time.time(), 3),
+            outcome=outcome,
+            status=status,
+            step=beat.step if beat else None,
+            detail=detail,
+        )
+        decision = after_tasks(self._log.attempts, reason=beat.reason if beat else None)
+        if decision.action == "requeue":
+            return self._requeue(decision)
+        if decision.action == "give_up":
+            return self._give_up(decision)
+        self._say(decision.because)
+        return 0 if outcome == "finished" else RESUME if outcome == "stopped" else status or 1
+
+    def _doctor(self, layout: Layout) -> bool:
+        self._say("doctor: looking at the nodes before the first start")
+        status = self._srun(doctor_command(self._folder, self._run_dir, layout))
+        if status:
+            self._say(f"doctor found faults (status {status}, see above): the run is not started; deal with them, then")
+            self._say(f"submit it again: unipool-dist submit --resume {self._folder.run_dir}")
+        return status == 0
+
+    def _srun(self, command: list[str]) -> int:
+        """Exit status of srun; as a shell would give it if a signal killed srun."""
+        process = subprocess.Popen(command, env=self._environment)
+        while True:
+            try:
+                status = process.wait()
+                return status if status >= 0 else 128 - status
+            except InterruptedError:
+                continue
+
+    def _requeue(self, decision: Decision) -> int:
+        self._say(f"{decision.because}: the job goes back into the queue and resumes from the newest whole checkpoint")
+        try:
+            # A node that was cut off may come back after SLURM has long started the job anew elsewhere.
+            fields = slurm.show_job(self._job_id)
+            if fields is None or fields.get("JobState") != "RUNNING" or int(fields.get("Restarts", 0)) != self._restart:
+                self._say("SLURM has already taken this job from here: nothing more to do")
+                return RESUME
+            slurm.requeue(self._job_id)
+        except slurm.SlurmError as error:
+            self._say(f"it could not be requeued: {error}")
+            self._say(f"go on by hand: unipool-dist submit --resume {self._folder.run_dir}")
+            return RESUME
+        time.sleep(_REQUEUE_PATIENCE_S)  # SLURM ends this script in the meantime
+        return RESUME
+
+    def _give_up(self, decision: Decision) -> int:
+        self._say(f"{decision.because}: the job is not started again. The first error above it is the cause; then")
+        self._say(f"go on with: unipool-dist submit --resume {self._folder.run_dir}")
+        return 1
+
+    def _greeting(self, before: Heartbeat | None) -> str:
+        times = f", restart {self._restart}" if self._restart else ""
+        where = f"{self._job.name} on {len(self._nodes)} nodes ({', '.join(self._nodes)})"
+        if before is None:
+            return f"job {self._job_id}{times}: {where}; the run begins"
+        return f"job {self._job_id}{times}: {where}; {before.step} of {before.steps} steps were done before"
+
+    def _is_finished(self, before: Heartbeat | None) -> bool:
+        return before is not None and before.state == "finished" and before.step >= self._config.train.steps
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """SLURM ends the job: its tasks are told by SLURM itself; wait for them and start nothing more."""
+        if self._ended_by is None:
+            self._ended_by = signal.Signals(number)
+            os.write(1, f"[{_now()}] {self._ended_by.name} from SLURM: the job is being ended\n".encode())
+
+    def _say(self, line: str) -> None:
+        print(f"[{_now()}] {line}", flush=True)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _meaning(status: int) -> str:
+    if status == RESUME:
+        return "start me again"
+    if status > 128 and status - 128 in {int(number) for number in signal.Signals}:
+        return f"killed by {signal.Signals(status - 128).name}"
+    return "an error"
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point of the batch script."""
+    if len(arguments) != 1:
+        print("usage: python -m unipool_dist.jobs RUN", file=sys.stderr)
+        return 2
+    try:
+        return Supervisor(Path(arguments[0]), os.environ).run()
+    except UnipoolError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1

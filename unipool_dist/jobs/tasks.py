@@ -1,0 +1,89 @@
+"""The srun command that starts a run's tasks: pure, from the job folder, the layout and the profile."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from unipool_dist.errors import UnipoolError
+from unipool_dist.jobs.folder import CONFIG_FILE, JOB, JobFolder
+from unipool_dist.jobs.layout import Layout
+from unipool_dist.jobs.profile import Profile
+
+
+def train_command(folder: JobFolder, run_dir: Path, layout: Layout) -> list[str]:
+    """Train the run in ``run_dir``, from its newest checkpoint if it has one."""
+    return _command(folder, layout, [str(run_dir / JOB / CONFIG_FILE), "--resume"])
+
+
+def doctor_command(folder: JobFolder, run_dir: Path, layout: Layout) -> list[str]:
+    """Look at the nodes as the run will use them."""
+    return _command(folder, layout, ["doctor", str(run_dir / JOB / CONFIG_FILE)])
+
+
+def task_environment(
+    variables: Mapping[str, str], profile: Profile, layout: Layout, job_id: str, restart: int
+) -> dict[str, str]:
+    """``variables`` and where the tasks meet: on the first node, which is this one, at a port that is free on it."""
+    meeting = {"MASTER_ADDR": layout.nodes[0], "MASTER_PORT": str(free_port(int(job_id), restart))}
+    interface = profile.network_interface
+    interfaces = {} if interface is None else {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": f"={interface}"}
+    # After `sbatch --export=NONE` srun would start the tasks without any of this.
+    return {**variables, **interfaces, **meeting, "SLURM_EXPORT_ENV": "ALL"}
+
+
+def free_port(job_id: int, restart: int) -> int:
+    """A port that nothing on this node listens at, below the ephemeral ones.
+
+    Another restart of the job begins to look elsewhere: should a process of an earlier one still be alive, on a node
+    that was cut off, it does not find the new ones.
+    """
+    first = (job_id * 16 + restart) % 20000
+    for offset in range(1000):
+        port = 10000 + (first + offset * 17) % 20000
+        with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise UnipoolError("no free port between 10000 and 30000 on this node; set MASTER_PORT")
+
+
+def _command(folder: JobFolder, layout: Layout, arguments: list[str]) -> list[str]:
+    profile = folder.profile()
+    per_node = min(layout.tasks_per_node, layout.num_tasks)
+    srun = [
+        "srun",
+        "--kill-on-bad-exit=1",  # else the other tasks wait for the one that is gone
+        "--label",
+        f"--nodes={len(layout.nodes)}",
+        f"--nodelist={','.join(layout.nodes)}",
+    ]
+    if profile.launcher == "srun":
+        srun += [f"--ntasks={layout.num_tasks}", f"--ntasks-per-node={per_node}", "--distribution=block"]
+        launcher = [str(folder.launchers / "srun.sh")]
+    else:
+        srun += [f"--ntasks={len(layout.nodes)}", "--ntasks-per-node=1"]
+        launcher = [str(folder.launchers / "torchrun.sh"), "--nproc", str(per_node)]
+    if profile.cpus_per_task is not None:  # srun does not take it from sbatch by itself
+        tasks = 1 if profile.launcher == "srun" else per_node
+        srun.append(f"--cpus-per-task={profile.cpus_per_task * tasks}")
+    return [*srun, *profile.srun, *_inside(profile, folder, [*launcher, *arguments])]
+
+
+def _inside(profile: Profile, folder: JobFolder, command: list[str]) -> list[str]:
+    """``command``, in the profile's container if there is one. srun options come first for pyxis."""
+    container = profile.container
+    if container is None:
+        return command
+    mounts = [f"{folder.run_dir}:{folder.run_dir}", *container.mounts]
+    # An image sets a PATH of its own; `unipool-dist` is the frozen code under the image's interpreter.
+    inside = ["bash", "-c", f"PATH={shlex.quote(str(folder.path / 'bin'))}:$PATH exec {shlex.join(command)}"]
+    if container.runtime == "pyxis":
+        return [f"--container-image={container.image}", f"--container-mounts={','.join(mounts)}", *inside]
+    binds = [f"--bind={mount}" for mount in mounts]
+    nv = ["--nv"] if folder.read().gpus_per_node else []
+    return ["apptainer", "exec", *nv, *binds, container.image, *inside]
