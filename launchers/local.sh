@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Train on this machine alone.
+# Train on this machine alone, or see whether it is fit for it.
 #
-# usage: launchers/local.sh [--nproc N] CONFIG [SECTION.FIELD=VALUE ...] [--overwrite]
+# usage: launchers/local.sh [--nproc N] CONFIG [SECTION.FIELD=VALUE ...] [--resume | --overwrite]
+#        launchers/local.sh [--nproc N] doctor [CONFIG] ...
 #
 #   --nproc N   processes to start; default: one per GPU, or one where there is no GPU
 #
@@ -28,4 +29,4 @@ if [[ -z $nproc ]]; then
     nproc=$({ nvidia-smi --list-gpus 2>/dev/null || true; } | grep -c '^GPU' || true)
     ((nproc > 0)) || nproc=1
 fi
-exec unipool-dist train "$@" --nproc "$nproc"
+start_program "$command" ${arguments[@]+"${arguments[@]}"} --nproc "$nproc"

@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
 # Train as one task of a SLURM step: one task is one process, with one GPU where there are GPUs.
 #
-# usage: srun --ntasks-per-node=N launchers/srun.sh CONFIG [SECTION.FIELD=VALUE ...]
+# usage: srun --ntasks-per-node=N launchers/srun.sh CONFIG [SECTION.FIELD=VALUE ...] [--resume | --overwrite]
+#        srun --ntasks-per-node=N launchers/srun.sh doctor [CONFIG] ...
 #
 # The tasks meet on the first node of the step, at a port derived from the job's id; set MASTER_ADDR or MASTER_PORT
-# before srun to choose others. Every task must see all GPUs of its node: ask for --gpus-per-node, not --gpus-per-task.
-# slurm/train.sbatch is a whole job around this.
+# before srun to choose others. launchers/free_port.sh finds a port that is free.
+# A task may see all GPUs of its node (--gpus-per-node) or its own alone (--gpus-per-task).
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 case ${1:-} in -h | --help) usage 0 ;; esac
 check_arguments "$@"
+# Those of the step win: it may have fewer tasks than the allocation.
+SLURM_NTASKS=${SLURM_STEP_NUM_TASKS:-${SLURM_NTASKS:-}}
 for name in SLURM_PROCID SLURM_NTASKS SLURM_LOCALID; do
     [[ -n ${!name:-} ]] || die "$name is not set: start this with srun, or use launchers/local.sh or torchrun.sh"
 done
@@ -21,4 +24,4 @@ find_program
 export MASTER_ADDR MASTER_PORT
 # What torchrun would set, so that the trainer sees the same environment whatever started it.
 export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID
-exec unipool-dist train "$@"
+start_program "$command" ${arguments[@]+"${arguments[@]}"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unipool_dist.errors import TopologyError
-from unipool_dist.topology.environment import read_environment
+from unipool_dist.topology.environment import read_environment, signalled_twice
 
 MEETING = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29400"}
 
@@ -24,6 +24,23 @@ def test_torchrun() -> None:
 def test_slurm_step() -> None:
     environment = read_environment({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", **MEETING})
     assert (environment.rank, environment.world_size, environment.local_rank) == (3, 4, 1)
+
+
+def test_a_step_with_fewer_tasks_than_its_job() -> None:
+    variables = {"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "2", **MEETING}
+    assert read_environment(variables).world_size == 2
+    assert read_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}).world_size == 1
+
+
+def test_an_ipv6_address_may_be_in_brackets() -> None:
+    variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "[fd00::1]", "MASTER_PORT": "1"}
+    assert read_environment(variables).master_addr == "fd00::1"
+
+
+def test_only_what_slurm_and_an_agent_started_is_signalled_by_both() -> None:
+    assert signalled_twice({"SLURM_STEP_ID": "0", "LOCAL_WORLD_SIZE": "2"})
+    assert not signalled_twice({"SLURM_STEP_ID": "0"})
+    assert not signalled_twice({"LOCAL_WORLD_SIZE": "2"})
 
 
 def test_torchrun_inside_slurm_counts_as_torchrun() -> None:

@@ -6,14 +6,26 @@ import sys
 
 import click
 
-from unipool_dist.cli.checkpoint import checkpoint
-from unipool_dist.cli.data import data
-from unipool_dist.cli.train import train
+from unipool_dist.cli.lazy import LazyGroup
 from unipool_dist.errors import UnipoolError
+from unipool_dist.resilience.signal_watch import release_signals
+
+COMMANDS = {
+    "checkpoint": ("unipool_dist.cli.checkpoint", "List, verify, inspect, reshard, export and import checkpoints."),
+    "data": ("unipool_dist.cli.data", "Prepare corpora, and show what they hold."),
+    "doctor": ("unipool_dist.cli.doctor", "Examine what a run is about to use, and name what is slow."),
+    "status": ("unipool_dist.cli.status", "State, step, loss, speed and last checkpoint of runs."),
+    "submit": ("unipool_dist.cli.submit", "Submit the run that CONFIG describes to SLURM."),
+    "torchrun": ("unipool_dist.cli.torchrun", "Start one node's processes of a run; once on every node."),
+    "train": ("unipool_dist.cli.train", "Train the model that CONFIG describes."),
+}
+"""The module that each command is in, and the beginning of its help."""
+_TAKE_SIGNALS = ("train", "torchrun")  # themselves, once they can
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def cli() -> None:
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Train UniPool models: one pool of experts, owned across all pipeline stages.
 
     \b
@@ -24,11 +36,8 @@ def cli() -> None:
     On a cluster, start `unipool-dist train CONFIG` once per process with torchrun or srun
     (launchers/). Any field of the configuration can be set behind it: train.steps=200.
     """
-
-
-cli.add_command(checkpoint)
-cli.add_command(data)
-cli.add_command(train)
+    if context.invoked_subcommand not in _TAKE_SIGNALS:
+        release_signals()
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -19,7 +20,8 @@ class SignalWatch:
 
     The calls come one after the other from a thread of their own; none comes after exit, which restores the handlers
     and the wakeup fd that were there before. System calls that a signal interrupts are restarted, so that libraries
-    notice nothing. Entry, exit and :meth:`ignore_from_now` belong to the main thread.
+    notice nothing. Signals that a launcher holds back (:func:`hold_signals`) come from entry on.
+    Entry, exit and :meth:`ignore_from_now` belong to the main thread.
     """
 
     def __init__(self, on_signal: Callable[[signal.Signals], None]) -> None:
@@ -29,12 +31,13 @@ class SignalWatch:
     def __enter__(self) -> SignalWatch:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)  # or a handler could wait for the reader
-        self._thread = threading.Thread(target=self._read, name="signal-watch", daemon=True)
-        self._thread.start()
         self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._old_handlers = {number: signal.signal(number, _nothing) for number in STOP_SIGNALS}
         for number in STOP_SIGNALS:
             signal.siginterrupt(number, False)
+        release_signals()
+        self._thread = threading.Thread(target=self._read, name="signal-watch", daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(
@@ -54,11 +57,34 @@ class SignalWatch:
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # no handler: the interpreter takes those away as it ends
 
+    def mute(self) -> None:
+        """The process ends without an exit from here: ``on_signal`` is called no more. From any thread."""
+        self._ignoring = True
+
     def _read(self) -> None:
         while numbers := self._reader.recv(64):  # one byte per signal; nothing once the writer is closed
             for number in numbers:
                 if number in STOP_SIGNALS and not self._ignoring:
                     self._on_signal(signal.Signals(number))
+
+
+@contextmanager
+def hold_signals() -> Iterator[None]:
+    """Processes that this thread starts get SIGTERM, SIGINT and SIGUSR1 only once they call :func:`release_signals`.
+
+    Until then the kernel keeps one of each: a Python that is still importing would be killed by it. This process takes
+    them as before, as long as it has another thread.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def release_signals() -> None:
+    """From now on this process gets the signals that its launcher holds back; those that came meanwhile, at once."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:

@@ -46,6 +46,10 @@ class StopSignals:
         """
         self._watch.ignore_from_now()
 
+    def mute(self) -> None:
+        """The process is about to end for another reason: signals do nothing from now on. From any thread."""
+        self._watch.mute()
+
     def _on_signal(self, number: signal.Signals) -> None:
         now = time.monotonic()
         if self.received is None:

@@ -15,6 +15,7 @@ from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.layout import rank_grid
 from unipool_dist.topology.megatron import create_megatron_groups, let_megatron_run_without_cuda, parallel_state
 from unipool_dist.topology.rank_grid import RankGrid
+from unipool_dist.topology.rendezvous import meet
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,18 @@ class ParallelGroups:
     """All ranks, on the CPU with gloo: for what a thread in the background sends while checkpoints are written."""
     pools: tuple[int, ...]
     """The pools whose experts this rank's pool group owns."""
+
+    def by_name(self) -> dict[str, dist.ProcessGroup]:
+        """The groups under names for messages."""
+        return {
+            "world": self.world,
+            "tp": self.tp,
+            "dp": self.dp,
+            "pp": self.pp,
+            "pool": self.pool,
+            "expert_data": self.expert_data,
+            "storage": self.storage,
+        }
 
     @property
     def is_first_stage(self) -> bool:
@@ -67,8 +80,7 @@ def process_groups(config: Config, environment: Environment) -> Iterator[Paralle
     alone = environment.world_size == 1
     dist.init_process_group(
         environment.backend,
-        init_method=None if alone else f"tcp://{environment.master_addr}:{environment.master_port}",
-        store=dist.HashStore() if alone else None,
+        store=dist.HashStore() if alone else meet(environment, timeout),
         rank=environment.rank,
         world_size=environment.world_size,
         timeout=timeout,
