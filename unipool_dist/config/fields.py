@@ -22,6 +22,8 @@ def allowed(annotation: Any, limits: Iterable[Any] = ()) -> str:
         return _or([str(argument) for argument in arguments])
     if origin is dict:
         return f"a mapping whose values are each {allowed(arguments[1])}"
+    if origin is list:
+        return f"a list, each item {allowed(arguments[0])}"
     if is_section(annotation):
         return f"a section with the fields {', '.join(annotation.model_fields)}"
     names = {bool: "true or false", str: "text", int: "a whole number", float: "a number", types.NoneType: "null"}

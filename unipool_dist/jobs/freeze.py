@@ -39,8 +39,10 @@ def freeze_config(run_dir: Path, config: Config) -> None:
     dump_config(frozen, folder / CONFIG_FILE)
 
 
-def freeze_code(folder: JobFolder, python: str) -> dict[str, str | bool] | None:
+def freeze_code(folder: JobFolder, task_python: str) -> dict[str, str | bool] | None:
     """Copy the package and the launchers; write what git knows of them, and the packages installed.
+
+    ``task_python`` is the interpreter that the tasks run, by its path on the nodes or in their container.
 
     Returns the commit and whether the working tree differs from it (then ``code.diff`` holds the difference), or
     ``None`` if the code is in no git repository.
@@ -52,7 +54,7 @@ def freeze_code(folder: JobFolder, python: str) -> dict[str, str | bool] | None:
     for source, target in ((_PACKAGE, folder.code / _PACKAGE.name), (launchers, folder.launchers)):
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(source, target, ignore=ignore)
-    _write_program(folder, python)
+    _write_program(folder, task_python)
     packages = sorted(
         f"{item.metadata['Name']}=={item.version}"
         for item in importlib.metadata.distributions()

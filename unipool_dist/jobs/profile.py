@@ -27,7 +27,7 @@ class Container(_Part):
     )
     image: str = Field(description="image, as the runtime names it")
     mounts: list[str] = Field(
-        [], description="further host folders, HOST:CONTAINER; the run, data and working folder are"
+        [], description="further host folders, HOST:CONTAINER; those of the run and its data are there"
     )
     python: str = Field("python3", description="interpreter inside the image")
 

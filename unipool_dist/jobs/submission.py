@@ -100,7 +100,8 @@ def write(request: Request, prepared: Prepared) -> None:
         folder.logs.mkdir(exist_ok=True)
         for name, config in prepared.configs.items():
             freeze_config(folder.run_dir / name, config)
-        git = freeze_code(folder, interpreter())
+        container = request.profile.container
+        git = freeze_code(folder, interpreter() if container is None else container.python)
         freeze_environment(folder)
         folder.script.write_text(script_of(request, prepared), encoding="utf-8")
         folder.write(

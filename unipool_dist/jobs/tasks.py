@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import socket
 from collections.abc import Mapping
@@ -43,13 +44,30 @@ def free_port(job_id: int, restart: int) -> int:
     first = (job_id * 16 + restart) % 20000
     for offset in range(1000):
         port = 10000 + (first + offset * 17) % 20000
-        with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
-            try:
-                probe.bind(("", port))
-            except OSError:
-                continue
+        if _is_free(port):
             return port
     raise UnipoolError("no free port between 10000 and 30000 on this node; set MASTER_PORT")
+
+
+def _is_free(port: int) -> bool:
+    """Whether neither IPv4 nor IPv6, as far as this node has them, has a socket at ``port``."""
+    usable = 0
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            probe = socket.socket(family)
+        except OSError:  # a kernel without it
+            continue
+        with probe:
+            try:
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(("", port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    return False
+                continue  # switched off: no address of this family
+        usable += 1
+    return usable > 0
 
 
 def _command(folder: JobFolder, layout: Layout, arguments: list[str]) -> list[str]:
@@ -71,15 +89,16 @@ def _command(folder: JobFolder, layout: Layout, arguments: list[str]) -> list[st
     if profile.cpus_per_task is not None:  # srun does not take it from sbatch by itself
         tasks = 1 if profile.launcher == "srun" else per_node
         srun.append(f"--cpus-per-task={profile.cpus_per_task * tasks}")
-    return [*srun, *profile.srun, *_inside(profile, folder, [*launcher, *arguments])]
+    folders = [str(folder.run_dir), layout.config.data.path]
+    return [*srun, *profile.srun, *_inside(profile, folder, folders, [*launcher, *arguments])]
 
 
-def _inside(profile: Profile, folder: JobFolder, command: list[str]) -> list[str]:
+def _inside(profile: Profile, folder: JobFolder, folders: list[str], command: list[str]) -> list[str]:
     """``command``, in the profile's container if there is one. srun options come first for pyxis."""
     container = profile.container
     if container is None:
         return command
-    mounts = [f"{folder.run_dir}:{folder.run_dir}", *container.mounts]
+    mounts = [*(f"{path}:{path}" for path in folders), *container.mounts]
     # An image sets a PATH of its own; `unipool-dist` is the frozen code under the image's interpreter.
     inside = ["bash", "-c", f"PATH={shlex.quote(str(folder.path / 'bin'))}:$PATH exec {shlex.join(command)}"]
     if container.runtime == "pyxis":

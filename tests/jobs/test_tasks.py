@@ -1,0 +1,78 @@
+"""The srun command, and where the tasks meet."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unipool_dist.config import load_config
+from unipool_dist.jobs.folder import Job, JobFolder
+from unipool_dist.jobs.layout import choose_layout
+from unipool_dist.jobs.profile import Profile
+from unipool_dist.jobs.tasks import doctor_command, free_port, task_environment, train_command
+
+
+def folder_with(tmp_path: Path, **profile: Any) -> JobFolder:
+    folder = JobFolder(tmp_path / "run")
+    folder.path.mkdir(parents=True)
+    values = Profile(**profile).model_dump(mode="json")
+    folder.write(Job("tiny", 2, 2, "python", False, values, "submit", "/", {}, None))
+    return folder
+
+
+LAYOUT = choose_layout(
+    load_config(None, ("train.global_batch_size=12", "train.micro_batch_size=1", "data.path=/corpus")), ["a", "b"], 2
+)
+
+
+def test_one_task_per_process(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, cpus_per_task=3, srun=["--cpu-bind=cores"])
+    command = train_command(folder, folder.run_dir, LAYOUT)
+    assert command[0] == "srun" and "--kill-on-bad-exit=1" in command
+    assert {"--nodes=2", "--nodelist=a,b", "--ntasks=4", "--ntasks-per-node=2", "--cpus-per-task=3"} <= set(command)
+    launcher = str(folder.launchers / "srun.sh")
+    assert command[-4:] == ["--cpu-bind=cores", launcher, str(folder.run_dir / "job/config.yaml"), "--resume"]
+    assert doctor_command(folder, folder.run_dir, LAYOUT)[-3:-1] == [launcher, "doctor"]
+
+
+def test_one_torchrun_per_node(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, launcher="torchrun", cpus_per_task=3)
+    command = train_command(folder, folder.run_dir, LAYOUT)
+    assert {"--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=6"} <= set(command)
+    assert command[-5:-2] == [str(folder.launchers / "torchrun.sh"), "--nproc", "2"]
+
+
+@pytest.mark.parametrize("runtime", ["pyxis", "apptainer"])
+def test_a_container_sees_the_run_and_its_data_and_runs_the_frozen_code(tmp_path: Path, runtime: str) -> None:
+    folder = folder_with(tmp_path, container={"runtime": runtime, "image": "torch.sif", "mounts": ["/x:/y"]})
+    command = " ".join(train_command(folder, folder.run_dir, LAYOUT))
+    run_dir = folder.run_dir
+    if runtime == "pyxis":
+        assert (
+            f"--container-image=torch.sif --container-mounts={run_dir}:{run_dir},/corpus:/corpus,/x:/y bash" in command
+        )
+    else:
+        binds = f"--bind={run_dir}:{run_dir} --bind=/corpus:/corpus --bind=/x:/y"
+        assert f"apptainer exec --nv {binds} torch.sif bash" in command
+    assert f"PATH={run_dir}/job/bin:$PATH exec {run_dir}/job/launchers/srun.sh" in command
+
+
+def test_tasks_meet_on_the_first_node_and_inherit_the_environment() -> None:
+    profile = Profile(network_interface="ib0")
+    variables = task_environment({"HOME": "/h", "SLURM_EXPORT_ENV": "NONE"}, profile, LAYOUT, "17", 0)
+    assert variables["MASTER_ADDR"] == "a" and variables["HOME"] == "/h"
+    assert variables["SLURM_EXPORT_ENV"] == "ALL", "or nothing of this would reach the tasks"
+    assert (variables["GLOO_SOCKET_IFNAME"], variables["NCCL_SOCKET_IFNAME"]) == ("ib0", "=ib0")
+    assert "GLOO_SOCKET_IFNAME" not in task_environment({}, Profile(), LAYOUT, "17", 0)
+
+
+def test_the_port_is_free_and_differs_between_restarts() -> None:
+    port = free_port(17, 0)
+    assert free_port(17, 1) != port and free_port(18, 0) != port
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        assert free_port(17, 0) != port
+    assert free_port(17, 0) == port, "the same for the same job, as long as it is free"
