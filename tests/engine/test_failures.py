@@ -105,7 +105,8 @@ def test_a_killed_rank_ends_the_run_and_is_named(start: Callable[..., Running]) 
 
 
 def test_a_stuck_rank_ends_the_run_within_the_timeout(start: Callable[..., Running]) -> None:
-    run = start("parallel.pp=2", *ENDLESS, "parallel.timeout_s=5")
+    """Without the watchdog, which is quicker than the timeout if it is left to itself."""
+    run = start("parallel.pp=2", *ENDLESS, "parallel.timeout_s=5", "run.watchdog_s=1000")
     run.wait_for("step      3/")
     os.kill(run.workers()[1], signal.SIGSTOP)
     code, output = run.end(timeout_s=60)

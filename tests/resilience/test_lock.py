@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,3 +116,14 @@ def test_other_errors_of_the_file_system_are_raised(tmp_path: Path, monkeypatch:
     with pytest.raises(OSError, match="Input/output error"):
         RunLock(tmp_path).acquire()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_it_can_wait_for_a_process_that_is_about_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with holder(tmp_path) as process:
+        with pytest.raises(RunLockedError):
+            RunLock(tmp_path).acquire(wait_s=0.6)
+        assert f"still held by process {process.pid}" in capsys.readouterr().err
+        lock = RunLock(tmp_path)
+        threading.Timer(0.7, process.kill).start()
+        lock.acquire(wait_s=30)
+        lock.release()

@@ -1,4 +1,4 @@
-"""Starting the processes of a run on this machine, passing signals on to them, and ending them all when one fails."""
+"""Starting this node's processes of a run, passing signals on to them, and ending them all when one fails."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import click
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -15,22 +16,18 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.resilience.forwarding import SignalForwarder
 from unipool_dist.resilience.orphans import announce_launcher
-from unipool_dist.resilience.signal_watch import STOP_SIGNALS
+from unipool_dist.resilience.signal_watch import STOP_SIGNALS, hold_signals
+from unipool_dist.resilience.watchdog_report import NoProgressError
 
 UNIPOOL_DIST = ("-m", "unipool_dist")
+AGENT_SIGNALS = "SIGHUP,SIGQUIT"
+"""On these the agent ends the processes itself; the others are passed on to them."""
 _AGENT_PATIENCE_S = 30  # from the agent's SIGTERM to its SIGKILL; not to be set
 
 
 def launch_local(arguments: Sequence[str], num_processes: int, program: Sequence[str] = UNIPOOL_DIST) -> None:
-    """Run ``python PROGRAM ARGUMENTS`` in ``num_processes`` processes, through torchrun's agent.
-
-    SIGTERM, SIGINT and SIGUSR1 go to each process once; what ends the run is how the processes end. Exits with status
-    75 (``RESUME``) after a line that says so if those that did not end with 0 ended with 75. When one fails the agent
-    ends the others; exits with status 1 then, after a line that says which rank failed first and how.
-    """
+    """Run ``python PROGRAM ARGUMENTS`` in ``num_processes`` processes on this machine, as :func:`run_agent` does."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes share the machine's cores
-    announce_launcher()
-    logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(_is_no_stop)
     config = LaunchConfig(
         run_id="unipool-dist",
         min_nodes=1,
@@ -40,11 +37,27 @@ def launch_local(arguments: Sequence[str], num_processes: int, program: Sequence
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=0.5,
-        signals_to_handle="SIGHUP,SIGQUIT",  # on these the agent ends the processes itself
+        signals_to_handle=AGENT_SIGNALS,
     )
-    with SignalForwarder(num_processes) as forwarder:
+    command = [*program, *arguments]
+    run_agent(
+        lambda: elastic_launch(config, sys.executable)(*command), num_processes, hold=tuple(program) == UNIPOOL_DIST
+    )
+
+
+def run_agent(agent: Callable[[], object], num_processes: int, *, hold: bool) -> None:
+    """Run ``agent``, which starts this node's ``num_processes`` processes and waits for them, as torchrun's does.
+
+    SIGTERM, SIGINT and SIGUSR1 go to each process once; with ``hold`` not before it asks for them
+    (:func:`~unipool_dist.resilience.signal_watch.release_signals`). What ends the run is how the processes end. Exits
+    with status 75 (``RESUME``) after a line that says so if those that did not end with 0 ended with 75. When one
+    fails the agent ends the others; exits with status 1 then, after a line that says which rank failed first and how.
+    """
+    announce_launcher()
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(_is_no_stop)
+    with SignalForwarder(num_processes) as forwarder, hold_signals() if hold else nullcontext():
         try:
-            elastic_launch(config, sys.executable)(*program, *arguments)
+            agent()
         except ChildFailedError as error:
             forwarder.ignore_from_now()  # the exit status is decided
             status, line = outcome(error)
@@ -54,6 +67,12 @@ def launch_local(arguments: Sequence[str], num_processes: int, program: Sequence
 
 def outcome(error: ChildFailedError) -> tuple[int, str]:
     """The launcher's exit status and last line, for processes that ended as ``error`` tells."""
+    for failure in error.failures.values():
+        if (summary := _stuck(failure)) is not None:
+            return RESUME, (
+                f"ended: the run made no progress, see {summary}; the same command with --resume goes on from the "
+                f"newest checkpoint"
+            )
     causes = _causes(error)
     if causes and all(failure.exitcode == RESUME for failure in causes.values()):
         return RESUME, "stopped: the run's state is saved; the same command with --resume goes on"
@@ -63,6 +82,15 @@ def outcome(error: ChildFailedError) -> tuple[int, str]:
     first = sorted(causes.items(), key=lambda item: item[1].timestamp)
     rank, failure = (killed or first or [error.get_first_failure()])[0]
     return 1, f"error: rank {rank} (process {failure.pid}) {_how(failure.exitcode)}; all processes were ended"
+
+
+def _stuck(failure: ProcessFailure) -> str | None:
+    """Where the watchdog's summary is, if it is what ended this rank."""
+    message: object = failure.message
+    if isinstance(message, dict):  # as torch's ErrorHandler writes it
+        message = message.get("message")
+    kind, _, summary = str(message).partition(": ")
+    return summary if kind == NoProgressError.__name__ else None
 
 
 def _causes(error: ChildFailedError) -> dict[int, ProcessFailure]:

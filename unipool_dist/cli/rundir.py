@@ -10,6 +10,8 @@ from pathlib import Path
 from unipool_dist.checkpoint.directory import CHECKPOINTS
 from unipool_dist.config import Config, dump_config
 from unipool_dist.errors import ConfigError
+from unipool_dist.resilience.heartbeat import HEARTBEAT_FILE
+from unipool_dist.resilience.watchdog_report import WATCHDOG
 
 CONFIG_FILE = "config.yaml"
 _OF_A_RUN = (
@@ -17,6 +19,7 @@ _OF_A_RUN = (
     "metrics.jsonl",
     "expert_usage.jsonl",
     "data_summary.json",
+    HEARTBEAT_FILE,
     "loss_curve.png",
     "expert_usage.png",
 )
@@ -43,7 +46,7 @@ def begin_run_dir(path: Path, config: Config, unigram_entropy: Mapping[str, floa
     """Empty ``path`` of an earlier run's files, checkpoints included; then write the resolved configuration."""
     for name in _OF_A_RUN:
         (path / name).unlink(missing_ok=True)
-    for folder in ("tensorboard", CHECKPOINTS):
+    for folder in ("tensorboard", WATCHDOG, CHECKPOINTS):
         shutil.rmtree(path / folder, ignore_errors=True)
     continue_run_dir(path, config, unigram_entropy)
 

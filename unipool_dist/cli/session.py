@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from unipool_dist.checkpoint.compatibility import check_compatible
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.progress import DataIdentity
 from unipool_dist.checkpoint.randomness import seed_generators
-from unipool_dist.checkpoint.resume import Found, find_checkpoint, load_checkpoint
+from unipool_dist.checkpoint.resume import DamagedError, Found, find_checkpoint, load_checkpoint
 from unipool_dist.checkpoint.saver import Saver, SaveReport
 from unipool_dist.checkpoint.state import RunState
 from unipool_dist.cli.assembly import batch_source, describe, with_vocabulary
@@ -21,14 +22,18 @@ from unipool_dist.cli.rundir import begin_run_dir, check_run_dir, continue_run_d
 from unipool_dist.config import Config, resolve_config
 from unipool_dist.data import Corpus, extended, training_data, validation_sequences
 from unipool_dist.engine.evaluate import Sequences
+from unipool_dist.engine.progress import Beat
 from unipool_dist.engine.trainer import Trainer
 from unipool_dist.engine.zero import read_deepspeed_config
 from unipool_dist.model.assembly import build_model
 from unipool_dist.resilience.deadline import Deadline
 from unipool_dist.resilience.exit_codes import RESUME
+from unipool_dist.resilience.heartbeat import HeartbeatWriter, read_heartbeat
 from unipool_dist.resilience.lock import RunLock
 from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.resilience.stop import StopRequest
+from unipool_dist.resilience.watchdog import Watchdog
+from unipool_dist.resilience.watchdog_report import WATCHDOG
 from unipool_dist.topology.agreement import failing_together
 from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.groups import ParallelGroups, process_groups
@@ -56,13 +61,15 @@ def train_session(config: Config, environment: Environment, start: Start, signal
     resolved = resolve_config(config, environment.world_size)
     rank_grid(resolved)
     read_deepspeed_config(resolved.optimizer.deepspeed)
-    with process_groups(resolved, environment) as groups:
+    with _watchdog(resolved, environment, signals) as watchdog, process_groups(resolved, environment) as groups:
+        watchdog.watch(groups.by_name(), cpu_counts=groups.device.type == "cpu")
         deadline = Deadline(resolved.run.time_limit_s)
         stop = StopRequest(signals, deadline, groups.world, groups.device)
         with failing_together("opening the corpus"):
             corpus = Corpus.open(resolved.data.path, verify="size")
             resolved = with_vocabulary(resolved, corpus)
-        reason = _Session(resolved, groups, corpus, stop, deadline).run(start)
+        reason = _Session(resolved, groups, corpus, stop, deadline, watchdog.beat, environment).run(start)
+        watchdog.beat("ending", slow=True)
         signals.ignore_from_now()  # before the barrier at the end of the groups, see there
     if reason is None:
         return 0
@@ -71,33 +78,85 @@ def train_session(config: Config, environment: Environment, start: Start, signal
     return RESUME
 
 
+def _watchdog(config: Config, environment: Environment, signals: StopSignals) -> Watchdog:
+    return Watchdog(
+        config.run.watchdog_s or 0.75 * config.parallel.timeout_s,
+        Path(config.run.dir) / WATCHDOG,
+        environment.rank,
+        environment.world_size,
+        on_alarm=signals.mute,
+    )
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A run that can go on."""
+
+    found: Found | None
+    data: DataIdentity
+    trainer: Trainer
+    state: RunState
+
+
 class _Session:
     def __init__(
-        self, config: Config, groups: ParallelGroups, corpus: Corpus, stop: StopRequest, deadline: Deadline
+        self,
+        config: Config,
+        groups: ParallelGroups,
+        corpus: Corpus,
+        stop: StopRequest,
+        deadline: Deadline,
+        beat: Beat,
+        environment: Environment,
     ) -> None:
+        self._environment = environment
+        self._beat = beat
         self._config, self._groups, self._corpus, self._stop, self._deadline = config, groups, corpus, stop, deadline
         self._run_dir = Path(config.run.dir)
         self._directory = CheckpointDirectory(self._run_dir)
         self._lock = RunLock(self._run_dir)
         self._observer: RunObserver | None = None
+        self._heartbeat: HeartbeatWriter | None = None
+        self._step = 0
         self._asked_at: float | None = None
 
     def run(self, start: Start) -> str | None:
         """Returns why the run was stopped, or ``None`` if it is finished."""
-        config, groups = self._config, self._groups
         self._open_run_dir(start)
+        damaged: dict[int, str] = {}
+        while True:
+            try:
+                ready = self._get_ready(start, damaged)
+                break
+            except DamagedError as error:  # everything is built anew, so nothing of it remains
+                if start.from_step is not None:
+                    raise
+                damaged[error.step] = error.fault
+        reason = None if ready is None else self._train(ready, start)
+        self._lock.release()
+        return reason
+
+    def _get_ready(self, start: Start, damaged: Mapping[int, str]) -> _Ready | None:
+        """Build everything and load the state it goes on from; ``None`` if the run is finished already."""
+        config, groups = self._config, self._groups
         found = None
         if start.resume:
+            self._beat("looking for a checkpoint", slow=True)
             found = find_checkpoint(
-                self._directory, groups.storage, from_step=start.from_step, verify=config.checkpoint.verify
+                self._directory,
+                groups.storage,
+                from_step=start.from_step,
+                verify=config.checkpoint.verify,
+                damaged=damaged,
             )
         data = self._data_identity(found)
         if found is not None:
             self._check(found, data)
             if found.step >= config.train.steps:
+                found.verification.confirm()
                 self._say(f"run.dir={self._run_dir} is finished: its checkpoint is of step {found.step}")
-                self._lock.release()
                 return None
+        self._beat("building the model", slow=True)
         model = build_model(config, groups)
         dataset = training_data(
             self._corpus,
@@ -107,29 +166,37 @@ class _Session:
             weights=config.data.weights,
             consumed_samples=found.progress.consumed_samples if found else 0,
         )
-        trainer = Trainer(config, groups, model, batch_source(dataset, config, groups), self._validation_sequences())
+        batches = batch_source(dataset, config, groups)
+        trainer = Trainer(config, groups, model, batches, self._validation_sequences(), self._beat)
         state = RunState(groups, model, trainer.step.optimizer)
         seed_generators(config.train.seed)
         if found is not None:
+            self._beat("loading the checkpoint", slow=True)
             load_checkpoint(found, state, groups.storage)
-        self._begin(found)
-        saver = Saver(config, groups, state, self._directory, data, self._report_save)
+        return _Ready(found, data, trainer, state)
+
+    def _train(self, ready: _Ready, start: Start) -> str | None:
+        """Returns why the run was stopped, or ``None`` if it is finished."""
+        self._beat("beginning", slow=True)
+        self._begin(ready.found, start)
+        saver = Saver(self._config, self._groups, ready.state, self._directory, ready.data, self._report_save)
         self._deadline.observe_save(saver.num_bytes / _SLOW_BYTES_PER_S)
+        self._step = ready.found.step if ready.found else 0
         reason = self._should_stop()
         if reason is None:
             try:
-                reason = trainer.run(
-                    first_step=found.step + 1 if found else 1,
-                    observer=self._observer,
-                    saver=saver,
-                    should_stop=self._should_stop,
+                reason = ready.trainer.run(
+                    first_step=self._step + 1, observer=self._observer, saver=saver, should_stop=self._after_step
                 )
             finally:
+                self._beat("closing", slow=True)
                 if self._observer is not None:
                     self._observer.close()
+        if self._heartbeat is not None:
+            self._heartbeat.write(self._step, "finished" if reason is None else "stopped", reason)
+            self._heartbeat.close()
         if self._observer is not None and reason is None:
             self._observer.finish()
-        self._lock.release()
         return reason
 
     def _open_run_dir(self, start: Start) -> None:
@@ -137,7 +204,9 @@ class _Session:
         with failing_together(f"opening run.dir={self._run_dir}"):
             if self._groups.rank == 0:
                 check_run_dir(self._run_dir, overwrite=start.overwrite, resume=start.resume)
-                self._lock.acquire()
+                # Its former self may be alive on a node that was cut off, until its watchdog or a timeout ends it.
+                restarted = self._environment.restarts > 0
+                self._lock.acquire(wait_s=0.9 * self._config.parallel.timeout_s if restarted else 0.0)
                 if self._config.data.verify == "hash":
                     Corpus.open(self._config.data.path, verify="hash")
                 self._directory.clean_up()
@@ -159,7 +228,7 @@ class _Session:
         for change in changes:
             self._say(f"note: {change}", err=True)
 
-    def _begin(self, found: Found | None) -> None:
+    def _begin(self, found: Found | None, start: Start) -> None:
         """The run directory becomes this run's. Only now is anything in it changed."""
         config = self._config
         with failing_together(f"preparing run.dir={self._run_dir}"):
@@ -174,8 +243,12 @@ class _Session:
                         click.echo(f"moved aside: {self._directory.set_aside(step, reason)}")
                 self._observer = RunObserver(config, self._corpus, resume_from_step=found.step if found else None)
                 click.echo(describe(config, self._groups))
+                step, before = found.step if found else 0, read_heartbeat(self._run_dir)
                 if found is not None:
-                    click.echo(f"resumed after step {found.step} of {config.train.steps} from {found.folder}")
+                    click.echo(f"resumed after step {step} of {config.train.steps} from {found.folder}")
+                if before is not None and before.step > step and start.resume:
+                    click.echo(f"{before.step - step} steps that had been done after it are lost and done anew")
+                self._heartbeat = HeartbeatWriter(self._run_dir, steps=config.train.steps, resumed_from=step)
 
     def _validation_sequences(self) -> dict[str, Sequences]:
         train, length = self._config.train, self._config.model.sequence_length
@@ -183,6 +256,13 @@ class _Session:
             name: validation_sequences(self._corpus, name, sequence_length=length, count=train.eval_sequences)
             for name in (self._corpus.domains if train.eval_sequences else ())
         }
+
+    def _after_step(self) -> str | None:
+        """A step is done. Collectives: as :meth:`_should_stop`."""
+        self._step += 1
+        if self._heartbeat is not None:
+            self._heartbeat.write(self._step)
+        return self._should_stop()
 
     def _should_stop(self) -> str | None:
         """Collectives: one all-reduce over the world."""

@@ -9,6 +9,7 @@ import click
 from unipool_dist.config import Config, load_config, resolve_config
 from unipool_dist.resilience.orphans import end_with_launcher
 from unipool_dist.resilience.signals import StopSignals
+from unipool_dist.topology.environment import signalled_twice
 
 
 @click.command()
@@ -39,7 +40,8 @@ def train(
     config = load_config(config_path, overrides)
     if nproc is None:
         end_with_launcher()
-        with StopSignals() as signals:  # already now: what follows takes seconds to import
+        same_request_s = 1.0 if signalled_twice() else 0.2
+        with StopSignals(same_request_s=same_request_s) as signals:  # already now: what follows takes seconds to import
             from unipool_dist.cli.session import Start
             from unipool_dist.cli.worker import run_worker
 

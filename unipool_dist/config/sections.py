@@ -158,6 +158,11 @@ class RunSection(Section):
     time_limit_s: Positive | None = Field(
         None, description="seconds from the start of the processes before which the run saves and stops; null: none"
     )
+    watchdog_s: Positive | None = Field(
+        None,
+        description="seconds without progress of a rank after which all ranks write down where they are and the run "
+        "ends, to be resumed; below parallel.timeout_s, or that comes first; null: 3/4 of it",
+    )
 
 
 class Config(Section):

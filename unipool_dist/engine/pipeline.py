@@ -11,6 +11,7 @@ from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from torch import Tensor
 
 from unipool_dist.config import Config
+from unipool_dist.engine.progress import Beat, unheard
 from unipool_dist.engine.schedule import HalfTick, Schedule
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.pool.server import Microbatches
@@ -43,8 +44,8 @@ class Pipeline:
     :meth:`Balance.end_forward_half`; then tensors to and from the neighbouring stages.
     """
 
-    def __init__(self, config: Config, groups: ParallelGroups, model: PooledModel) -> None:
-        self._groups, self._model = groups, model
+    def __init__(self, config: Config, groups: ParallelGroups, model: PooledModel, beat: Beat = unheard) -> None:
+        self._groups, self._model, self._beat = groups, model, beat
         self._num_layers = len(model.layer_range)
         self._shape = (
             config.model.sequence_length // config.parallel.tp,
@@ -119,8 +120,11 @@ class Pipeline:
 
     def _begin(self, half: HalfTick, *, keep: bool) -> int | None:
         stages: Microbatches = half.microbatches[self._my_stages]
+        microbatch = half.microbatches[self._groups.pp_index]
+        what = "experts for other stages" if microbatch is None else f"micro-batch {microbatch}"
+        self._beat(f"{half.kind} of {what}{'' if keep else ' (evaluation)'}")
         self._model.exchange.begin_half(stages, keep=keep)
-        return half.microbatches[self._groups.pp_index]
+        return microbatch
 
     def _run_stage(self, batch: StageBatch, inputs: Tensor | None) -> tuple[Tensor, Tensor | None]:
         source = batch.tokens if self._groups.is_first_stage else inputs
@@ -157,6 +161,7 @@ class Pipeline:
         outgoing = None if self._groups.is_last_stage or output is None else output.detach().contiguous()
         if outgoing is None and incoming is None:
             return
+        self._beat("passing outputs between stages")
         received = self._neighbours.send_forward_recv_forward(outgoing, incoming is not None, self._shape)
         if incoming is not None:
             inputs[incoming] = received
@@ -168,6 +173,7 @@ class Pipeline:
         outgoing = None if grad is None else grad.contiguous()
         if outgoing is None and incoming is None:
             return
+        self._beat("passing gradients between stages")
         received = self._neighbours.send_backward_recv_backward(outgoing, incoming is not None, self._shape)
         if incoming is not None:
             output_grads[incoming] = received.detach()

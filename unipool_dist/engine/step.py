@@ -14,6 +14,7 @@ from unipool_dist.config import Config
 from unipool_dist.engine.gradients import GradientBuffers
 from unipool_dist.engine.optimizer import PooledOptimizer
 from unipool_dist.engine.pipeline import Pipeline, StageBatch
+from unipool_dist.engine.progress import Beat, unheard
 from unipool_dist.engine.schedule import SCHEDULES
 from unipool_dist.errors import NonFiniteError
 from unipool_dist.model.assembly import PooledModel
@@ -35,15 +36,15 @@ class StepResult:
 class TrainStep:
     """Runs training steps of one rank."""
 
-    def __init__(self, config: Config, groups: ParallelGroups, model: PooledModel) -> None:
+    def __init__(self, config: Config, groups: ParallelGroups, model: PooledModel, beat: Beat = unheard) -> None:
         assert isinstance(config.parallel.dp, int)
-        self._groups, self._model = groups, model
+        self._groups, self._model, self._beat = groups, model, beat
         self.num_microbatches = config.train.global_batch_size // (config.train.micro_batch_size * config.parallel.dp)
         self._schedule = SCHEDULES[config.parallel.schedule](config.parallel.pp, self.num_microbatches)
         self._positions_per_step = config.train.global_batch_size * config.model.sequence_length
         self._gradients = GradientBuffers(model)
         self.optimizer = PooledOptimizer(config, groups, model)
-        self.pipeline = Pipeline(config, groups, model)
+        self.pipeline = Pipeline(config, groups, model, beat)
 
     def run(self, step: int, batches: Sequence[StageBatch]) -> StepResult:
         """Train on ``batches``, this rank's micro-batches of step ``step``.
@@ -54,16 +55,19 @@ class TrainStep:
         Raises:
             NonFiniteError: on every rank, before any weight changes, if the loss or the gradient norm is not finite.
         """
+        self._beat("counting tokens")
         num_loss_tokens = self._count_tokens(batches)
         self._model.stage.client.tokens_per_step = self._positions_per_step
         self._gradients.zero()
         loss, aux_loss = self._sum_losses(
             *self.pipeline.train(self._schedule, batches, num_loss_tokens=num_loss_tokens), step
         )
+        self._beat("reducing gradients")
         self._gradients.sum_over_tensor_parallel(self._groups.tp)
         grad_norm = self.optimizer.reduce_gradients()
         if not math.isfinite(grad_norm):
             raise NonFiniteError(_explain("gradient norm", grad_norm, step))
+        self._beat("updating weights")
         lr = self.optimizer.step(grad_norm)
         assignments = self._model.balance.end_step()
         return StepResult(loss, aux_loss, grad_norm, lr, num_loss_tokens, assignments)

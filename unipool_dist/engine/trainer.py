@@ -15,6 +15,7 @@ from torch import Tensor
 from unipool_dist.config import Config
 from unipool_dist.engine.evaluate import Evaluation, Sequences
 from unipool_dist.engine.pipeline import StageBatch
+from unipool_dist.engine.progress import Beat, unheard
 from unipool_dist.engine.step import StepResult, TrainStep
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.topology.groups import ParallelGroups
@@ -46,6 +47,7 @@ class Trainer:
 
     Args:
         validation: sequences by domain, the same on every rank; may be empty.
+        beat: told what this rank is doing, at least once per micro-batch.
     """
 
     def __init__(
@@ -55,10 +57,11 @@ class Trainer:
         model: PooledModel,
         get_batch: GetBatch,
         validation: Mapping[str, Sequences],
+        beat: Beat = unheard,
     ) -> None:
         self._config, self._groups, self._model = config, groups, model
-        self._get_batch, self._validation = get_batch, validation
-        self.step = TrainStep(config, groups, model)
+        self._get_batch, self._validation, self._beat = get_batch, validation, beat
+        self.step = TrainStep(config, groups, model, beat)
         self._evaluation = Evaluation(config, groups, self.step.pipeline)
 
     def run(
@@ -86,13 +89,16 @@ class Trainer:
         clock = _Clock(train.global_batch_size * self._config.model.sequence_length)
         for step in range(first_step, train.steps + 1):
             consumed = (step - 1) * train.global_batch_size
-            batches = [self._get_batch(consumed, i) for i in range(self.step.num_microbatches)]
+            self._beat("beginning", step=step)
+            batches = [self._read(consumed, i) for i in range(self.step.num_microbatches)]
             self._model.exchange.reset_traffic()
             result = self.step.run(step, batches)
             clock.steps += 1
             last = step == train.steps
+            self._beat("agreeing whether to stop")
             reason = should_stop()
             if step % self._config.log.interval == 0 or last or reason:
+                self._beat("reporting")
                 record = self._record(step, result, *clock.lap())
                 if observer is not None:
                     observer.train(record, result.assignments)
@@ -103,10 +109,15 @@ class Trainer:
                     if observer is not None:
                         observer.validation(step, losses)
             if saver is not None:
+                self._beat("saving", slow=True)
                 saver.after_step(step, closing=last or reason is not None)
             if reason and not last:
                 return reason
         return None
+
+    def _read(self, consumed_samples: int, microbatch: int) -> StageBatch:
+        self._beat(f"reading micro-batch {microbatch}")
+        return self._get_batch(consumed_samples, microbatch)
 
     def _record(self, step: int, result: StepResult, tokens_per_s: float, step_time_s: float) -> dict[str, float | int]:
         """Collectives: one all-reduce over the world; then one over the pool group and one over the world."""

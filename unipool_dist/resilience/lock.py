@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from unipool_dist.errors import RunLockedError
 
 LOCK_FILE = ".lock"
 _NO_LOCKS_HERE = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
+_LOOK_EVERY_S = 0.5
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)  # the second from file servers that turn flock into another kind of lock
 
 
@@ -30,10 +32,14 @@ class RunLock:
         self._run_dir = run_dir
         self._descriptor: int | None = None
 
-    def acquire(self) -> None:
-        """Take the lock or raise, without waiting; makes ``run_dir`` if need be.
+    def acquire(self, wait_s: float = 0.0) -> None:
+        """Take the lock or raise; makes ``run_dir`` if need be.
 
         A file system without locks is a warning on stderr, and no error: it cannot tell two runs apart.
+
+        Args:
+            wait_s: how long to wait for a process that holds it. A job that was started anew waits for what is left of
+                its former self on a node that was cut off.
 
         Raises:
             RunLockedError: another process holds it.
@@ -44,27 +50,38 @@ class RunLock:
         path = self._run_dir / LOCK_FILE
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in _HELD:
-                    raise RunLockedError(
-                        f"run.dir={self._run_dir} is being written by {_holder(path)}; wait for it to end, or end it"
-                    ) from None
-                if error.errno not in _NO_LOCKS_HERE:
-                    raise
-                print(
-                    f"warning: the file system of run.dir={self._run_dir} has no locks ({error.strerror}): two runs in "
-                    f"this directory at once would not be noticed; start only one",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            self._lock(descriptor, path, wait_s)
             os.ftruncate(descriptor, 0)
             os.write(descriptor, json.dumps(_this_process()).encode() + b"\n")
         except BaseException:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
+
+    def _lock(self, descriptor: int, path: Path, wait_s: float) -> None:
+        give_up = time.monotonic() + wait_s
+        told = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if error.errno in _NO_LOCKS_HERE:
+                    _warn(
+                        f"the file system of run.dir={self._run_dir} has no locks ({error.strerror}): two runs in this "
+                        f"directory at once would not be noticed; start only one"
+                    )
+                    return
+                if error.errno not in _HELD:
+                    raise
+                if time.monotonic() >= give_up:
+                    raise RunLockedError(
+                        f"run.dir={self._run_dir} is being written by {_holder(path)}; wait for it to end, or end it"
+                    ) from None
+            if not told:
+                _warn(f"run.dir={self._run_dir} is still held by {_holder(path)}; waiting for at most {wait_s:g} s")
+                told = True
+            time.sleep(_LOOK_EVERY_S)
 
     def release(self) -> None:
         """Give the lock back; nothing if it is not held."""
@@ -80,6 +97,10 @@ class RunLock:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.release()
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def _this_process() -> dict[str, str | int]:

@@ -1,0 +1,88 @@
+"""``unipool-dist train`` in which one rank gets stuck: ``python -m tests.resilience.stuck_run KIND train CONFIG ...``.
+
+With ``--nproc N`` as the first argument it is the launcher of N such processes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from typing import Any
+
+STUCK_RANK, STUCK_STEP = 1, 4
+SLOW_STEP, SLOW_S, BUSY_S = 5, 0.6, 4.5
+
+
+def sleep_in_python(*args: Any) -> None:
+    """Waits for ever, where its stack can be seen."""
+    while True:
+        time.sleep(1000)  # the line that the summary names
+
+
+def hold_the_interpreter() -> None:
+    """Waits for ever in C, without letting any Python run."""
+    ctypes.PyDLL(None).sleep(1000)
+
+
+def spoil(kind: str) -> None:
+    """Put the fault in its place, which every rank passes."""
+    import torch
+    import torch.distributed as dist
+
+    from unipool_dist.cli import assembly, session
+    from unipool_dist.resilience.stop import StopRequest
+
+    stuck = int(os.environ["RANK"]) == STUCK_RANK
+    read, poll, release, opened = assembly.micro_batch, StopRequest.poll, session.RunLock.release, session.Corpus.open
+    polls = 0
+
+    def slow_micro_batch(*args: Any, consumed_samples: int, **kwargs: Any) -> Any:
+        if consumed_samples == (SLOW_STEP - 1) * 8:
+            time.sleep(SLOW_S)
+        return read(*args, consumed_samples=consumed_samples, **kwargs)
+
+    def stuck_micro_batch(*args: Any, consumed_samples: int, **kwargs: Any) -> Any:
+        if stuck and consumed_samples == (STUCK_STEP - 1) * 8:
+            sleep_in_python()
+        return read(*args, consumed_samples=consumed_samples, **kwargs)
+
+    def other_poll(self: Any) -> Any:
+        nonlocal polls
+        polls += 1
+        if stuck and polls == STUCK_STEP:
+            dist.all_to_all_single(torch.empty(12), torch.ones(12), group=self._group)
+        return poll(self)
+
+    def stuck_release(self: Any) -> None:
+        release(self)
+        if stuck:
+            hold_the_interpreter()
+
+    def busy_open(*args: Any, **kwargs: Any) -> Any:
+        until = time.monotonic() + (BUSY_S if stuck else 0.0)
+        while time.monotonic() < until:
+            pass
+        return opened(*args, **kwargs)
+
+    if kind == "slow":
+        assembly.micro_batch, session.Corpus.open = slow_micro_batch, busy_open  # type: ignore[method-assign]
+    elif kind == "python":
+        assembly.micro_batch = stuck_micro_batch
+    elif kind == "collective":
+        StopRequest.poll = other_poll  # type: ignore[method-assign]
+    elif kind == "end":
+        session.RunLock.release = stuck_release  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--nproc":
+        from unipool_dist.cli.launch import launch_local
+
+        launch_local(sys.argv[3:], int(sys.argv[2]), program=("-m", "tests.resilience.stuck_run"))
+    else:
+        from unipool_dist.cli import main
+
+        spoil(sys.argv.pop(1))
+        main()

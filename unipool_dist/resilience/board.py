@@ -1,0 +1,97 @@
+"""Notes that ranks leave for each other in a store, by a thread of its own: whoever waits for an answer can give up."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch.distributed as dist
+
+Answer = TypeVar("Answer")
+
+
+class BoardLostError(Exception):
+    """The store did not answer in time, or its server is gone."""
+
+
+class Board:
+    """A store of which no call takes longer than ``patience_s``, though the store's own calls may never return.
+
+    torch's TCPStore waits for its server without a limit if that process is stopped. After a call that failed every
+    further one fails at once. The calls of one board belong to one thread.
+
+    Args:
+        open_store: called in the board's thread, before its first use. A connection of its own: the others of this
+            process may be waited on.
+    """
+
+    def __init__(self, open_store: Callable[[], dist.Store], patience_s: float) -> None:
+        self.lost: str | None = None
+        """Why there is no use in asking any more."""
+        self._open_store, self._patience_s = open_store, patience_s
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._store: dist.Store | None = None
+        threading.Thread(target=self._serve, name="watchdog-board", daemon=True).start()
+
+    def put(self, key: str, value: str) -> None:
+        """Leave a note.
+
+        Raises, as all methods: BoardLostError.
+        """
+        self._ask(lambda store: store.set(key, value))
+
+    def get(self, key: str) -> str | None:
+        """The note, or ``None`` if nobody has left it."""
+
+        def look(store: dist.Store) -> str | None:
+            return store.get(key).decode() if store.check([key]) else None
+
+        return self._ask(look)
+
+    def claim(self, key: str, value: str) -> str:
+        """Leave a note unless there is one already; the one that is there then."""
+        return self._ask(lambda store: store.compare_set(key, "", value).decode())
+
+    def count(self, key: str, add: int = 0) -> int:
+        """Raise a number that begins at 0; what it is then."""
+        return self._ask(lambda store: store.add(key, add))
+
+    def _ask(self, call: Callable[[dist.Store], Answer]) -> Answer:
+        if self.lost is not None:
+            raise BoardLostError(self.lost)
+        answers: queue.SimpleQueue[tuple[Answer | None, Exception | None]] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                if self._store is None:
+                    self._store = self._open_store()
+                answers.put((call(self._store), None))
+            except Exception as error:  # handed to the thread that asked
+                answers.put((None, error))
+
+        self._calls.put(run)
+        try:
+            answer, error = answers.get(timeout=self._patience_s)
+        except queue.Empty:
+            self.lost = f"the store of the processes did not answer within {self._patience_s:g} s"
+            raise BoardLostError(self.lost) from None
+        if error is not None:
+            self.lost = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+            raise BoardLostError(self.lost) from error
+        return answer  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Let the thread end once what it waits for has come."""
+        self.lost = "closed"
+        self._calls.put(_end)
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not _end:
+            call()
+            del call  # or the last answer would live as long as the board
+
+
+def _end() -> None:
+    """Not called: the mark at which the thread ends."""

@@ -1,0 +1,126 @@
+"""The collectives that this process has entered, from torch's flight recorders, which are on unless turned off.
+
+There are two: of gloo, which leaves out sends and receives, and in builds with CUDA of NCCL. What they call retired
+has ended on this rank; with NCCL, as far as torch's own thread has noticed, some 100 ms late.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+NUM_SHOWN = 20
+_P2P = "send or receive"
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One collective, as one rank sees it."""
+
+    group: str
+    """Identifies the group; the same on all ranks."""
+    name: str
+    """What the group is for, such as ``pool``."""
+    operation: str
+    """Such as ``all_reduce``."""
+    number: int
+    """Of the collective among those of its group, from 1; the same on all ranks unless they have diverged."""
+    completed: bool
+    """Whether it has ended on this rank; if not, this rank waits in it, or it waits for a GPU."""
+    members: str = ""
+    """Ranks of the group, such as ``0-3,8``; empty: not known."""
+
+    @property
+    def point_to_point(self) -> bool:
+        """Whether only two ranks take part; the number then says nothing to the other ranks."""
+        return self.operation.startswith(_P2P)
+
+    def __str__(self) -> str:
+        number = "" if self.point_to_point else f" #{self.number}"
+        return f"{self.operation}{number} of {self.name}" + (
+            f" (rank{'' if self.members.isdigit() else 's'} {self.members})" if self.members else ""
+        )
+
+
+@dataclass(frozen=True)
+class Group:
+    """What the recorder does not know of a group."""
+
+    name: str
+    members: str
+
+
+def recorded(groups: Mapping[str, Group], without_threads: Collection[int] = ()) -> list[Collective]:
+    """The newest collectives of this process, oldest first; empty if the recorder is off. Costs up to 0.1 s.
+
+    Args:
+        groups: by the names that torch gives them.
+        without_threads: identifiers of threads whose collectives are left out.
+    """
+    from torch._C import _distributed_c10d
+
+    dumps = [getattr(_distributed_c10d, name, None) for name in ("_dump_fr_trace_json", "_dump_nccl_trace_json")]
+    return from_traces([json.loads(dump(True, False)) for dump in dumps if dump is not None], groups, without_threads)
+
+
+def from_traces(
+    traces: Sequence[Any], groups: Mapping[str, Group], without_threads: Collection[int] = ()
+) -> list[Collective]:
+    """The same from the recorders' traces; what is in both counts once. Pure."""
+    left_out = {str(thread) for thread in without_threads}
+    entries = {
+        (entry["time_created_ns"], entry["profiling_name"], entry["op_id"]): entry
+        for trace in traces
+        for entry in trace.get("entries", [])
+    }
+    found = []
+    for _, entry in sorted(entries.items()):
+        if entry.get("thread_id") in left_out:
+            continue
+        group, description = entry["process_group"]
+        known = groups.get(group) or Group(description or f"group {group}", "")
+        operation = entry["profiling_name"].partition(":")[2] or entry["profiling_name"]
+        found.append(
+            Collective(
+                group=group,
+                name=known.name,
+                operation=f"{_P2P} ({operation})" if entry["is_p2p"] else operation,
+                number=entry["p2p_seq_id" if entry["is_p2p"] else "collective_seq_id"],
+                completed=entry["retired"] or entry["state"] == "completed",
+                members=known.members,
+            )
+        )
+    return found
+
+
+def last_of(collectives: list[Collective]) -> Collective | None:
+    """What a rank is in: the oldest that has not ended, which the later ones wait for; else the newest."""
+    unfinished = [collective for collective in collectives if not collective.completed]
+    return next(iter(unfinished or collectives[-1:]), None)
+
+
+def entered(collectives: list[Collective]) -> dict[str, int]:
+    """By group, the number of the newest collective that was entered."""
+    return {c.group: c.number for c in collectives if not c.point_to_point}
+
+
+def as_ranges(ranks: Collection[int]) -> str:
+    """``0-3,8`` for 0, 1, 2, 3 and 8."""
+    parts: list[list[int]] = []
+    for rank in sorted(ranks):
+        if parts and rank == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], rank]
+        else:
+            parts.append([rank])
+    return ",".join("-".join(map(str, part)) for part in parts)
+
+
+def from_ranges(text: str) -> set[int]:
+    """What :func:`as_ranges` was given."""
+    ranks: set[int] = set()
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        ranks.update(range(int(first), int(last or first) + 1))
+    return ranks
