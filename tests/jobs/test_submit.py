@@ -104,6 +104,16 @@ def test_a_dry_run_prints_the_script_and_leaves_no_trace(tmp_path: Path, fake_sl
     assert not (tmp_path / "runs").exists() and not (fake_slurm / "sbatch.called").exists()
 
 
+def test_a_range_of_nodes_asks_for_whole_nodes_worth_of_processors(
+    tmp_path: Path, fake_slurm: Path, config: Path
+) -> None:
+    time_and_gpus = ("--gpus-per-node", "4", "--time", "1:00:00")
+    done = submit(tmp_path, fake_slurm, str(config), "--nodes", "2-4", *time_and_gpus, "--dry-run")
+    lines = done.stdout.splitlines()
+    assert {"#SBATCH --nodes=2-4", "#SBATCH --cpus-per-task=4", "#SBATCH --gpus-per-node=4"} <= set(lines), done.stderr
+    assert "--ntasks-per-node" not in done.stdout, "SLURM would never give more nodes than it makes tasks of this"
+
+
 def test_a_sweep_is_an_array_with_a_run_for_every_combination(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
     sweep = ("--sweep", "train.seed=1,2", "--sweep", "optimizer.lr=0.001,0.002", "--max-parallel", "3")
     done = submit(tmp_path, fake_slurm, str(config), "run.dir=all", *COMMON, *sweep)

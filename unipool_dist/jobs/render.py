@@ -47,15 +47,13 @@ def options(folder: JobFolder, resources: Resources, profile: Profile) -> list[s
     chosen = [
         f"--job-name={resources.name}",
         f"--nodes={resources.nodes}",
-        f"--ntasks-per-node={resources.tasks_per_node}",
+        *_tasks(resources, profile),
         f"--time={resources.time}",
     ]
     if resources.gpus_per_node:
         gpus = f"{profile.gpu_type}:{resources.gpus_per_node}" if profile.gpu_type else f"{resources.gpus_per_node}"
         # Not --gpus-per-task: the GPUs of a node belong to all of its tasks together.
         chosen.append(f"--gpus-per-node={gpus}" if profile.gpu_option == "gpus-per-node" else f"--gres=gpu:{gpus}")
-    if profile.cpus_per_task is not None:
-        chosen.append(f"--cpus-per-task={profile.cpus_per_task}")
     if profile.memory_per_node is not None:
         chosen.append(f"--mem={profile.memory_per_node}")
     for field in ("partition", "account", "qos", "constraint", "reservation"):
@@ -78,6 +76,19 @@ def options(folder: JobFolder, resources: Resources, profile: Profile) -> list[s
         "--requeue" if resources.requeue else "--no-requeue",
         *profile.sbatch,
     ]
+
+
+def _tasks(resources: Resources, profile: Profile) -> list[str]:
+    """Room for the tasks of a node.
+
+    Given --ntasks-per-node, SLURM makes that a number of tasks for the fewest nodes of a range, and then gives no more
+    nodes than there are tasks; so with a range a node is asked for as one task with the processors of all of them.
+    """
+    fewest, most = resources.node_range
+    cpus = profile.cpus_per_task
+    if fewest == most:
+        return [f"--ntasks-per-node={resources.tasks_per_node}", *([f"--cpus-per-task={cpus}"] if cpus else [])]
+    return [f"--cpus-per-task={resources.tasks_per_node * (cpus or 1)}"]
 
 
 def render_script(

@@ -85,15 +85,17 @@ def _ask_slurm(folder: JobFolder) -> list[dict[str, str]]:
 
 
 def _task_fields(jobs: list[dict[str, str]], index: int) -> dict[str, str]:
-    """Of the array task; one record stands for all tasks that still wait, its index a range."""
-    waiting: dict[str, str] = {}
-    for fields in jobs:
-        task = fields.get("ArrayTaskId", "")
-        if task == str(index):
-            return fields
-        if not task.isdigit() and fields.get("JobState") == "PENDING":
-            waiting = fields
-    return waiting
+    """Of the array task; one record stands for all tasks that still wait, such as ``0,2-5%4``."""
+    return next((fields for fields in jobs if index in _indices(fields.get("ArrayTaskId", ""))), {})
+
+
+def _indices(listed: str) -> set[int]:
+    indices: set[int] = set()
+    for part in listed.partition("%")[0].split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit() and (last or first).isdigit():
+            indices.update(range(int(first), int(last or first) + 1))
+    return indices
 
 
 def _status(run_dir: Path, job_id: str | None, fields: Mapping[str, str]) -> RunStatus:

@@ -86,9 +86,8 @@ def _command(folder: JobFolder, layout: Layout, arguments: list[str]) -> list[st
     else:
         srun += [f"--ntasks={len(layout.nodes)}", "--ntasks-per-node=1"]
         launcher = [str(folder.launchers / "torchrun.sh"), "--nproc", str(per_node)]
-    if profile.cpus_per_task is not None:  # srun does not take it from sbatch by itself
-        tasks = 1 if profile.launcher == "srun" else per_node
-        srun.append(f"--cpus-per-task={profile.cpus_per_task * tasks}")
+    # Which srun takes from sbatch depends on its version, and with a range of nodes sbatch was given another number.
+    srun.append(f"--cpus-per-task={(profile.cpus_per_task or 1) * (1 if profile.launcher == 'srun' else per_node)}")
     folders = [str(folder.run_dir), layout.config.data.path]
     return [*srun, *profile.srun, *_inside(profile, folder, folders, [*launcher, *arguments])]
 

@@ -1,0 +1,91 @@
+"""Status from a run's files alone, and with what SLURM says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.jobs.test_tasks import folder_with
+from unipool_dist.cli.status import status as status_command
+from unipool_dist.errors import UnipoolError
+from unipool_dist.jobs import status as status_module
+from unipool_dist.jobs.attempts import Attempt, AttemptLog
+from unipool_dist.jobs.slurm import parse_fields
+from unipool_dist.jobs.status import status_of
+from unipool_dist.resilience.heartbeat import HeartbeatWriter
+
+
+def record(run_dir: Path, step: int) -> None:
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step, "loss": 3.5, "tokens_per_s": 1000.0, "step_time_s": 2.0}) + "\n")
+        file.write(json.dumps({"step": step, "validation": {"a": 1.0}}) + "\n")
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run without SLURM that has come to step 30 of 100."""
+    (tmp_path / "config.yaml").write_text("{}\n")
+    HeartbeatWriter(tmp_path, steps=100, resumed_from=20).write(30)
+    record(tmp_path, 30)
+    (tmp_path / "checkpoints" / "step-00000020").mkdir(parents=True)
+    return tmp_path
+
+
+def test_a_run_that_trains(run_dir: Path) -> None:
+    (state,) = status_of(run_dir)
+    assert (state.job_state, state.step, state.steps, state.loss, state.last_checkpoint) == (
+        "training",
+        30,
+        100,
+        3.5,
+        20,
+    )
+    assert state.time_left_s == 140.0 and state.updated_s_ago is not None and state.updated_s_ago < 60
+
+
+def test_a_run_that_has_been_silent_for_long(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_module, "SILENT_S", -1.0)
+    (state,) = status_of(run_dir)
+    assert state.job_state == "silent" and "no step for" in (state.reason or "") and state.time_left_s is None
+
+
+@pytest.mark.parametrize(("state", "reason"), [("finished", None), ("stopped", "SIGTERM on a rank")])
+def test_a_run_that_ended(run_dir: Path, state: str, reason: str | None) -> None:
+    HeartbeatWriter(run_dir, steps=100, resumed_from=20).write(31, state, reason)  # type: ignore[arg-type]
+    (found,) = status_of(run_dir)
+    assert (found.job_state, found.reason, found.step) == (state, reason, 31)
+
+
+def test_slurm_is_asked_for_the_tasks_of_an_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_with(tmp_path)
+    job = json.loads((folder.path / "job.json").read_text())
+    (folder.path / "job.json").write_text(json.dumps({**job, "runs": ["0-a", "1-b", "2-c"]}))
+    folder.add_submission("50")
+    for name in ("0-a", "1-b", "2-c"):
+        (folder.run_dir / name / "job").mkdir(parents=True)
+    log = AttemptLog(folder.run_dir / "0-a" / "job")
+    log.start(Attempt("51", 0, ["n1"], 1, 0, 1.0))
+    log.end(ended=2.0, outcome="failed", status=1, step=None, detail="an error")
+    lines = [
+        "JobId=52 ArrayJobId=50 ArrayTaskId=1 JobName=x y JobState=RUNNING Reason=None Restarts=3 NodeList=n2",
+        "JobId=50 ArrayJobId=50 ArrayTaskId=2-3%1 JobState=PENDING Reason=JobArrayTaskLimit Restarts=0 NodeList=(null)",
+    ]
+    monkeypatch.setattr(status_module, "show_array", lambda job_id: [parse_fields(line) for line in lines])
+    states = {Path(item.run).name: item for item in status_of(folder.run_dir)}
+    assert (states["0-a"].job_state, states["0-a"].reason) == ("failed", "an error")
+    assert (states["1-b"].job_state, states["1-b"].restarts, states["1-b"].nodes) == ("RUNNING", 3, "n2")
+    assert (states["2-c"].job_state, states["2-c"].reason) == ("PENDING", "JobArrayTaskLimit")
+
+
+def test_the_table_and_its_json(run_dir: Path) -> None:
+    table = CliRunner().invoke(status_command, [str(run_dir)]).output.splitlines()
+    assert table[0].split()[:4] == ["run", "job", "state", "step"] and "30/100" in table[1] and "0:02:20" in table[1]
+    assert json.loads(CliRunner().invoke(status_command, [str(run_dir), "--json"]).output)[0]["step"] == 30
+
+
+def test_no_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UnipoolError, match="holds no run"):
+        status_of(tmp_path)

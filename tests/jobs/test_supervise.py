@@ -1,0 +1,158 @@
+"""What the batch script does, with srun and scontrol replaced by scripts; the real ones are in tests/slurm."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.test_tasks import folder_with
+from unipool_dist.config import dump_config, load_config
+from unipool_dist.jobs.attempts import AttemptLog
+from unipool_dist.jobs.folder import CONFIG_FILE, JobFolder
+from unipool_dist.jobs.policy import MAX_CUT_OFF
+
+HEARTBEAT = """python3 - "$@" <<'END'
+import json, sys, time
+print("tasks", *sys.argv[1:])
+beat = dict(state={state!r}, step={step}, steps=100, resumed_from=0, reason={reason!r}, time=time.time())
+open({run!r} + "/heartbeat.json", "w").write(json.dumps(beat))
+END
+exit {status}
+"""
+
+
+class Batch:
+    """A batch script's surroundings: a submitted run on two nodes, and what SLURM's commands do."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.folder: JobFolder = folder_with(tmp_path)
+        self.run_dir = self.folder.run_dir
+        config = load_config(None, ("train.steps=100", "train.global_batch_size=12", "train.micro_batch_size=1"))
+        dump_config(config, self.folder.path / CONFIG_FILE)
+        self.bin = tmp_path / "bin"
+        self.bin.mkdir()
+        self.scontrol("JobState=RUNNING Restarts=0")
+
+    def scontrol(self, fields: str) -> None:
+        self._program(
+            "scontrol",
+            f"""case $2 in
+            hostnames) printf 'n1\\nn2\\n';;
+            job) echo "JobId=17 JobName=tiny {fields} NodeList=n[1-2]";;
+            esac
+            [[ $1 != requeue ]] || {{ echo "$2" >>{self.bin}/requeued; kill -TERM $PPID; kill -KILL $PPID; }}""",
+        )
+
+    def tasks(self, state: str, step: int, status: int, reason: str | None = None) -> None:
+        """The tasks come to ``step`` and end."""
+        self._program(
+            "srun", HEARTBEAT.format(state=state, step=step, reason=reason, run=str(self.run_dir), status=status)
+        )
+
+    def srun(self, text: str) -> None:
+        self._program("srun", text)
+
+    def _program(self, name: str, text: str) -> None:
+        path = self.bin / name
+        path.write_text(f"#!/bin/bash\n{text}\n")
+        path.chmod(0o755)
+
+    def start(self, restart: int = 0) -> subprocess.Popen[str]:
+        variables = {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "n[1-2]"}
+        if restart:
+            variables["SLURM_RESTART_COUNT"] = str(restart)
+        return subprocess.Popen(
+            [sys.executable, "-m", "unipool_dist.jobs", str(self.run_dir)],
+            env={**os.environ, **variables, "PATH": f"{self.bin}:{os.environ['PATH']}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, restart: int = 0) -> tuple[int, str]:
+        process = self.start(restart)
+        output, _ = process.communicate(timeout=60)
+        return process.returncode, output
+
+    @property
+    def num_requeued(self) -> int:
+        path = self.bin / "requeued"
+        return len(path.read_text().split()) if path.exists() else 0
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Batch:
+    return Batch(tmp_path)
+
+
+def test_a_finished_run_ends_with_success_now_and_whenever_it_is_started_again(batch: Batch) -> None:
+    batch.tasks("finished", 100, 0)
+    status, output = batch.run()
+    assert status == 0 and "tasks --kill-on-bad-exit=1" in output and "the run is finished" in output
+    status, output = batch.run(restart=1)
+    assert status == 0 and "nothing to do" in output and "tasks" not in output
+    assert batch.num_requeued == 0
+
+
+def test_a_stopped_run_is_requeued(batch: Batch) -> None:
+    batch.tasks("stopped", 40, 75, "SIGUSR1 on a rank")
+    status, output = batch.run()
+    assert status == -signal.SIGKILL and batch.num_requeued == 1, output
+    (attempt,) = AttemptLog.read(batch.folder.path).attempts
+    assert (attempt.outcome, attempt.step, attempt.nodes) == ("stopped", 40, ["n1", "n2"])
+
+
+def test_sigint_means_stop_for_good(batch: Batch) -> None:
+    batch.tasks("stopped", 40, 75, "SIGINT on a rank")
+    status, output = batch.run()
+    assert status == 75 and batch.num_requeued == 0 and "do not start again" in output
+
+
+def test_the_second_failure_at_a_step_ends_the_job(batch: Batch) -> None:
+    batch.tasks("training", 12, 1)
+    assert batch.run()[0] == -signal.SIGKILL and batch.num_requeued == 1
+    batch.scontrol("JobState=RUNNING Restarts=1")
+    status, output = batch.run(restart=1)
+    assert status == 1 and batch.num_requeued == 1
+    assert "has failed twice after step 12" in output and f"submit --resume {batch.run_dir}" in output
+
+
+@pytest.mark.parametrize("fields", ["JobState=RUNNING Restarts=1", "JobState=COMPLETING Restarts=0"])
+def test_a_job_that_slurm_has_taken_is_not_requeued_once_more(batch: Batch, fields: str) -> None:
+    batch.tasks("training", 12, 1)
+    batch.scontrol(fields)
+    status, output = batch.run()
+    assert status == 75 and batch.num_requeued == 0 and "SLURM has already taken this job" in output
+
+
+def test_while_slurm_ends_the_job_it_waits_for_the_tasks_and_starts_nothing(batch: Batch) -> None:
+    batch.srun("trap '' TERM; sleep 1.5; exit 143")
+    process = batch.start()
+    until = time.monotonic() + 30
+    while not AttemptLog.read(batch.folder.path).attempts and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.terminate()
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 143 and "the job is being ended" in output
+    (attempt,) = AttemptLog.read(batch.folder.path).attempts
+    assert attempt.outcome == "interrupted" and attempt.status == 143 and batch.num_requeued == 0
+
+
+def test_a_run_that_is_cut_off_again_and_again_is_given_up(batch: Batch) -> None:
+    batch.srun("kill -KILL $PPID")
+    for restart in range(MAX_CUT_OFF):
+        assert batch.run(restart)[0] == -signal.SIGKILL
+    status, output = batch.run(MAX_CUT_OFF)
+    assert status == 1 and "were cut off" in output and "submit --resume" in output
+
+
+def test_what_is_no_submitted_run_is_told(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "unipool_dist.jobs", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 1 and "was not submitted" in done.stderr
