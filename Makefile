@@ -36,7 +36,7 @@ constraints = constraints/py$$($(BIN)/python -c 'import sys; print("%d%d" % sys.
 pip_install = $(BIN)/python -m pip install --no-compile --constraint $(constraints) $(1) >>$(INSTALL_LOG) 2>&1 || \
 	{ tail -n 30 $(INSTALL_LOG); echo "installation failed; the whole log is in $(INSTALL_LOG)" >&2; exit 1; }
 
-.PHONY: help setup train test test-py312 check format bench bench-checkpoint soak-checkpoint clean
+.PHONY: help setup train test test-slurm test-py312 check format bench bench-checkpoint soak-checkpoint clean
 
 help: ## this list
 	@awk -F ':.*## *' '/^[a-z0-9-]+:.*##/ { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,10 @@ train: $(INSTALLED) ## prepare the default corpus and train a small UniPool on i
 
 test: $(INSTALLED) ## run all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# A test that takes too long is to fail and be cleared up after, not to end all others, as the other method would.
+test-slurm: $(INSTALLED) ## run the tests on a SLURM cluster of namespaces on this machine; needs root, installs SLURM
+	$(BIN)/python -m pytest tests/slurm --timeout=180 --timeout-method=signal $(PYTEST_ARGS)
 
 test-py312: ## run all tests on Python 3.12, in .venv312, where that is installed
 	@for python in python3.12 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.12*/bin/python3.12; do \

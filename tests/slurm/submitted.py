@@ -1,0 +1,167 @@
+"""A run that was submitted with ``unipool-dist submit``, and what becomes of it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tests.slurm.cluster import ENDED, Cluster, Job
+from tests.support.running import train_records
+from tests.support.runs import TINY_RUN
+from unipool_dist.jobs.attempts import Attempt, AttemptLog
+from unipool_dist.resilience.heartbeat import Heartbeat, read_heartbeat
+
+STEPS = 120
+# 12 sequences and 12 experts: 1, 2, 3 and 4 nodes all fit. A larger epsilon: Adam's first steps would otherwise turn
+# differences of rounding into differences of the loss.
+SETTINGS = (
+    *TINY_RUN,
+    f"train.steps={STEPS}",
+    "train.global_batch_size=12",
+    "train.micro_batch_size=1",
+    "train.eval_sequences=0",
+    "pool.num_experts=12",
+    "optimizer.epsilon=1e-5",
+    "log.tensorboard=false",
+    "checkpoint.interval=10",
+)
+COLUMNS = ("loss", "grad_norm", "aux_loss")
+
+
+@dataclass
+class Recovery:
+    """How long it took a run to come back, from the fault on, in seconds."""
+
+    fault: str
+    requeued_s: float
+    restarted_s: float
+    """Tasks of the run were started again; the tests shorten SLURM's hold of a requeued job."""
+    training_s: float
+    """The first step was completed."""
+    lost_steps: int
+
+
+RECOVERIES: list[Recovery] = []
+"""Of all tests so far, printed at the end of the session."""
+
+
+class SubmittedRun:
+    """A run on ``cluster`` in ``run_dir``; ``submit`` first."""
+
+    def __init__(self, cluster: Cluster, run_dir: Path, user: str = "root") -> None:
+        self.cluster, self.run_dir, self.user = cluster, run_dir, user
+        self.job_id = 0
+
+    def submit(self, corpus: Path, *options: str, overrides: Sequence[str] = (), profile: str = "") -> str:
+        """Submit it with ``options`` of submit; returns what that says."""
+        folder = self.run_dir.parent
+        config, profile_path = folder / "tiny.yaml", folder / "profile.yaml"
+        config.write_text("{}\n")
+        profile_path.write_text(f"{profile}\n")
+        settings = (*SETTINGS, f"data.path={corpus}", f"run.dir={self.run_dir}", *overrides)
+        return self._call(str(config), *settings, f"--profile={profile_path}", *options)
+
+    def submit_again(self, *options: str) -> str:
+        """``submit --resume``."""
+        return self._call("--resume", str(self.run_dir), *options)
+
+    def _call(self, *arguments: str) -> str:
+        done = self.cluster.run(
+            ["python", "-m", "unipool_dist", "submit", *arguments], user=self.user, cwd=self.run_dir.parent
+        )
+        match = re.search(r"^job (\d+) is submitted", done.stdout, re.MULTILINE)
+        assert match, done.stdout + done.stderr
+        self.job_id = int(match[1])
+        return done.stdout
+
+    def beat(self) -> Heartbeat | None:
+        return read_heartbeat(self.run_dir)
+
+    def attempts(self) -> list[Attempt]:
+        return AttemptLog.read(self.run_dir / "job").attempts
+
+    def log(self) -> str:
+        path = self.run_dir / "logs" / f"{self.job_id}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def wait_for_step(self, step: int, timeout_s: float = 120) -> None:
+        """Until ``step`` is done, in the present start of the job."""
+        self._until(f"step {step}", lambda: (beat := self.beat()) is not None and beat.step >= step, timeout_s)
+
+    def wait_for_end(self, state: str = "COMPLETED", timeout_s: float = 180, num_restarts: int = 0) -> Job:
+        """Until the job has ended in ``state``."""
+        self._until(
+            state,
+            lambda: (job := self.cluster.job(self.job_id)).state in ENDED and job.num_restarts >= num_restarts,
+            timeout_s,
+        )
+        job = self.cluster.job(self.job_id)
+        assert job.state == state, f"{job.state}, not {state}:\n{self.log()[-6000:]}"
+        return job
+
+    def recover(self, fault: str, do: Callable[[], None], timeout_s: float = 120) -> Recovery:
+        """Let something happen to the run that trains; return once it trains again."""
+        restarts = self.cluster.job(self.job_id).num_restarts
+        starts = len(self.attempts())
+        started = time.monotonic()
+        do()
+        self._until("a requeue", lambda: self.cluster.job(self.job_id).num_restarts > restarts, timeout_s)
+        requeued_s = time.monotonic() - started
+        self.cluster.release(self.job_id)
+        self._until("a new start", lambda: len(self.attempts()) > starts, timeout_s)
+        restarted_s, since = time.monotonic() - started, time.time()
+        self._until(
+            "training",
+            lambda: (b := self.beat()) is not None and b.time > since and b.step > b.resumed_from,
+            timeout_s,
+        )
+        resumed, done = self.beat(), self.attempts()[starts].step_before
+        assert resumed is not None
+        recovery = Recovery(
+            fault,
+            round(requeued_s, 1),
+            round(restarted_s, 1),
+            round(time.monotonic() - started, 1),
+            done - resumed.resumed_from,
+        )
+        RECOVERIES.append(recovery)
+        assert 0 < resumed.resumed_from <= done, f"began anew:\n{self.log()[-6000:]}"
+        return recovery
+
+    def check_losses(self, reference: dict[str, list[float]]) -> None:
+        """Every step is recorded once, with the values of the uninterrupted run."""
+        found = columns(self.run_dir)
+        for name in COLUMNS:
+            np.testing.assert_allclose(found[name], reference[name], rtol=1e-4, err_msg=name)
+
+    def _until(self, what: str, condition: Callable[[], bool], timeout_s: float) -> None:
+        until = time.monotonic() + timeout_s
+        while not condition():
+            job = self.cluster.job(self.job_id)
+            gone = job.state in ENDED and not condition()
+            if gone or time.monotonic() > until:
+                raise AssertionError(f"waited for {what} in vain; job {job.state}:\n{self.log()[-6000:]}")
+            time.sleep(0.1)
+
+
+def columns(run_dir: Path, steps: int = STEPS) -> dict[str, list[float]]:
+    """What each column of the metrics is, step by step; each step must be there once."""
+    records = train_records(run_dir)
+    assert [record["step"] for record in records] == list(range(1, steps + 1))
+    return {name: [record[name] for record in records] for name in COLUMNS}
+
+
+def table() -> list[str]:
+    """The recoveries so far, as lines."""
+    lines = [f"{'fault':44}{'requeued':>10}{'restarted':>11}{'training':>10}{'steps lost':>12}"]
+    for item in RECOVERIES:
+        lines.append(
+            f"{item.fault:44}{item.requeued_s:8.1f} s{item.restarted_s:9.1f} s{item.training_s:8.1f} s"
+            f"{item.lost_steps:12}"
+        )
+    return lines

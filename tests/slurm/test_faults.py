@@ -1,0 +1,150 @@
+"""Whatever happens to a job, the run comes back and ends with the losses of one that nothing happened to."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.slurm.cluster import Cluster
+from tests.slurm.submitted import SETTINGS, SubmittedRun, columns
+from tests.support.running import one_thread
+from tests.support.runs import train_command
+
+pytestmark = pytest.mark.timeout(420)
+
+TWO_NODES = ("--nodes", "2", "--tasks-per-node", "1", "--time", "10")
+LAYOUT = ("parallel.pp=2",)  # across the nodes, one pool over both
+MIDDLE = 35
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+    """Metrics of one process, without SLURM."""
+    run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    command = train_command(tiny_corpus, run_dir, 1, *SETTINGS)
+    subprocess.run(command, env=one_thread(), check=True, timeout=180, stdout=subprocess.DEVNULL)
+    return columns(run_dir)
+
+
+@pytest.fixture
+def run(cluster: Cluster, shared: Path) -> SubmittedRun:
+    return SubmittedRun(cluster, shared / "run")
+
+
+def trainers(cluster: Cluster, node: str) -> list[psutil.Process]:
+    """Processes on the node that train."""
+    return [process for process in cluster.processes(node) if "train" in process.cmdline()[1:8]]
+
+
+def requeue(run: SubmittedRun) -> Callable[[], object]:
+    return lambda: run.cluster.run(["scontrol", "requeue", str(run.job_id)])
+
+
+def test_scontrol_requeue(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]) -> None:
+    run.submit(corpus, *TWO_NODES, overrides=LAYOUT)
+    run.wait_for_step(MIDDLE)
+    run.recover("scontrol requeue", requeue(run))
+    run.wait_for_end()
+    run.check_losses(uninterrupted)
+    assert "restart 1" in run.log()
+
+
+def test_the_warning_before_the_time_limit(
+    run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]
+) -> None:
+    run.submit(corpus, *TWO_NODES, overrides=LAYOUT, profile="warning_s: 30")
+    run.wait_for_step(MIDDLE)
+    shorten = ["scontrol", "update", f"jobid={run.job_id}", "TimeLimit=1"]
+    recovery = run.recover("time limit: warning signal", lambda: run.cluster.run(shorten))
+    assert recovery.lost_steps == 0, "it had time to save"
+    run.cluster.run(["scontrol", "update", f"jobid={run.job_id}", "TimeLimit=10"])
+    run.wait_for_end()
+    run.check_losses(uninterrupted)
+    assert "SIGUSR1" in run.log() and "goes back into the queue" in run.log()
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["first node", "other node"])
+def test_a_node_loses_its_power(
+    run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]], victim: int
+) -> None:
+    run.submit(corpus, *TWO_NODES, overrides=LAYOUT)
+    run.wait_for_step(MIDDLE)
+    node = run.cluster.job(run.job_id).nodes[victim]
+    run.recover(f"power cut, {'first' if victim == 0 else 'other'} node", lambda: run.cluster.power_cut(node))
+    job = run.wait_for_end()
+    assert node not in job.nodes, "it stays dead"
+    run.check_losses(uninterrupted)
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["first node", "other node"])
+def test_a_node_is_cut_off_the_network(
+    run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]], victim: int
+) -> None:
+    # What is cut off runs on until the watchdog ends it, and holds the run's lock until then.
+    run.submit(corpus, *TWO_NODES, overrides=(*LAYOUT, "run.watchdog_s=15"))
+    run.wait_for_step(MIDDLE)
+    node = run.cluster.job(run.job_id).nodes[victim]
+    run.recover(f"network cut, {'first' if victim == 0 else 'other'} node", lambda: run.cluster.cut_off(node))
+    job = run.wait_for_end()
+    assert node not in job.nodes
+    run.check_losses(uninterrupted)
+
+
+def test_a_task_is_killed(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]) -> None:
+    run.submit(corpus, *TWO_NODES, overrides=LAYOUT)
+    run.wait_for_step(MIDDLE)
+    node = run.cluster.job(run.job_id).nodes[1]
+    run.recover("one task killed", lambda: trainers(run.cluster, node)[0].kill())
+    run.wait_for_end()
+    run.check_losses(uninterrupted)
+
+
+def test_a_task_hangs(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]) -> None:
+    run.submit(corpus, *TWO_NODES, overrides=(*LAYOUT, "run.watchdog_s=8"))
+    run.wait_for_step(MIDDLE)
+    node = run.cluster.job(run.job_id).nodes[1]
+    run.recover(
+        "one task hangs, watchdog after 8 s", lambda: trainers(run.cluster, node)[0].send_signal(signal.SIGSTOP)
+    )
+    run.wait_for_end()
+    run.check_losses(uninterrupted)
+
+
+def test_slurmd_is_killed(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]) -> None:
+    run.submit(corpus, *TWO_NODES, overrides=(*LAYOUT, "run.watchdog_s=15"))
+    run.wait_for_step(MIDDLE)
+    node = run.cluster.job(run.job_id).nodes[1]
+    run.recover("slurmd killed", lambda: run.cluster.kill_slurmd(node))
+    run.wait_for_end()
+    run.check_losses(uninterrupted)
+
+
+def test_preemption(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]) -> None:
+    run.submit(corpus, *TWO_NODES, overrides=LAYOUT)
+    run.wait_for_step(MIDDLE)
+
+    def preempt() -> None:
+        run.cluster.submit("sleep 2", "--partition=urgent", "--nodes=4", "--exclusive")
+
+    run.recover("preempted", preempt)
+    run.wait_for_end()
+    run.check_losses(uninterrupted)
+
+
+def test_four_nodes_become_three_and_two(
+    run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]
+) -> None:
+    run.submit(corpus, "--nodes", "2-4", "--tasks-per-node", "1", "--time", "10")
+    run.wait_for_step(20)
+    for num_left in (3, 2):
+        node = run.cluster.job(run.job_id).nodes[-1]
+        run.recover(f"power cut, {num_left} nodes left", lambda node=node: run.cluster.power_cut(node))  # type: ignore[misc]
+    run.wait_for_end()
+    assert [len(attempt.nodes) for attempt in run.attempts()] == [4, 3, 2]
+    assert [f"dp {n} x tp 1 = {n} processes on {n} nodes" in run.log() for n in (4, 3, 2)] == [True] * 3
+    run.check_losses(uninterrupted)
