@@ -1,0 +1,232 @@
+"""``unipool-dist doctor``: examines machines, network and file system before a run does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from unipool_dist.cli.table import aligned
+from unipool_dist.config import Config, load_config, resolve_config
+from unipool_dist.errors import UnipoolError
+from unipool_dist.resilience.orphans import end_with_launcher
+from unipool_dist.topology.environment import Environment, read_environment
+
+if TYPE_CHECKING:
+    from unipool_dist.doctor.checks import Report
+    from unipool_dist.doctor.disk_space import CheckpointNeed
+    from unipool_dist.doctor.settings import Settings
+
+
+@click.command()
+@click.argument("arguments", nargs=-1, metavar="[CONFIG] [SECTION.FIELD=VALUE ...]")
+@click.option("--nproc", type=click.IntRange(min=1), help="Start this many processes on this machine.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For ranks to come together, and for each collective.",
+)
+@click.option(
+    "--time-limit",
+    "time_limit_s",
+    type=click.FloatRange(min=0),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="After this nothing more is measured.",
+)
+@click.option(
+    "--disk-mb",
+    type=click.IntRange(min=4),
+    default=64,
+    show_default=True,
+    help="What each node writes to measure the disk, in 10^6 bytes.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 for warnings too.")
+@click.option("--status-file", type=click.Path(path_type=Path), hidden=True)
+def doctor(
+    arguments: tuple[str, ...],
+    nproc: int | None,
+    timeout_s: float,
+    time_limit_s: float,
+    disk_mb: int,
+    as_json: bool,
+    strict: bool,
+    status_file: Path | None,
+) -> None:
+    """Examine what a run is about to use: versions, devices, clocks, run directory, network; name what is slow.
+
+    With CONFIG over the process groups, in the run directory and for the checkpoints of that run; without it over one
+    group of all processes, in the current directory.
+
+    Without --nproc this is one process of those that torchrun or SLURM started, or a single process. Rank 0 prints.
+    Exit status 0 if nothing has failed, else 1, on all ranks.
+    """
+    config = _read_config(arguments)
+    if nproc is not None:
+        options = [f"--timeout={timeout_s}", f"--time-limit={time_limit_s}", f"--disk-mb={disk_mb}"]
+        options += [name for name, given in (("--json", as_json), ("--strict", strict)) if given]
+        _launch([*options, "--", *arguments], nproc)
+    end_with_launcher()
+    _end_by_exception()
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print does not go between the report's lines
+
+    def publish(report: Report) -> int:
+        lines = [json.dumps(report.document(strict=strict), indent=1)] if as_json else render(report, strict=strict)
+        print("\n".join(lines), file=output, flush=True)
+        return 0 if report.ok(strict=strict) else 1
+
+    environment = read_environment()
+    settings = _settings(config, environment.world_size, timeout_s, time_limit_s, disk_mb)
+    status = _take_part(settings, environment, publish, status_file)
+    # Not in the usual way, which waits for process groups that may have lost a member.
+    os._exit(status)
+
+
+def _take_part(
+    settings: Settings, environment: Environment, publish: Callable[[Report], int], status_file: Path | None
+) -> int:
+    """This rank's part; returns the status to end with."""
+    from tqdm import tqdm
+
+    from unipool_dist.doctor.examination import Examination
+
+    shown = environment.rank == 0 and sys.stderr.isatty()
+    with tqdm(bar_format="{desc} ({elapsed})", delay=2, miniters=1, leave=False, disable=not shown) as bar:
+
+        def progress(name: str) -> None:
+            bar.set_description_str(f"doctor: {name}", refresh=False)
+            bar.update()
+
+        examination = Examination(settings, environment, publish, progress)
+        try:
+            status = examination.run()
+        except UnipoolError as error:
+            print(f"error (rank {environment.rank}): {error}", file=sys.stderr, flush=True)
+            return 1
+        except SystemExit as ended:  # by a signal
+            return int(ended.code or 0)
+        except Exception:
+            traceback.print_exc()
+            return 1
+    if status_file is None or examination.abandoned:
+        return status  # a launcher then ends those that do not end by themselves
+    if environment.rank == 0:
+        status_file.write_text(str(status))
+    return 0
+
+
+def _read_config(arguments: Sequence[str]) -> Config | None:
+    if not arguments:
+        return None
+    has_path = "=" not in arguments[0]
+    return load_config(Path(arguments[0]) if has_path else None, arguments[1:] if has_path else arguments)
+
+
+def _launch(arguments: Sequence[str], num_processes: int) -> None:
+    """Start the ranks and exit with their status, which comes in a file: a launcher takes any but 0 for a crash."""
+    from unipool_dist.cli.launch import launch_local
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "status"
+        launch_local(["doctor", f"--status-file={path}", *arguments], num_processes)
+        sys.exit(int(path.read_text()))
+
+
+def _end_by_exception() -> None:
+    """Signals end this process in good order, so that nothing is left in the run directory."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, end)
+
+
+def _settings(config: Config | None, world_size: int, timeout_s: float, time_limit_s: float, disk_mb: int) -> Settings:
+    from unipool_dist.doctor.settings import Settings
+    from unipool_dist.topology.layout import rank_grid
+
+    resolved, fault = None, ""
+    if config is not None:
+        try:
+            resolved = resolve_config(config, world_size)
+            rank_grid(resolved)
+        except UnipoolError as error:
+            resolved, fault = None, str(error)
+    return Settings(
+        run_dir=Path(config.run.dir if config is not None else "."),
+        config=resolved,
+        config_error=fault,
+        need=checkpoint_need(resolved) if resolved is not None else None,
+        timeout_s=timeout_s,
+        time_limit_s=time_limit_s,
+        disk_bytes=disk_mb * 1_000_000,
+    )
+
+
+def checkpoint_need(config: Config) -> CheckpointNeed:
+    """What the checkpoints of a resolved configuration take: masters and optimizer states in fp32."""
+    from math import prod
+
+    from unipool_dist.checkpoint.directory import CheckpointDirectory, outdated
+    from unipool_dist.checkpoint.offline.parameters import parameter_shapes
+    from unipool_dist.doctor.disk_space import CheckpointNeed
+
+    config, note = _with_vocabulary(config)
+    moments = 2 if config.optimizer.name == "adamw" else int(config.optimizer.momentum > 0)
+    numel = sum(prod(shape) for shape in parameter_shapes(config).values())
+    last, settings = config.train.steps, config.checkpoint
+    steps = sorted({*(range(settings.interval, last, settings.interval) if settings.interval else ()), last})
+    kept = len(steps) - len(outdated(steps, settings.keep_last, settings.keep_every))
+    # The oldest goes only when the newest is written.
+    most = min(kept + 1, len(steps)) if settings.keep_last else len(steps)
+    there = len(CheckpointDirectory(Path(config.run.dir)).steps())
+    return CheckpointNeed(4 * (1 + moments) * numel, most, there, note)
+
+
+def _with_vocabulary(config: Config) -> tuple[Config, str]:
+    """``config`` with a size of the vocabulary, and a note if it is not known."""
+    from unipool_dist.cli.assembly import with_vocabulary
+    from unipool_dist.data.corpus import Corpus
+
+    try:
+        return with_vocabulary(config, Corpus.open(config.data.path, verify="size")), ""
+    except (UnipoolError, OSError):
+        model = config.model.model_copy(update={"vocab_size": config.model.vocab_size or config.model.vocab_divisor})
+        return config.model_copy(update={"model": model}), ", vocabulary not counted"
+
+
+def render(report: Report, *, strict: bool) -> list[str]:
+    """A line for each check, then what to do about those that are not ok."""
+    from unipool_dist.doctor.text import counted
+
+    rows = [("", "check", "measured", "expected")]
+    rows += [(check.status, check.name, _short(check.measured), check.expected) for check in report.checks]
+    lines = aligned(rows)
+    lines += ["", *(f"{check.status}  {check.name}: {check.advice}" for check in report.checks if check.advice)]
+    slow = {node["name"]: node["slow"] for node in report.document(strict=strict)["nodes"] if node["slow"]}
+    lines += [f"slow node: {name} ({', '.join(checks)})" for name, checks in slow.items()]
+    counts = {status: sum(check.status == status for check in report.checks) for status in ("fail", "warn")}
+    verdict = "ok" if report.ok(strict=strict) else "not ok"
+    lines.append(f"{verdict}: {counts['fail']} failed, {counted(counts['warn'], 'warning')}, {report.seconds:.1f} s")
+    return lines
+
+
+def _short(text: str, width: int = 90) -> str:
+    return text if len(text) <= width else f"{text[: width - 3]}..."

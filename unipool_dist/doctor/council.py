@@ -1,0 +1,77 @@
+"""How the ranks talk about the examination itself: through the rendezvous store, whatever becomes of the groups."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from unipool_dist.errors import CommunicationError
+
+_ASK_EVERY_S = (0.001, 0.02)
+
+
+class SilentRanksError(CommunicationError):
+    """Some ranks did not answer in time."""
+
+    def __init__(self, ranks: list[int], patience_s: float) -> None:
+        super().__init__(f"no answer from ranks {ranks} within {patience_s:g} s")
+        self.ranks, self.patience_s = ranks, patience_s
+
+
+class Council:
+    """Rank 0 speaks to all, and all answer to rank 0. Every rank makes the same calls in the same order.
+
+    Nothing here needs a process group, so it goes on when a collective has failed.
+    """
+
+    def __init__(self, store: dist.Store, rank: int, world_size: int) -> None:
+        self._store, self._rank, self._world_size = store, rank, world_size
+        self._turn = 0
+
+    def announce(self, text: str, patience_s: float) -> str:
+        """Rank 0's ``text``, on every rank.
+
+        Raises:
+            SilentRanksError: rank 0 has not spoken within ``patience_s``.
+        """
+        key = f"doctor/{self._next()}"
+        if self._rank == 0:
+            self._store.set(key, text)
+            return text
+        try:
+            self._store.wait([key], timedelta(seconds=patience_s))
+        except dist.DistError:
+            raise SilentRanksError([0], patience_s) from None
+        return self._store.get(key).decode()
+
+    def gather(self, text: str, patience_s: float) -> list[str]:
+        """Every rank's ``text`` in the order of ranks on rank 0; nothing on the others, which do not wait.
+
+        Raises:
+            SilentRanksError: on rank 0, if some ranks have not answered within ``patience_s``.
+        """
+        turn = self._next()
+        self._store.set(f"doctor/{turn}/{self._rank}", text)
+        if self._rank != 0:
+            return []
+        keys = [f"doctor/{turn}/{rank}" for rank in range(self._world_size)]
+        until, pause_s = time.monotonic() + patience_s, _ASK_EVERY_S[0]
+        while not self._store.check(keys):  # not wait(), which a signal cannot interrupt
+            if time.monotonic() > until:
+                silent = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
+                if silent:
+                    raise SilentRanksError(silent, patience_s)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _ASK_EVERY_S[1])
+        return [self._store.get(key).decode() for key in keys]
+
+    def answers(self) -> dict[int, str]:
+        """On rank 0, after a gather has failed: what came."""
+        keys = {rank: f"doctor/{self._turn}/{rank}" for rank in range(self._world_size)}
+        return {rank: self._store.get(key).decode() for rank, key in keys.items() if self._store.check([key])}
+
+    def _next(self) -> int:
+        self._turn += 1
+        return self._turn

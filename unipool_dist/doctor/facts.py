@@ -1,0 +1,136 @@
+"""What a process knows of itself and its machine without asking anybody: versions, devices, memory, addresses."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import socket
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+import torch
+
+import unipool_dist
+from unipool_dist.doctor.meeting import resolve
+from unipool_dist.errors import CommunicationError
+from unipool_dist.topology.environment import Environment
+
+_PACKAGES = ("torch", "megatron-core", "deepspeed", "numpy")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The GPU of one process."""
+
+    name: str
+    uuid: str
+    num_visible: int
+    free_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class Route:
+    """How this machine reaches the meeting point."""
+
+    address: str
+    interface: str
+    mbit_per_s: int
+    """Of the interface; 0: not known."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One rank's."""
+
+    versions: dict[str, str]
+    gpu: Gpu | None
+    unused_gpu: bool
+    """The machine has an NVIDIA GPU, but torch sees none."""
+    cores: list[int]
+    """Those that this process may run on."""
+    num_threads: int
+    """That torch computes with."""
+    memory_bytes: int
+    memory_available_bytes: int
+    route: Route | None
+    master_addresses: list[str]
+    resolve_s: float
+    own_addresses: list[str]
+    """What this machine's name resolves to; gloo announces the first to the others."""
+
+
+def collect_facts(environment: Environment) -> Facts:
+    """Facts of this process."""
+    memory = psutil.virtual_memory()
+    started = time.perf_counter()
+    master = resolve(environment.master_addr)
+    resolve_s = time.perf_counter() - started
+    try:
+        own = resolve(socket.gethostname())
+    except CommunicationError:
+        own = []
+    return Facts(
+        versions=versions(),
+        gpu=_gpu(environment.device) if torch.cuda.is_available() else None,
+        unused_gpu=Path("/dev/nvidia0").exists() and not torch.cuda.is_available(),
+        cores=sorted(os.sched_getaffinity(0)),
+        num_threads=torch.get_num_threads(),
+        memory_bytes=memory.total,
+        memory_available_bytes=memory.available,
+        route=_route(master[0]),
+        master_addresses=master,
+        resolve_s=resolve_s,
+        own_addresses=own,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of everything that ranks must have alike; the project's own goes with a hash of its sources."""
+    found = {"unipool-dist": f"{_version('unipool-dist')} ({_source_hash()})", "python": platform.python_version()}
+    found |= {name: _version(name) for name in _PACKAGES}
+    if torch.version.cuda is not None:
+        found["cuda"] = torch.version.cuda
+        found["nccl"] = ".".join(str(part) for part in torch.cuda.nccl.version())
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _source_hash() -> str:
+    root = Path(unipool_dist.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def _gpu(device: torch.device) -> Gpu:
+    properties = torch.cuda.get_device_properties(device)
+    free, total = torch.cuda.mem_get_info(device)
+    return Gpu(properties.name, str(properties.uuid), torch.cuda.device_count(), free, total)
+
+
+def _route(address: str) -> Route | None:
+    """Asked of the kernel by connecting a datagram socket, which sends nothing."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, 9))
+        except OSError:
+            return None
+        own = str(probe.getsockname()[0])
+    for interface, addresses in psutil.net_if_addrs().items():
+        if any(entry.address.partition("%")[0] == own for entry in addresses):
+            stats = psutil.net_if_stats().get(interface)
+            return Route(own, interface, 0 if stats is None else stats.speed)
+    return Route(own, "?", 0)

@@ -1,0 +1,110 @@
+"""Coming together: the rendezvous store, opened so that who is missing can be named."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from unipool_dist.doctor.checks import Check
+from unipool_dist.doctor.roster import ranks_text
+from unipool_dist.doctor.text import counted, seconds
+from unipool_dist.errors import CommunicationError
+from unipool_dist.topology.environment import Environment
+
+_TRY_EVERY_S = 0.2
+
+
+def open_store(environment: Environment, timeout_s: float) -> dist.Store:
+    """The store at the meeting point: served by rank 0, or by the launcher; not shared if there is one rank.
+
+    Does not wait for ranks other than the one that serves.
+
+    Raises:
+        CommunicationError: the meeting point's name is not known, or nothing serves there within ``timeout_s``.
+    """
+    if environment.world_size == 1:
+        return dist.HashStore()
+    address, port = environment.master_addr, environment.master_port
+    resolve(address)
+    if environment.rank != 0:
+        _wait_for_server(address, port, timeout_s)
+    # As if there were one rank: with their true number, rank 0 would wait for all and then not know who is missing.
+    url = f"tcp://{f'[{address}]' if ':' in address else address}:{port}"
+    try:
+        store, _, _ = next(dist.rendezvous(url, environment.rank, 1, timeout=timedelta(seconds=timeout_s)))
+    except (dist.DistError, RuntimeError) as error:
+        raise CommunicationError(
+            f"no store at MASTER_ADDR={address}, MASTER_PORT={port}: {str(error).strip().splitlines()[0]}; choose a "
+            f"free port, and the address of the machine that rank 0 runs on"
+        ) from None
+    assert isinstance(store, dist.Store)
+    return store
+
+
+def judge_meeting(nodes: Sequence[str], took_s: float, timeout_s: float) -> Check:
+    """All ranks came; ``nodes`` has the host name of each. Pure."""
+    num_nodes = len(set(nodes))
+    measured = f"{counted(len(nodes), 'rank')} on {counted(num_nodes, 'node')}"
+    figures = {"ranks": len(nodes), "nodes": num_nodes}
+    return Check(
+        "rendezvous",
+        "ok",
+        f"{measured} after {seconds(took_s)}",
+        f"all ranks within {timeout_s:g} s",
+        value=took_s,
+        unit="s",
+        figures=figures,
+    )
+
+
+def missing_ranks(present: Mapping[int, str], environment: Environment, timeout_s: float) -> Check:
+    """Some ranks did not come; ``present`` has the host names of those that did. Pure."""
+    missing = [rank for rank in range(environment.world_size) if rank not in present]
+    hosts: dict[str, list[int]] = {}
+    for rank, host in sorted(present.items()):
+        hosts.setdefault(host, []).append(rank)
+    there = "; ".join(f"{host}: {ranks_text(ranks)}" for host, ranks in hosts.items())
+    return Check(
+        "rendezvous",
+        "fail",
+        f"{ranks_text(missing)} of {environment.world_size} missing after {timeout_s:g} s",
+        f"all ranks within {timeout_s:g} s",
+        f"there are only {there}. See whether {ranks_text(missing)} was started, what it said, and whether its machine "
+        f"reaches MASTER_ADDR={environment.master_addr}, MASTER_PORT={environment.master_port}",
+        figures={"missing": missing, "present": hosts},
+    )
+
+
+def resolve(name: str) -> list[str]:
+    """The addresses of ``name``.
+
+    Raises:
+        CommunicationError: there are none.
+    """
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise CommunicationError(
+            f"MASTER_ADDR={name} has no address here, on {socket.gethostname()}: {error}; give the address of rank "
+            f"0's machine in numbers, or add the name to the name service"
+        ) from None
+    return sorted({str(entry[4][0]) for entry in found})
+
+
+def _wait_for_server(address: str, port: int, timeout_s: float) -> None:
+    until, reason = time.monotonic() + timeout_s, ""
+    while time.monotonic() < until:
+        try:
+            socket.create_connection((address, port), timeout=max(0.1, until - time.monotonic())).close()
+            return
+        except OSError as error:
+            reason = f": {error}"
+        time.sleep(_TRY_EVERY_S)
+    raise CommunicationError(
+        f"rank 0 was not to be reached at MASTER_ADDR={address}, MASTER_PORT={port} within {timeout_s:g} s from "
+        f"{socket.gethostname()}{reason}; see whether rank 0 was started there, and whether a firewall lies between"
+    )
