@@ -105,7 +105,7 @@ def test_a_slow_rank_is_named(tmp_path: Path) -> None:
     verdict = Verdict([process.returncode], json.loads(output), "")
     compute = verdict.check("compute")
     assert 2 in compute["slow_ranks"] and compute["status"] == "warn", compute
-    assert "rank 2" in compute["advice"] and "other processes run on its cores" in compute["advice"]
+    assert "rank 2" in compute["advice"] and "waits for a core" in compute["advice"]
     assert verdict.statuses == [0], "a slow rank is a warning"
 
 

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 STUCK_RANK, STUCK_STEP = 1, 4
-SLOW_STEP, SLOW_S, BUSY_S = 5, 0.6, 4.5
+SLOW_STEP, SLOW_S, BUSY_S = 5, 0.8, 6.5
 
 
 def sleep_in_python(*args: Any) -> None:

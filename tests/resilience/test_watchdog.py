@@ -27,7 +27,7 @@ from unipool_dist.cli.launch import outcome
 from unipool_dist.resilience.watchdog_inquiry import ANSWER_S, LOOK_S
 from unipool_dist.resilience.watchdog_report import NoProgressError
 
-LIMIT_S, STEPS = 2.0, 6
+LIMIT_S, STEPS = 3.0, 6
 SLACK_S = ANSWER_S + LOOK_S + 6
 """Beside the limit: answers, a look at who does not, and what the launcher takes on a busy machine."""
 COMMON = (

@@ -157,7 +157,10 @@ start() {
 stop() {
     local path
     [[ -e $DIR/slurm.conf ]] || return 0
-    if alive watch && [[ $(<"$DIR/pid/watch") != "$$" ]]; then kill "$(<"$DIR/pid/watch")"; fi
+    if alive watch && [[ $(<"$DIR/pid/watch") != "$$" ]]; then
+        kill -KILL -- "-$(<"$DIR/pid/watch")" # a group: it sleeps in a process of its own
+        wait_for 20 "the end of the watch" gone watch
+    fi
     for path in "$DIR"/pid/n* "$DIR/pid/login"; do
         [[ ! -e $path ]] || kill_machine "${path##*/}"
     done

@@ -113,7 +113,11 @@ def _take_part(
             bar.set_description_str(f"doctor: {name}", refresh=False)
             bar.update()
 
-        examination = Examination(settings, environment, publish, progress)
+        def clear_and_publish(report: Report) -> int:
+            bar.close()
+            return publish(report)
+
+        examination = Examination(settings, environment, clear_and_publish, progress)
         try:
             status = examination.run()
         except UnipoolError as error:
@@ -217,16 +221,18 @@ def render(report: Report, *, strict: bool) -> list[str]:
     from unipool_dist.doctor.text import counted
 
     rows = [("", "check", "measured", "expected")]
-    rows += [(check.status, check.name, _short(check.measured), check.expected) for check in report.checks]
-    lines = aligned(rows)
-    lines += ["", *(f"{check.status}  {check.name}: {check.advice}" for check in report.checks if check.advice)]
+    rows += [(check.status, check.name, _cut(check.measured), check.expected) for check in report.checks]
+    lines = [*aligned(rows), ""]
+    for check in report.checks:
+        if check.advice:
+            whole = f"{check.measured}; " if _cut(check.measured) != check.measured else ""
+            lines.append(f"{check.status}  {check.name}: {whole}{check.advice}")
     slow = {node["name"]: node["slow"] for node in report.document(strict=strict)["nodes"] if node["slow"]}
     lines += [f"slow node: {name} ({', '.join(checks)})" for name, checks in slow.items()]
-    counts = {status: sum(check.status == status for check in report.checks) for status in ("fail", "warn")}
+    failed, warnings = (sum(check.status == status for check in report.checks) for status in ("fail", "warn"))
     verdict = "ok" if report.ok(strict=strict) else "not ok"
-    lines.append(f"{verdict}: {counts['fail']} failed, {counted(counts['warn'], 'warning')}, {report.seconds:.1f} s")
-    return lines
+    return [*lines, f"{verdict}: {failed} failed, {counted(warnings, 'warning')}, {report.seconds:.1f} s"]
 
 
-def _short(text: str, width: int = 90) -> str:
+def _cut(text: str, width: int = 72) -> str:
     return text if len(text) <= width else f"{text[: width - 3]}..."

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from unipool_dist.doctor.checks import Check
-from unipool_dist.doctor.groups import Groups
+from unipool_dist.doctor.groups import NOT_COMPARED, Groups, comparable
 from unipool_dist.doctor.judgement import SLOW_FACTOR, bus_factor, slow
 from unipool_dist.doctor.probe import Probe
 from unipool_dist.doctor.roster import Roster
@@ -80,7 +80,8 @@ class Collective(Probe[Timed]):
         return lambda: _shift(buffer, received, self._group)
 
     def judge(self, measured: Sequence[Timed]) -> list[Check]:
-        return [judge_collective(self.name, self._kind, measured, self._roster)]
+        compare = comparable(self._groups, self._roster)
+        return [judge_collective(self.name, self._kind, measured, self._roster, compare=compare)]
 
 
 def _shift(sent: torch.Tensor, received: torch.Tensor, group: dist.ProcessGroup) -> None:
@@ -99,12 +100,12 @@ def faster_collective(one: Timed, other: Timed) -> Timed:
     return min(one, other, key=lambda timed: timed.large_seconds)
 
 
-def judge_collective(name: str, kind: Kind, measured: Sequence[Timed], roster: Roster) -> Check:
+def judge_collective(name: str, kind: Kind, measured: Sequence[Timed], roster: Roster, *, compare: bool) -> Check:
     """A group is as slow as its slowest rank; the slowest group stands for all. Pure.
 
     Bandwidth is bus bandwidth as nccl-tests define it (:func:`~unipool_dist.doctor.judgement.bus_factor`).
     """
-    expected = f"no group above {SLOW_FACTOR:g}x the median"
+    expected = f"no group above {SLOW_FACTOR:g}x the median" if compare else NOT_COMPARED
     if len(measured[0].ranks) == 1:
         return Check(name, "ok", "one rank in each group: nothing is sent", expected)
     groups: dict[tuple[int, ...], dict[str, Any]] = {}
@@ -123,7 +124,8 @@ def judge_collective(name: str, kind: Kind, measured: Sequence[Timed], roster: R
             "bus_gb_per_s": algorithm * bus_factor(kind, len(one.ranks)) / 1e9,
         }
     worst = max(groups.values(), key=lambda group: float(group["large_seconds"]))
-    slow_groups = slow({ranks: float(group["large_seconds"]) for ranks, group in groups.items()})
+    large = {ranks: float(group["large_seconds"]) for ranks, group in groups.items()}
+    slow_groups = slow(large if compare else {})
     named = "; ".join(f"{roster.name(ranks)} {ratio:.1f}x" for ranks, ratio in slow_groups.items())
     return Check(
         name,

@@ -84,7 +84,7 @@ def judge_compute(measured: Sequence[Products], roster: Roster) -> Check:
     if nodes or ranks:
         named = nodes | {roster.name([rank]): ratio for rank, ratio in ranks.items()}
         waits = measured[slowest].core_share < _SHARED_CORE
-        remedy = "other processes run on its cores: see `top` there" if waits else "see its clock rate, heat and load"
+        remedy = "it waits for a core: see `cores`, and `top` there" if waits else "see its clock rate, heat and load"
         advice = f"slower than the median: {ratios(named)}; {remedy}, or leave it out"
     return Check(
         "compute",

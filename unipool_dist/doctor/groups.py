@@ -15,6 +15,7 @@ import torch.distributed as dist
 from unipool_dist.config import Config
 from unipool_dist.doctor.checks import Check
 from unipool_dist.doctor.probe import Probe
+from unipool_dist.doctor.roster import Roster
 from unipool_dist.doctor.text import seconds
 from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.rendezvous import meet
@@ -38,6 +39,15 @@ class Groups:
     pipeline: dist.ProcessGroup | None = None
     activation_bytes: int = 0
     """What one pipeline stage sends to the next."""
+
+
+NOT_COMPARED = "not compared: one machine"
+
+
+def comparable(groups: Groups, roster: Roster) -> bool:
+    """Whether it says something about hardware if one link is slower than another: not between processes that share
+    the cores of one machine."""
+    return groups.device.type == "cuda" or len(roster.nodes) > 1
 
 
 GroupsOf = Callable[[], AbstractContextManager[Groups]]

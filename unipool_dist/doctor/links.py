@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from unipool_dist.doctor.checks import Check
-from unipool_dist.doctor.groups import Groups
+from unipool_dist.doctor.groups import NOT_COMPARED, Groups, comparable
 from unipool_dist.doctor.judgement import SLOW_FACTOR, ring_rounds, slow_members_and_pairs
 from unipool_dist.doctor.probe import Probe
 from unipool_dist.doctor.roster import Roster
@@ -81,7 +81,8 @@ class Links(Probe[Measured]):
         return lambda: [call(buffer, other, self._groups.world) for call in calls]
 
     def judge(self, measured: Sequence[Measured]) -> list[Check]:
-        return [judge_links([link for one in measured for link in one.links], self._roster)]
+        links = [link for one in measured for link in one.links]
+        return [judge_links(links, self._roster, compare=comparable(self._groups, self._roster))]
 
 
 def faster_links(one: Measured, other: Measured) -> Measured:
@@ -89,13 +90,14 @@ def faster_links(one: Measured, other: Measured) -> Measured:
     return Measured([min(pair, key=lambda link: link.large_seconds) for pair in pairs])
 
 
-def judge_links(links: Sequence[Link], roster: Roster) -> Check:
+def judge_links(links: Sequence[Link], roster: Roster, *, compare: bool) -> Check:
     """Slow members are those all of whose links are slow; a slow link between others is named by itself. Pure."""
     by_node = len(roster.nodes) > 1
-    expected = f"nobody above {SLOW_FACTOR:g}x the median"
+    expected = f"nobody above {SLOW_FACTOR:g}x the median" if compare else NOT_COMPARED
     if not links:
         return Check("links", "ok", "one rank: no link", expected)
-    members, pairs = slow_members_and_pairs({(link.first, link.second): link.large_seconds for link in links})
+    large = {(link.first, link.second): link.large_seconds for link in links}
+    members, pairs = slow_members_and_pairs(large if compare else {})
     named = {_name(rank, roster): ratio for rank, ratio in members.items()}
     named |= {f"{_name(a, roster)} - {_name(b, roster)}": ratio for (a, b), ratio in pairs.items()}
     slowest = max(links, key=lambda link: link.large_seconds)
