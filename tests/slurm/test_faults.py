@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.submitted import SETTINGS, SubmittedRun, columns
+from tests.slurm.submitted import SETTINGS, STEPS, SubmittedRun, columns
 from tests.support.running import one_thread
 from tests.support.runs import train_command
 
@@ -19,16 +18,20 @@ pytestmark = pytest.mark.timeout(420)
 
 TWO_NODES = ("--nodes", "2", "--tasks-per-node", "1", "--time", "10")
 LAYOUT = ("parallel.pp=2",)  # across the nodes, one pool over both
-MIDDLE = 35
+MIDDLE = 22
+
+
+def one_process(corpus: Path, run_dir: Path, steps: int) -> dict[str, list[float]]:
+    """Metrics of one process, without SLURM."""
+    command = train_command(corpus, run_dir, 1, *SETTINGS, f"train.steps={steps}")
+    subprocess.run(command, env=one_thread(), check=True, timeout=180, stdout=subprocess.DEVNULL)
+    return columns(run_dir, steps)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
-    """Metrics of one process, without SLURM."""
-    run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    command = train_command(tiny_corpus, run_dir, 1, *SETTINGS)
-    subprocess.run(command, env=one_thread(), check=True, timeout=180, stdout=subprocess.DEVNULL)
-    return columns(run_dir)
+    """What the runs of the other tests are compared with."""
+    return one_process(tiny_corpus, tmp_path_factory.mktemp("uninterrupted") / "run", STEPS)
 
 
 @pytest.fixture
@@ -41,30 +44,25 @@ def trainers(cluster: Cluster, node: str) -> list[psutil.Process]:
     return [process for process in cluster.processes(node) if "train" in process.cmdline()[1:8]]
 
 
-def requeue(run: SubmittedRun) -> Callable[[], object]:
-    return lambda: run.cluster.run(["scontrol", "requeue", str(run.job_id)])
-
-
 def test_scontrol_requeue(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]) -> None:
     run.submit(corpus, *TWO_NODES, overrides=LAYOUT)
     run.wait_for_step(MIDDLE)
-    run.recover("scontrol requeue", requeue(run))
+    run.recover("scontrol requeue", lambda: run.cluster.run(["scontrol", "requeue", str(run.job_id)]))
     run.wait_for_end()
     run.check_losses(uninterrupted)
     assert "restart 1" in run.log()
 
 
-def test_the_warning_before_the_time_limit(
-    run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]
-) -> None:
-    run.submit(corpus, *TWO_NODES, overrides=LAYOUT, profile="warning_s: 30")
+def test_the_warning_before_the_time_limit(run: SubmittedRun, corpus: Path, tiny_corpus: Path, tmp_path: Path) -> None:
+    steps = 180  # SLURM looks at time limits every 30 s
+    run.submit(corpus, *TWO_NODES, overrides=(*LAYOUT, f"train.steps={steps}"), profile="warning_s: 30")
     run.wait_for_step(MIDDLE)
     shorten = ["scontrol", "update", f"jobid={run.job_id}", "TimeLimit=1"]
     recovery = run.recover("time limit: warning signal", lambda: run.cluster.run(shorten))
     assert recovery.lost_steps == 0, "it had time to save"
     run.cluster.run(["scontrol", "update", f"jobid={run.job_id}", "TimeLimit=10"])
     run.wait_for_end()
-    run.check_losses(uninterrupted)
+    run.check_losses(one_process(tiny_corpus, tmp_path / "run", steps))
     assert "SIGUSR1" in run.log() and "goes back into the queue" in run.log()
 
 
@@ -140,7 +138,7 @@ def test_four_nodes_become_three_and_two(
     run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]
 ) -> None:
     run.submit(corpus, "--nodes", "2-4", "--tasks-per-node", "1", "--time", "10")
-    run.wait_for_step(20)
+    run.wait_for_step(12)
     for num_left in (3, 2):
         node = run.cluster.job(run.job_id).nodes[-1]
         run.recover(f"power cut, {num_left} nodes left", lambda node=node: run.cluster.power_cut(node))  # type: ignore[misc]

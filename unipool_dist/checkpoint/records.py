@@ -57,7 +57,7 @@ class RecordFile:
         Raises:
             CheckpointError: the file ends before.
         """
-        rest = memoryview(target.view(-1).view(torch.uint8).numpy())
+        rest = target.view(-1).view(torch.uint8).numpy().data
         while rest:
             count = os.preadv(self._file.fileno(), [rest], start)
             if count == 0:
@@ -85,7 +85,7 @@ def read_part(
     start = file.start_of(offset, length, whole.numel() * itemsize)
     if part.numel() == 0:
         return
-    first = start + part.storage_offset() * itemsize
+    first = start + int(part.storage_offset()) * itemsize
     fits = (
         part.is_contiguous() and target.is_contiguous() and target.dtype == part.dtype and target.device.type == "cpu"
     )

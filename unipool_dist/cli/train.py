@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -38,6 +39,8 @@ def train(
     if resume and overwrite:
         raise click.UsageError("--overwrite deletes the checkpoints that --resume and --from need; give one of them")
     config = load_config(config_path, overrides)
+    # Else torch tells of a lost peer in twenty lines of C++ frames, before the line that says what happened.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if nproc is None:
         end_with_launcher()
         same_request_s = 1.0 if signalled_twice() else 0.2

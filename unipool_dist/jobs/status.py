@@ -64,7 +64,8 @@ def status_of(run_dir: Path) -> list[RunStatus]:
         return [_status(run_dir, None, {})]
     runs = folder.read().runs
     jobs = _ask_slurm(folder)
-    job_id = (folder.submissions() or [None])[-1]
+    submissions = folder.submissions()
+    job_id = submissions[-1] if submissions else None
     statuses = []
     for index, name in enumerate(runs):
         array = len(runs) > 1 or name != "."

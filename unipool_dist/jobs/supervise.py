@@ -150,7 +150,8 @@ class Supervisor:
 
     def _greeting(self, before: Heartbeat | None) -> str:
         times = f", restart {self._restart}" if self._restart else ""
-        where = f"{self._job.name} on {len(self._nodes)} nodes ({', '.join(self._nodes)})"
+        plural = "s" if len(self._nodes) > 1 else ""
+        where = f"{self._job.name} on {len(self._nodes)} node{plural} ({', '.join(self._nodes)})"
         if before is None:
             return f"job {self._job_id}{times}: {where}; the run begins"
         return f"job {self._job_id}{times}: {where}; {before.step} of {before.steps} steps were done before"
