@@ -192,6 +192,13 @@ def test_an_unwritable_corpus_is_indexed_elsewhere(
     assert list(tmp_path.glob("unipool-dist-*/*/*/*.npy"))
 
 
+def test_what_cannot_be_kept_with_the_corpus_goes_to_a_folder_that_others_see(corpus: Corpus, tmp_path: Path) -> None:
+    blocked, spare = tmp_path / "file-in-the-way", tmp_path / "run" / "cache"
+    blocked.touch()
+    training_dataset(corpus, sequence_length=S, num_samples=21, seed=9, cache_dir=blocked / "cache", spare_dir=spare)
+    assert list(spare.glob("*/*.npy"))
+
+
 def test_validation_sequences_are_the_stream_in_windows(corpus: Corpus) -> None:
     stream = stream_of(corpus, "beta", "validation")
     batch = validation_sequences(corpus, "beta", sequence_length=S, count=5)

@@ -41,14 +41,11 @@ def well(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def corpus(cluster: Cluster, tiny_corpus: Path) -> Path:
-    """The tiny corpus where every user of every node reads it."""
+    """The tiny corpus where every user of every node reads it, and root alone writes."""
     folder = cluster.shared / "corpus"
     shutil.copytree(tiny_corpus, folder)
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    # What a run adds to a corpus, all of its nodes must find there.
-    (folder / "cache").mkdir(exist_ok=True)
-    (folder / "cache").chmod(0o777)
     return folder
 
 

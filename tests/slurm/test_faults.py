@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.submitted import SETTINGS, STEPS, SubmittedRun, columns
+from tests.slurm.submitted import SETTINGS, SubmittedRun, columns
 from tests.support.running import one_thread
 from tests.support.runs import train_command
 
@@ -21,17 +21,17 @@ LAYOUT = ("parallel.pp=2",)  # across the nodes, one pool over both
 MIDDLE = 22
 
 
-def one_process(corpus: Path, run_dir: Path, steps: int) -> dict[str, list[float]]:
+def one_process(corpus: Path, run_dir: Path, *overrides: str) -> dict[str, list[float]]:
     """Metrics of one process, without SLURM."""
-    command = train_command(corpus, run_dir, 1, *SETTINGS, f"train.steps={steps}")
+    command = train_command(corpus, run_dir, 1, *SETTINGS, *overrides)
     subprocess.run(command, env=one_thread(), check=True, timeout=180, stdout=subprocess.DEVNULL)
-    return columns(run_dir, steps)
+    return columns(run_dir)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
     """What the runs of the other tests are compared with."""
-    return one_process(tiny_corpus, tmp_path_factory.mktemp("uninterrupted") / "run", STEPS)
+    return one_process(tiny_corpus, tmp_path_factory.mktemp("uninterrupted") / "run")
 
 
 @pytest.fixture
@@ -54,15 +54,15 @@ def test_scontrol_requeue(run: SubmittedRun, corpus: Path, uninterrupted: dict[s
 
 
 def test_the_warning_before_the_time_limit(run: SubmittedRun, corpus: Path, tiny_corpus: Path, tmp_path: Path) -> None:
-    steps = 180  # SLURM looks at time limits every 30 s
-    run.submit(corpus, *TWO_NODES, overrides=(*LAYOUT, f"train.steps={steps}"), profile="warning_s: 30")
-    run.wait_for_step(MIDDLE)
+    slow = "train.global_batch_size=48"  # SLURM looks at time limits every 30 s
+    run.submit(corpus, *TWO_NODES, overrides=(*LAYOUT, slow), profile="warning_s: 30")
+    run.wait_for_step(8)
     shorten = ["scontrol", "update", f"jobid={run.job_id}", "TimeLimit=1"]
     recovery = run.recover("time limit: warning signal", lambda: run.cluster.run(shorten))
     assert recovery.lost_steps == 0, "it had time to save"
     run.cluster.run(["scontrol", "update", f"jobid={run.job_id}", "TimeLimit=10"])
     run.wait_for_end()
-    run.check_losses(one_process(tiny_corpus, tmp_path / "run", steps))
+    run.check_losses(one_process(tiny_corpus, tmp_path / "run", slow))
     assert "SIGUSR1" in run.log() and "goes back into the queue" in run.log()
 
 

@@ -164,6 +164,7 @@ class _Session:
             sequence_length=config.model.sequence_length,
             seed=config.train.seed,
             weights=config.data.weights,
+            spare_dir=self._run_dir / "cache",  # seen by all nodes, unlike /tmp
             consumed_samples=found.progress.consumed_samples if found else 0,
         )
         batches = batch_source(dataset, config, groups)

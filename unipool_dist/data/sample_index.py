@@ -42,9 +42,13 @@ class SampleIndex:
         identity = [self.corpus.content_hash, path, self.sequence_length, self.num_samples, self.seed, self.shares]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
 
-    def build(self, cache_dir: Path | None) -> str:
-        """Build the indices below ``cache_dir`` (``None``: the corpus's) unless they are there; the folder's path."""
-        folder = _writable(cache_dir or self.corpus.path.resolve() / "cache", self.corpus.content_hash) / self.key
+    def build(self, cache_dir: Path | None, spare_dir: Path | None = None) -> str:
+        """Build the indices below ``cache_dir`` (``None``: the corpus's), or if that cannot be written to, below
+        ``spare_dir``, unless they are there; the folder's path."""
+        wanted = cache_dir or self.corpus.path.resolve() / "cache"
+        if not (wanted / self.key).is_dir():
+            wanted = _writable(wanted, spare_dir or _temporary(self.corpus.content_hash))
+        folder = wanted / self.key
         if not folder.is_dir():
             incoming = Path(tempfile.mkdtemp(prefix="incoming-", dir=folder.parent))
             try:
@@ -97,14 +101,18 @@ class SampleIndex:
         return blended.BlendedDataset(datasets, list(self.shares.values()), self.num_samples, in_memory)
 
 
-def _writable(folder: Path, content_hash: str) -> Path:
-    """``folder``, made if need be, or if it cannot be written to, one for temporary files of this user."""
+def _writable(folder: Path, spare: Path) -> Path:
+    """``folder``, made if need be, or if it cannot be written to, ``spare``."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK | os.X_OK):
             return folder
     except OSError:
         pass  # a read-only file system, or no permission to make it
-    temporary = Path(tempfile.gettempdir()) / f"unipool-dist-{os.getuid()}" / content_hash[:24]
-    temporary.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return temporary
+    spare.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return spare.resolve()
+
+
+def _temporary(content_hash: str) -> Path:
+    """A folder for temporary files of this user, on this machine alone."""
+    return Path(tempfile.gettempdir()) / f"unipool-dist-{os.getuid()}" / content_hash[:24]

@@ -52,12 +52,13 @@ def training_dataset(
     seed: int,
     weights: dict[str, float] | None = None,
     cache_dir: Path | None = None,
+    spare_dir: Path | None = None,
 ) -> TrainingDataset:
     """Index ``num_samples`` training sequences; domains in proportion to ``weights``, or else to their training tokens.
 
     A domain that ``weights`` does not name is not drawn from; one that holds too little is repeated, reshuffled.
-    Indices are kept in ``cache_dir``, which all ranks must see (default ``<corpus>/cache``, or if that cannot be
-    written, a folder for temporary files).
+    Indices are kept in ``cache_dir`` (default ``<corpus>/cache``), or if that cannot be written to in ``spare_dir``;
+    all ranks must see both. Without ``spare_dir`` it is a folder for temporary files, which no other machine sees.
 
     Collectives: default group, if there is one: broadcast_object_list from rank 0 once it has built the indices, then
     all_gather_object of whether every rank could read them. A failure on any rank raises on all.
@@ -74,7 +75,7 @@ def training_dataset(
     answer: list[Any] = [None, None]  # (index folder, error)
     if not distributed or dist.get_rank() == 0:
         try:
-            answer[0] = index.build(cache_dir)
+            answer[0] = index.build(cache_dir, spare_dir)
         except Exception as error:  # reported on every rank instead of leaving them to wait
             answer[1] = f"{type(error).__name__}: {error}"
     if distributed:

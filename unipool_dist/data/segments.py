@@ -53,6 +53,7 @@ def training_data(
     seed: int,
     weights: dict[str, float] | None = None,
     cache_dir: Path | None = None,
+    spare_dir: Path | None = None,
     consumed_samples: int = 0,
 ) -> SegmentedDataset:
     """Index ``segments[i]`` training sequences with ``seed + i`` for each i; the dataset of all, in this order.
@@ -73,6 +74,7 @@ def training_data(
             seed=seed + i,
             weights=weights,
             cache_dir=cache_dir,
+            spare_dir=spare_dir,
         )
         if end > consumed_samples
         else None
