@@ -26,7 +26,7 @@ SETTINGS = (
     "train.micro_batch_size=1",
     "train.eval_sequences=0",
     "pool.num_experts=12",
-    # Every expert serves every token. Of two that a router finds equal to seven digits rounding would choose one, and so
+    # Every expert serves every token. Of two that a router finds equal to seven digits rounding would choose, and so
     # another one on another layout, some time in the 100,000 choices of a run; from there on the losses would differ.
     "pool.top_k=12",
     "optimizer.epsilon=1e-5",
