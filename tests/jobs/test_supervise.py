@@ -153,6 +153,18 @@ def test_a_run_that_is_cut_off_again_and_again_is_given_up(batch: Batch) -> None
     assert status == 1 and "were cut off" in output and "submit --resume" in output
 
 
+def test_what_the_watchdog_said_is_the_reason(batch: Batch) -> None:
+    old, new = batch.run_dir / "watchdog/earlier", batch.run_dir / "watchdog/now"
+    old.mkdir(parents=True)
+    (old / "summary.txt").write_text("watchdog: of another start\n")
+    os.utime(old / "summary.txt", (1, 1))
+    said = "watchdog: the run makes no progress in step 36; rank 1 differs"
+    batch.srun(f"mkdir -p {new}; echo '{said}' >{new}/summary.txt; exit 137")
+    assert batch.run()[0] == -signal.SIGKILL and batch.num_requeued == 1
+    (attempt,) = AttemptLog.read(batch.folder.path).attempts
+    assert (attempt.outcome, attempt.detail) == ("failed", said)
+
+
 def test_what_is_no_submitted_run_is_told(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "unipool_dist.jobs", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 1 and "was not submitted" in done.stderr

@@ -11,7 +11,7 @@ from unipool_dist.checkpoint.directory import CHECKPOINTS
 from unipool_dist.config import Config, dump_config
 from unipool_dist.errors import ConfigError
 from unipool_dist.resilience.heartbeat import HEARTBEAT_FILE
-from unipool_dist.resilience.watchdog_report import WATCHDOG
+from unipool_dist.resilience.watchdog_files import WATCHDOG
 
 CONFIG_FILE = "config.yaml"
 _OF_A_RUN = (

@@ -33,7 +33,7 @@ from unipool_dist.resilience.lock import RunLock
 from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.resilience.stop import StopRequest
 from unipool_dist.resilience.watchdog import Watchdog
-from unipool_dist.resilience.watchdog_report import WATCHDOG
+from unipool_dist.resilience.watchdog_files import WATCHDOG
 from unipool_dist.topology.agreement import failing_together
 from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.groups import ParallelGroups, process_groups

@@ -25,6 +25,7 @@ from unipool_dist.jobs.policy import Decision, after_tasks, may_start, outcome_o
 from unipool_dist.jobs.tasks import doctor_command, task_environment, train_command
 from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.resilience.heartbeat import Heartbeat, read_heartbeat
+from unipool_dist.resilience.watchdog_files import SUMMARY_FILE, WATCHDOG
 
 _ENDED_BY_SLURM = (signal.SIGTERM, signal.SIGINT, signal.SIGCONT)
 _REQUEUE_PATIENCE_S = 120
@@ -93,7 +94,7 @@ class Supervisor:
         if beat is not None and beat.time < started:
             beat = None  # that of an earlier start: this one did not come so far
         outcome = outcome_of(status, beat.state if beat else None, ended_by_slurm=self._ended_by is not None)
-        detail = f"its tasks ended with status {status}, {_meaning(status)}"
+        detail = _stuck_since(self._run_dir, started) or f"its tasks ended with status {status}, {_meaning(status)}"
         self._log.end(
             ended=round(time.time(), 3),
             outcome=outcome,
@@ -167,6 +168,15 @@ class Supervisor:
 
     def _say(self, line: str) -> None:
         print(f"[{_now()}] {line}", flush=True)
+
+
+def _stuck_since(run_dir: Path, started: float) -> str | None:
+    """What the watchdog has said, if it ended this attempt; srun's status then tells only that a task was killed."""
+    summaries = [path for path in run_dir.glob(f"{WATCHDOG}/*/{SUMMARY_FILE}") if path.stat().st_mtime >= started]
+    if not summaries:
+        return None
+    lines = summaries[-1].read_text(encoding="utf-8", errors="replace").splitlines()
+    return lines[0] if lines else "the watchdog ended it"
 
 
 def _now() -> str:

@@ -31,8 +31,9 @@ from unipool_dist.resilience.stacks import (
     place,
     stacks,
 )
+from unipool_dist.resilience.watchdog_files import WATCHDOG
 from unipool_dist.resilience.watchdog_inquiry import ANSWER_S, END_S, Inquiry
-from unipool_dist.resilience.watchdog_report import WATCHDOG, Report, Whereabouts
+from unipool_dist.resilience.watchdog_report import Report, Whereabouts
 
 _ASK_AGAIN_S = 60.0
 

@@ -19,6 +19,7 @@ from unipool_dist.resilience.board import Board, BoardLostError
 from unipool_dist.resilience.collectives import NUM_SHOWN, Collective
 from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.resilience.stacks import Stack, place_in_dump, read_held_dump, render
+from unipool_dist.resilience.watchdog_files import SUMMARY_FILE
 from unipool_dist.resilience.watchdog_report import NoProgressError, Report, Whereabouts
 from unipool_dist.resilience.watchdog_summary import summarize
 
@@ -28,7 +29,6 @@ LOOK_S = 3.0
 """How long the ranks of a host have to look at those of it that do not."""
 END_S = 30.0
 """After this a rank ends, whatever it still waits for; beside :meth:`Inquiry.run`."""
-SUMMARY_FILE = "summary.txt"
 _POLL_S = 0.2
 
 

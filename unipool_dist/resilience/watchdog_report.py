@@ -7,9 +7,6 @@ from dataclasses import asdict, dataclass, field
 
 from unipool_dist.resilience.collectives import Collective
 
-WATCHDOG = "watchdog"
-"""Folder in a run directory: for each start that got stuck a folder, named after when it began."""
-
 
 class NoProgressError(Exception):
     """Its message is where the summary is. Never raised: torch's agent finds it where it looks for a rank's error."""
