@@ -27,7 +27,6 @@ from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.resilience.heartbeat import Heartbeat, read_heartbeat
 from unipool_dist.resilience.watchdog_files import SUMMARY_FILE, WATCHDOG
 
-_ENDED_BY_SLURM = (signal.SIGTERM, signal.SIGINT, signal.SIGCONT)
 _REQUEUE_PATIENCE_S = 120
 
 
@@ -141,7 +140,9 @@ class Supervisor:
             self._say(f"it could not be requeued: {error}")
             self._say(f"go on by hand: unipool-dist submit --resume {self._folder.run_dir}")
             return RESUME
-        time.sleep(_REQUEUE_PATIENCE_S)  # SLURM ends this script in the meantime
+        until = time.monotonic() + _REQUEUE_PATIENCE_S
+        while self._ended_by is None and time.monotonic() < until:
+            time.sleep(0.1)  # until SLURM ends this script, which it would otherwise kill only after KillWait
         return RESUME
 
     def _give_up(self, decision: Decision) -> int:
