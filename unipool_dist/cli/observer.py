@@ -13,7 +13,7 @@ import torch
 from unipool_dist.checkpoint.saver import SaveReport
 from unipool_dist.config import Config
 from unipool_dist.data import Corpus
-from unipool_dist.observe import MetricsWriter, write_figures
+from unipool_dist.observe import MetricsWriter
 from unipool_dist.observe.console import checkpoint_line, train_line, validation_line
 from unipool_dist.observe.naming import naming
 from unipool_dist.observe.usage import Counts, summarize
@@ -72,6 +72,10 @@ class RunObserver:
 
     def finish(self) -> None:
         """Close the files, draw the figures and say where everything is."""
+        from unipool_dist.observe.report import (
+            write_figures,
+        )  # only rank 0 draws, and at the end: it takes a while to load
+
         self.close()
         with naming(self._dir):
             figures = write_figures(self._dir)
