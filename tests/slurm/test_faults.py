@@ -19,6 +19,7 @@ pytestmark = pytest.mark.timeout(420)
 TWO_NODES = ("--nodes", "2", "--tasks-per-node", "1", "--time", "10")
 LAYOUT = ("parallel.pp=2",)  # across the nodes, one pool over both
 MIDDLE = 22
+SLOW = "train.global_batch_size=48"  # for what takes SLURM half a minute to see, while the run goes on
 
 
 def one_process(corpus: Path, run_dir: Path, *overrides: str) -> dict[str, list[float]]:
@@ -32,6 +33,12 @@ def one_process(corpus: Path, run_dir: Path, *overrides: str) -> dict[str, list[
 def uninterrupted(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
     """What the runs of the other tests are compared with."""
     return one_process(tiny_corpus, tmp_path_factory.mktemp("uninterrupted") / "run")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_slow(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+    """The same of runs with SLOW."""
+    return one_process(tiny_corpus, tmp_path_factory.mktemp("slow") / "run", SLOW)
 
 
 @pytest.fixture
@@ -53,16 +60,17 @@ def test_scontrol_requeue(run: SubmittedRun, corpus: Path, uninterrupted: dict[s
     assert "restart 1" in run.log()
 
 
-def test_the_warning_before_the_time_limit(run: SubmittedRun, corpus: Path, tiny_corpus: Path, tmp_path: Path) -> None:
-    slow = "train.global_batch_size=48"  # SLURM looks at time limits every 30 s
-    run.submit(corpus, *TWO_NODES, overrides=(*LAYOUT, slow), profile="warning_s: 30")
+def test_the_warning_before_the_time_limit(
+    run: SubmittedRun, corpus: Path, uninterrupted_slow: dict[str, list[float]]
+) -> None:
+    run.submit(corpus, *TWO_NODES, overrides=(*LAYOUT, SLOW), profile="warning_s: 30")
     run.wait_for_step(8)
     shorten = ["scontrol", "update", f"jobid={run.job_id}", "TimeLimit=1"]
     recovery = run.recover("time limit: warning signal", lambda: run.cluster.run(shorten))
     assert recovery.lost_steps == 0, "it had time to save"
     run.cluster.run(["scontrol", "update", f"jobid={run.job_id}", "TimeLimit=10"])
     run.wait_for_end()
-    run.check_losses(one_process(tiny_corpus, tmp_path / "run", slow))
+    run.check_losses(uninterrupted_slow)
     assert "SIGUSR1" in run.log() and "goes back into the queue" in run.log()
 
 
@@ -113,13 +121,13 @@ def test_a_task_hangs(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, 
     run.check_losses(uninterrupted)
 
 
-def test_slurmd_is_killed(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]) -> None:
-    run.submit(corpus, *TWO_NODES, overrides=(*LAYOUT, "run.watchdog_s=15"))
-    run.wait_for_step(MIDDLE)
+def test_slurmd_is_killed(run: SubmittedRun, corpus: Path, uninterrupted_slow: dict[str, list[float]]) -> None:
+    run.submit(corpus, *TWO_NODES, overrides=(*LAYOUT, SLOW, "run.watchdog_s=15"))
+    run.wait_for_step(8)
     node = run.cluster.job(run.job_id).nodes[1]
     run.recover("slurmd killed", lambda: run.cluster.kill_slurmd(node))
     run.wait_for_end()
-    run.check_losses(uninterrupted)
+    run.check_losses(uninterrupted_slow)
 
 
 def test_preemption(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]) -> None:

@@ -185,6 +185,8 @@ def _now() -> str:
 
 
 def _meaning(status: int) -> str:
+    if status == 0:
+        return "success"
     if status == RESUME:
         return "start me again"
     if status > 128 and status - 128 in {int(number) for number in signal.Signals}:
