@@ -38,7 +38,7 @@ SMALL_FILES = (STATE_FILE, CONFIG_FILE, INDEX_FILE)
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint that was being loaded has turned out to be damaged; what was loaded from it must not be used."""
+    """A checkpoint that was to be loaded has turned out to be damaged."""
 
     def __init__(self, step: int, fault: str) -> None:
         super().__init__(f"the checkpoint of step {step} is damaged: {fault}; resume from another step")
@@ -142,15 +142,16 @@ def find_checkpoint(
 def load_checkpoint(found: Found, state: RunState, group: dist.ProcessGroup) -> None:
     """Put a checkpoint into this rank's optimizer, parameters, schedule, balance statistics and random generators.
 
-    Its files are read while they are still being verified: only when this returns is it known that they are whole.
+    Waits for their verification first: two readers of the same files would be slower than one after the other.
 
-    Collectives: agreement on the index over ``group`` and those of torch.distributed.checkpoint.load, then all-gathers
-    over the data-parallel and expert-data-parallel groups, and an all_gather_object over ``group``.
+    Collectives: an all_gather_object and agreement on the index over ``group``, those of
+    torch.distributed.checkpoint.load, then all-gathers over the data-parallel and expert-data-parallel groups.
 
     Raises:
-        DamagedError: on every rank: a file is damaged; the state is partly that of the checkpoint and of no use.
+        DamagedError: on every rank: a file is damaged; nothing was loaded from any.
         CheckpointError: on every rank: the checkpoint lacks a tensor, has another shape of it, or holds what is none.
     """
+    found.verification.confirm()
     progress = found.progress
     held = state.held(masters_only=not progress.optimizer_states)
     planner = PieceLoadPlanner([(item.piece, item.values) for item in held])
@@ -159,7 +160,6 @@ def load_checkpoint(found: Found, state: RunState, group: dist.ProcessGroup) -> 
     try:
         dcp.load({}, storage_reader=reader, planner=planner, process_group=group)
     except CheckpointException as error:
-        found.verification.confirm()  # if a file is damaged, that is the cause
         rank, (cause, _) = next(iter(sorted(error.failures.items())))
         raise CheckpointError(f"{found.folder} cannot be loaded: rank {rank}: {cause}") from None
     state.optimizer.finish_loading(progress.schedule_steps)
@@ -167,7 +167,6 @@ def load_checkpoint(found: Found, state: RunState, group: dist.ProcessGroup) -> 
         state.small.apply()
     if progress.random is not None:
         restore_random_state(progress.random)
-    found.verification.confirm()
 
 
 def _obvious_fault(folder: Path, group: dist.ProcessGroup) -> tuple[str | None, Manifest | None]:

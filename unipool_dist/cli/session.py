@@ -128,7 +128,7 @@ class _Session:
             try:
                 ready = self._get_ready(start, damaged)
                 break
-            except DamagedError as error:  # everything is built anew, so nothing of it remains
+            except DamagedError as error:  # while the model was being built
                 if start.from_step is not None:
                     raise
                 damaged[error.step] = error.fault
