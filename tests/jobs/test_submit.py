@@ -175,6 +175,16 @@ def test_without_slurm_the_message_says_so(tmp_path: Path, config: Path) -> None
     assert done.returncode == 1 and "there is no sbatch on PATH" in done.stderr
 
 
+def test_what_slurm_refuses_leaves_nothing_behind(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
+    (fake_slurm / "sbatch").write_text(
+        "#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpu' >&2\nexit 1\n"
+    )
+    for sweep in ((), ("--sweep", "train.seed=1,2")):
+        done = submit(tmp_path, fake_slurm, str(config), "run.dir=here", *COMMON, *sweep)
+        assert done.returncode == 1 and "invalid partition" in done.stderr
+        assert not (tmp_path / "here").exists(), "the same command, corrected, has to work"
+
+
 def test_a_taken_directory_is_refused_and_resume_submits_it_again(
     tmp_path: Path, fake_slurm: Path, config: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -106,6 +107,15 @@ def test_a_stopped_run_is_requeued(batch: Batch) -> None:
     assert status == 75 and batch.num_requeued == 1, output
     (attempt,) = AttemptLog.read(batch.folder.path).attempts
     assert (attempt.outcome, attempt.step, attempt.nodes) == ("stopped", 40, ["n1", "n2"])
+
+
+def test_without_requeue_the_job_ends_and_says_how_to_go_on(batch: Batch) -> None:
+    job = json.loads((batch.folder.path / "job.json").read_text())
+    (batch.folder.path / "job.json").write_text(json.dumps({**job, "requeue": False}))
+    batch.tasks("stopped", 40, 75, "SIGUSR1 on a rank")
+    status, output = batch.run()
+    assert status == 75 and batch.num_requeued == 0
+    assert "--no-requeue" in output and f"submit --resume {batch.run_dir}" in output
 
 
 def test_sigint_means_stop_for_good(batch: Batch) -> None:

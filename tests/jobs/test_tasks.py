@@ -19,7 +19,7 @@ def folder_with(tmp_path: Path, **profile: Any) -> JobFolder:
     folder = JobFolder(tmp_path / "run")
     folder.path.mkdir(parents=True)
     values = Profile(**profile).model_dump(mode="json")
-    folder.write(Job("tiny", 2, 2, "python", False, values, "submit", "/", {}, None))
+    folder.write(Job("tiny", 2, 2, "python", False, True, values, "submit", "/", {}, None))
     return folder
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from unipool_dist.errors import ConfigError
+from unipool_dist.errors import ConfigError, UnipoolError
 
 _TIME = re.compile(r"\d+|\d+:\d+(:\d+)?|\d+-\d+(:\d+){0,2}|UNLIMITED")
 
@@ -75,7 +75,7 @@ def submit(
     assert config_path is not None and nodes is not None and limit is not None
     from unipool_dist.jobs.profile import load_profile
     from unipool_dist.jobs.render import Resources
-    from unipool_dist.jobs.submission import Request, prepare, script_of, write
+    from unipool_dist.jobs.submission import Request, discard, prepare, script_of, write
     from unipool_dist.jobs.submission import submit as hand_in
 
     if gpus_per_node and tasks_per_node and tasks_per_node != gpus_per_node:
@@ -98,7 +98,11 @@ def submit(
         click.echo(script_of(request, prepared), nl=False)
         return
     write(request, prepared)
-    job_id = hand_in(prepared.folder)
+    try:
+        job_id = hand_in(prepared.folder)
+    except UnipoolError:
+        discard(prepared)
+        raise
     _tell(job_id, prepared.folder.run_dir, array=bool(sweeps))
 
 

@@ -28,6 +28,8 @@ class Job:
     """Interpreter that the job uses."""
     doctor: bool
     """Whether `doctor` has to pass before the first start."""
+    requeue: bool
+    """Whether the batch script puts the job back into the queue."""
     profile: dict
     command: str
     submitted_from: str

@@ -41,13 +41,8 @@ def show_job(job_id: str) -> dict[str, str] | None:
     Raises:
         SlurmError: SLURM does not answer.
     """
-    try:
-        answer = _call(["scontrol", "show", "job", "--oneliner", job_id])
-    except SlurmError as error:
-        if "Invalid job id" in str(error):
-            return None
-        raise
-    return parse_fields(answer.splitlines()[0] if answer else "")
+    jobs = show_array(job_id)
+    return jobs[0] if jobs else None
 
 
 def show_array(job_id: str) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Prepared:
 
     folder: JobFolder
     configs: dict[str, Config]
-    """By run directory, relative to the folder's; each with its ``run.dir``."""
+    """By run directory, relative to the folder's; freezing sets ``run.dir``."""
     resources: Resources
     notes: list[str]
 
@@ -67,12 +68,9 @@ def prepare(request: Request, *, max_parallel: int | None = None) -> Prepared:
             f"{root} already holds a run; go on with it: unipool-dist submit --resume {root}, or choose another run.dir"
         )
     notes: list[str] = []
-    for name, config in configs.items():
+    for config in configs.values():
         for note in _check_layouts(config, request):
             notes += [] if note in notes else [note]
-        configs[name] = config.model_copy(
-            update={"run": config.run.model_copy(update={"dir": str((root / name).resolve())})}
-        )
     resources = request.resources
     if request.sweeps:
         limit = f"%{max_parallel}" if max_parallel else ""
@@ -99,7 +97,7 @@ def write(request: Request, prepared: Prepared) -> None:
     try:
         folder.logs.mkdir(exist_ok=True)
         for name, config in prepared.configs.items():
-            freeze_config(folder.run_dir / name, config)
+            freeze_config((folder.run_dir / name).resolve(), config)
         container = request.profile.container
         git = freeze_code(folder, interpreter() if container is None else container.python)
         freeze_environment(folder)
@@ -111,6 +109,7 @@ def write(request: Request, prepared: Prepared) -> None:
                 gpus_per_node=request.resources.gpus_per_node,
                 python=interpreter(),
                 doctor=request.doctor,
+                requeue=request.resources.requeue,
                 profile=request.profile.model_dump(mode="json"),
                 command=command_line(),
                 submitted_from=os.getcwd(),
@@ -120,10 +119,18 @@ def write(request: Request, prepared: Prepared) -> None:
             )
         )
     except BaseException:
-        for name in prepared.configs:
-            shutil.rmtree(folder.run_dir / name / JOB, ignore_errors=True)
-        shutil.rmtree(folder.path, ignore_errors=True)
+        discard(prepared)
         raise
+
+
+def discard(prepared: Prepared) -> None:
+    """Take back what :func:`write` has written, so that the same submission can be made again, corrected."""
+    root = prepared.folder.run_dir
+    for folder in (*(root / name / JOB for name in prepared.configs), prepared.folder.path, prepared.folder.logs):
+        shutil.rmtree(folder, ignore_errors=True)
+    for folder in (*(root / name for name in prepared.configs), root):
+        with suppress(OSError):  # it holds something else
+            folder.rmdir()
 
 
 def submit(folder: JobFolder, options: Sequence[str] = ()) -> str:

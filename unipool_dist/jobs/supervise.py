@@ -102,8 +102,12 @@ class Supervisor:
             detail=detail,
         )
         decision = after_tasks(self._log.attempts, reason=beat.reason if beat else None)
-        if decision.action == "requeue":
+        if decision.action == "requeue" and self._job.requeue:
             return self._requeue(decision)
+        if decision.action == "requeue":
+            self._say(f"{decision.because}: the job ends, as it was submitted with --no-requeue; to go on:")
+            self._say(f"unipool-dist submit --resume {self._folder.run_dir}")
+            return RESUME
         if decision.action == "give_up":
             return self._give_up(decision)
         self._say(decision.because)
@@ -119,13 +123,8 @@ class Supervisor:
 
     def _srun(self, command: list[str]) -> int:
         """Exit status of srun; as a shell would give it if a signal killed srun."""
-        process = subprocess.Popen(command, env=self._environment)
-        while True:
-            try:
-                status = process.wait()
-                return status if status >= 0 else 128 - status
-            except InterruptedError:
-                continue
+        status = subprocess.run(command, env=self._environment).returncode
+        return status if status >= 0 else 128 - status
 
     def _requeue(self, decision: Decision) -> int:
         self._say(f"{decision.because}: the job goes back into the queue and resumes from the newest whole checkpoint")
@@ -176,7 +175,8 @@ def _stuck_since(run_dir: Path, started: float) -> str | None:
     summaries = [path for path in run_dir.glob(f"{WATCHDOG}/*/{SUMMARY_FILE}") if path.stat().st_mtime >= started]
     if not summaries:
         return None
-    lines = summaries[-1].read_text(encoding="utf-8", errors="replace").splitlines()
+    newest = max(summaries, key=lambda path: path.stat().st_mtime)
+    lines = newest.read_text(encoding="utf-8", errors="replace").splitlines()
     return lines[0] if lines else "the watchdog ended it"
 
 
