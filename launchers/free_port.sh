@@ -6,7 +6,7 @@
 # Run it on the node where rank 0 will run, as a batch script does that runs on the first node of its allocation:
 #   MASTER_PORT=$(launchers/free_port.sh); export MASTER_PORT
 #   srun launchers/srun.sh CONFIG
-# Jobs that share a node begin to look at different ports. The port is not an ephemeral one, so no connection takes it
+# Jobs that share a node, and restarts of a job, begin to look at different ports. The port is not an ephemeral one, so no connection takes it
 # before rank 0 does.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
@@ -36,7 +36,7 @@ if read -r low high </proc/sys/net/ipv4/ip_local_port_range; then
 fi 2>/dev/null
 declare -A used=()
 while read -r port; do used[$((16#$port))]=1; done < <(used_ports)
-start=$(((${SLURM_JOB_ID:-$$} * 16 + ${SLURM_STEP_ID:-0}) % count))
+start=$(((${SLURM_JOB_ID:-$$} * 16 + ${SLURM_STEP_ID:-0} + ${SLURM_RESTART_COUNT:-0}) % count))
 for ((i = 0; i < count; i++)); do
     port=$((first + (start + i) % count))
     if [[ -z ${used[$port]:-} ]]; then

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ class Batch:
         self.run_dir = self.folder.run_dir
         config = load_config(None, ("train.steps=100", "train.global_batch_size=12", "train.micro_batch_size=1"))
         dump_config(config, self.folder.path / CONFIG_FILE)
+        shutil.copytree(Path(__file__).parents[2] / "launchers", self.folder.launchers)
         self.bin = tmp_path / "bin"
         self.bin.mkdir()
         self.scontrol("JobState=RUNNING Restarts=0")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from unipool_dist.config import load_config
 from unipool_dist.jobs.folder import Job, JobFolder
 from unipool_dist.jobs.layout import choose_layout
 from unipool_dist.jobs.profile import Profile
-from unipool_dist.jobs.tasks import doctor_command, free_port, task_environment, train_command
+from unipool_dist.jobs.tasks import doctor_command, task_environment, train_command
 
 
 def folder_with(tmp_path: Path, **profile: Any) -> JobFolder:
@@ -62,17 +61,8 @@ def test_a_container_sees_the_run_and_its_data_and_runs_the_frozen_code(tmp_path
 
 def test_tasks_meet_on_the_first_node_and_inherit_the_environment() -> None:
     profile = Profile(network_interface="ib0")
-    variables = task_environment({"HOME": "/h", "SLURM_EXPORT_ENV": "NONE"}, profile, LAYOUT, "17", 0)
-    assert variables["MASTER_ADDR"] == "a" and variables["HOME"] == "/h"
+    variables = task_environment({"HOME": "/h", "SLURM_EXPORT_ENV": "NONE"}, profile, LAYOUT, "12345")
+    assert variables["MASTER_ADDR"] == "a" and variables["MASTER_PORT"] == "12345" and variables["HOME"] == "/h"
     assert variables["SLURM_EXPORT_ENV"] == "ALL", "or nothing of this would reach the tasks"
     assert (variables["GLOO_SOCKET_IFNAME"], variables["NCCL_SOCKET_IFNAME"]) == ("ib0", "=ib0")
-    assert "GLOO_SOCKET_IFNAME" not in task_environment({}, Profile(), LAYOUT, "17", 0)
-
-
-def test_the_port_is_free_and_differs_between_restarts() -> None:
-    port = free_port(17, 0)
-    assert free_port(17, 1) != port and free_port(18, 0) != port
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", port))
-        assert free_port(17, 0) != port
-    assert free_port(17, 0) == port, "the same for the same job, as long as it is free"
+    assert "GLOO_SOCKET_IFNAME" not in task_environment({}, Profile(), LAYOUT, "12345")

@@ -21,7 +21,13 @@ def port(job: int, **variables: str) -> int:
 
 def test_the_same_job_finds_the_same_port_and_others_find_others() -> None:
     assert port(4711) == port(4711)
-    assert len({port(job) for job in range(4700, 4705)} | {port(4700, SLURM_STEP_ID="1")}) == 6
+    assert (
+        len(
+            {port(job) for job in range(4700, 4705)}
+            | {port(4700, SLURM_STEP_ID="1"), port(4700, SLURM_RESTART_COUNT="2")}
+        )
+        == 7
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="without /proc the sockets of a node are not known")

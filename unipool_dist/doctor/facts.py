@@ -18,6 +18,7 @@ import unipool_dist
 from unipool_dist.doctor.meeting import resolve
 from unipool_dist.errors import CommunicationError
 from unipool_dist.topology.environment import Environment
+from unipool_dist.topology.network import interface_of, source_address
 
 _PACKAGES = ("torch", "megatron-core", "deepspeed", "numpy")
 
@@ -121,16 +122,9 @@ def _gpu(device: torch.device) -> Gpu:
 
 
 def _route(address: str) -> Route | None:
-    """Asked of the kernel by connecting a datagram socket, which sends nothing."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((address, 9))
-        except OSError:
-            return None
-        own = str(probe.getsockname()[0])
-    for interface, addresses in psutil.net_if_addrs().items():
-        if any(entry.address.partition("%")[0] == own for entry in addresses):
-            stats = psutil.net_if_stats().get(interface)
-            return Route(own, interface, 0 if stats is None else stats.speed)
-    return Route(own, "?", 0)
+    own = source_address(address)
+    if own is None:
+        return None
+    interface = interface_of(own)
+    stats = psutil.net_if_stats().get(interface)
+    return Route(own, interface or "?", 0 if stats is None else stats.speed)

@@ -74,7 +74,7 @@ class Supervisor:
         layout = choose_layout(
             self._config, self._nodes, self._job.tasks_per_node, whole_nodes=profile.launcher == "torchrun"
         )
-        self._environment = task_environment(os.environ, profile, layout, self._job_id, self._restart)
+        self._environment = task_environment(os.environ, profile, layout, self._free_port())
         self._say(f"layout: {layout.describe()}")
         unused = self._nodes[len(layout.nodes) :]
         if unused:
@@ -125,6 +125,15 @@ class Supervisor:
         """Exit status of srun; as a shell would give it if a signal killed srun."""
         status = subprocess.run(command, env=self._environment).returncode
         return status if status >= 0 else 128 - status
+
+    def _free_port(self) -> str:
+        """On this node, which is the first. Another restart begins to look elsewhere: a process of an earlier one that
+        is still alive, on a node that was cut off, does not find the new ones."""
+        program = [str(self._folder.launchers / "free_port.sh")]
+        done = subprocess.run(program, capture_output=True, text=True)
+        if done.returncode:
+            raise UnipoolError(f"no port for the tasks to meet at: {done.stderr.strip()}")
+        return done.stdout.strip()
 
     def _requeue(self, decision: Decision) -> int:
         self._say(f"{decision.because}: the job goes back into the queue and resumes from the newest whole checkpoint")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import shlex
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs.folder import CONFIG_FILE, JOB, JobFolder
 from unipool_dist.jobs.layout import Layout
 from unipool_dist.jobs.profile import Profile
@@ -24,50 +21,13 @@ def doctor_command(folder: JobFolder, run_dir: Path, layout: Layout) -> list[str
     return _command(folder, layout, ["doctor", str(run_dir / JOB / CONFIG_FILE)])
 
 
-def task_environment(
-    variables: Mapping[str, str], profile: Profile, layout: Layout, job_id: str, restart: int
-) -> dict[str, str]:
-    """``variables`` and where the tasks meet: on the first node, which is this one, at a port that is free on it."""
-    meeting = {"MASTER_ADDR": layout.nodes[0], "MASTER_PORT": str(free_port(int(job_id), restart))}
+def task_environment(variables: Mapping[str, str], profile: Profile, layout: Layout, port: str) -> dict[str, str]:
+    """``variables`` and where the tasks meet: on the first node, at ``port``."""
+    meeting = {"MASTER_ADDR": layout.nodes[0], "MASTER_PORT": port}
     interface = profile.network_interface
     interfaces = {} if interface is None else {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": f"={interface}"}
     # After `sbatch --export=NONE` srun would start the tasks without any of this.
     return {**variables, **interfaces, **meeting, "SLURM_EXPORT_ENV": "ALL"}
-
-
-def free_port(job_id: int, restart: int) -> int:
-    """A port that nothing on this node listens at, below the ephemeral ones.
-
-    Another restart of the job begins to look elsewhere: should a process of an earlier one still be alive, on a node
-    that was cut off, it does not find the new ones.
-    """
-    first = (job_id * 16 + restart) % 20000
-    for offset in range(1000):
-        port = 10000 + (first + offset * 17) % 20000
-        if _is_free(port):
-            return port
-    raise UnipoolError("no free port between 10000 and 30000 on this node; set MASTER_PORT")
-
-
-def _is_free(port: int) -> bool:
-    """Whether neither IPv4 nor IPv6, as far as this node has them, has a socket at ``port``."""
-    usable = 0
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            probe = socket.socket(family)
-        except OSError:  # a kernel without it
-            continue
-        with probe:
-            try:
-                if family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                probe.bind(("", port))
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    return False
-                continue  # switched off: no address of this family
-        usable += 1
-    return usable > 0
 
 
 def _command(folder: JobFolder, layout: Layout, arguments: list[str]) -> list[str]:
