@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from unipool_dist.topology.megatron_import import light_import
+
 
 def import_megatron(module: str) -> Any:
-    """The module ``megatron.core.<module>``, imported without warnings that Transformer Engine and Apex are missing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    """The module ``megatron.core.<module>``, imported lightly."""
+    with light_import():
         return importlib.import_module(f"megatron.core.{module}")
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from megatron.core import ModelParallelConfig
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from unipool_dist.config.sections import ModelSection
 from unipool_dist.model.blockwise import BLOCKWISE_LIMIT, blockwise_causal_attention
+from unipool_dist.topology.megatron import ColumnParallelLinear, ModelParallelConfig, RowParallelLinear
 
 
 class RotaryTable(nn.Module):
@@ -30,8 +29,9 @@ class RotaryTable(nn.Module):
         self.register_buffer("sin", angle.sin(), persistent=False)
 
     def rotate(self, x: Tensor) -> Tensor:
-        """Rotate [b, ..., s, d] by its positions; contiguous."""
-        return _Rotate.apply(x, self.cos.to(x.dtype), self.sin.to(x.dtype))
+        """Rotate [b, ..., s, d] by its positions, the first s there are; contiguous."""
+        cos, sin = (table[: x.shape[-2]].to(x.dtype) for table in (self.cos, self.sin))
+        return _Rotate.apply(x, cos, sin)
 
 
 class _Rotate(torch.autograd.Function):

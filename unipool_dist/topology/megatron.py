@@ -1,11 +1,37 @@
-"""The one place where Megatron-core is told about this run: its CPU adapter, its process groups, its layer settings."""
+"""The one place where Megatron-core is imported for training, and told about the run: its CPU adapter, its process
+groups, its layer settings."""
 
 from __future__ import annotations
 
 import torch
-from megatron.core import ModelParallelConfig, parallel_state
 
 from unipool_dist.config import Config
+from unipool_dist.topology.megatron_import import light_import
+
+with light_import():
+    from megatron.core import ModelParallelConfig, parallel_state
+    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+    from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
+    from megatron.core.tensor_parallel import (
+        ColumnParallelLinear,
+        RowParallelLinear,
+        VocabParallelEmbedding,
+        vocab_parallel_cross_entropy,
+    )
+
+__all__ = [
+    "ColumnParallelLinear",
+    "ModelParallelConfig",
+    "OptimizerParamScheduler",
+    "P2PCommunicator",
+    "RowParallelLinear",
+    "VocabParallelEmbedding",
+    "create_megatron_groups",
+    "layer_config",
+    "let_megatron_run_without_cuda",
+    "parallel_state",
+    "vocab_parallel_cross_entropy",
+]
 
 
 def let_megatron_run_without_cuda() -> None:
