@@ -91,7 +91,7 @@ def test_unknown_fields_are_errors_with_a_suggestion(override: str, suggestion: 
         ("optimizer.lr=.inf", "optimizer.lr=.inf must be a number > 0"),
         ("optimizer.lr=fast", "optimizer.lr=fast must be a number > 0"),
         ("optimizer.beta1=1", "optimizer.beta1=1 must be a number >= 0 and < 1"),
-        ("pool.router=[1]", "pool.router=[1] must be norm or softmax"),
+        ("pool.router=[1]", "pool.router=[1] must be norm, softmax or none"),
         ("log.tensorboard=1", "log.tensorboard=1 must be true or false"),
         ("run.dir=3", "run.dir=3 must be text"),
         ("pool.balance=3", "pool.balance=3 must be a section with the fields loss, alpha, window, scores"),
@@ -151,3 +151,39 @@ def test_a_file_that_is_no_mapping_is_named(tmp_path: Path, content: str, part: 
 def test_a_directory_is_not_a_configuration(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path)
+
+
+def test_a_file_says_what_differs_from_its_base(tmp_path: Path) -> None:
+    balance = {"alpha": 0.5, "loss": "layer"}
+    write(tmp_path / "a.yaml", {"pool": {"num_experts": 8, "balance": balance}, "data": {"weights": {"x": 1.0}}})
+    (tmp_path / "sub").mkdir()
+    write(
+        tmp_path / "sub" / "b.yaml", {"base": "../a.yaml", "pool": {"balance": {"alpha": 0.25}}, "train": {"steps": 50}}
+    )
+    path = write(tmp_path / "c.yaml", {"base": "sub/b.yaml", "data": {"weights": {"y": 2.0}}, "pool": None})
+    config = load_config(path, ["train.seed=7"])
+    assert (config.pool.num_experts, config.pool.balance.alpha, config.pool.balance.loss) == (8, 0.25, "layer")
+    assert (config.train.steps, config.train.seed) == (50, 7)
+    assert config.data.weights == {"y": 2.0}, "a mapping is one value"
+
+
+def test_an_unknown_field_of_a_base_is_found(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", {"zzz": {"x": 1}})
+    with pytest.raises(ConfigError, match="zzz: no such field"):
+        load_config(write(tmp_path / "b.yaml", {"base": "a.yaml", "zzz": {"x": 2}}))
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a": "base: b.yaml"}, r"a\.yaml: base=b\.yaml is not there"),
+        ({"a": "base: [b.yaml]"}, r"a\.yaml: base=\[b\.yaml\] must be the path of another configuration"),
+        ({"a": "base: a.yaml"}, r"a\.yaml: base=a\.yaml leads back"),
+        ({"a": "base: b.yaml", "b": "base: a.yaml"}, r"b\.yaml: base=a\.yaml leads back"),
+    ],
+)
+def test_a_base_that_cannot_be_is_named(files: dict[str, str], message: str, tmp_path: Path) -> None:
+    for name, content in files.items():
+        write(tmp_path / f"{name}.yaml", content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "a.yaml")

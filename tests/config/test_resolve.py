@@ -63,6 +63,14 @@ def test_resolving_twice_changes_nothing() -> None:
     assert resolve_config(once, 4) == once
 
 
+DENSE = ["pool.router=none", "pool.num_experts=1", "pool.balance.loss=none"]
+
+
+def test_a_dense_model_needs_no_sizes_of_the_pool() -> None:
+    pool = resolved(8, "parallel.pp=2", "parallel.tp=2", *DENSE).pool
+    assert (pool.layers_per_group, pool.stages_per_group, pool.parallel_size) == (1, 1, 1)
+
+
 # World size, overrides, the error, and the fields with their values and the fix that its message must give.
 REFUSED = [
     (6, ["parallel.pp=4"], TopologyError, ["6 processes", "parallel.pp=4", "parallel.tp=1", "multiple of 4"]),
@@ -74,9 +82,15 @@ REFUSED = [
     (2, ["parallel.tp=2", "model.num_query_groups=1"], TopologyError, ["num_query_groups=1", "tp=2", "lower tp"]),
     (2, ["parallel.tp=2", "model.sequence_length=33"], TopologyError, ["sequence_length=33", "tp=2", "multiple of 2"]),
     (2, ["parallel.tp=2", "model.vocab_divisor=5"], TopologyError, ["vocab_divisor=5", "tp=2", "set it to 10"]),
+    (2, ["parallel.tp=2", "model.vocab_size=99"], TopologyError, ["vocab_size=99", "tp=2", "multiple of 2", "null"]),
     (4, ["parallel.pp=4", "model.num_layers=2"], TopologyError, ["parallel.pp=4", "num_layers=2", "lower pp"]),
     (1, ["pool.top_k=65"], ConfigError, ["pool.top_k=65", "pool.num_experts=64", "lower top_k"]),
-    (1, ["pool.num_experts=1"], ConfigError, ["pool.num_experts=1", "NormRouter", "router: softmax"]),
+    (1, ["pool.num_experts=1"], ConfigError, ["pool.num_experts=1", "NormRouter", "pool.router=none"]),
+    (1, ["pool.router=none"], ConfigError,
+     ["pool.router=none", "dense", "set pool.num_experts=1 pool.balance.loss=none"]),
+    (4, [*DENSE, "pool.top_k=2", "pool.layers_per_group=8", "pool.parallel_size=4", "pool.stages_per_group=2"],
+     ConfigError,
+     ["set pool.top_k=1 pool.layers_per_group=1 pool.parallel_size=1 pool.stages_per_group=1"]),
     (1, ["pool.layers_per_group=3"], ConfigError, ["num_layers=8", "layers_per_group=3", "divisor of 8"]),
     (4, ["parallel.pp=4", "pool.stages_per_group=3", "pool.parallel_size=3"], TopologyError,
      ["parallel.pp=4", "stages_per_group=3", "divisor of 4"]),

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.training import tiny_config
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.checkpoint.offline.parameters import parameter_shapes
 from unipool_dist.cli.doctor import checkpoint_need
+from unipool_dist.sizing.parameters import parameter_shapes
 
 
 @pytest.mark.parametrize(

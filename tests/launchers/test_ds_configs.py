@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.training import assemble_weights, train_variants
 from tests.support.workers import Workers, free_port
-from unipool_dist.engine.zero import read_deepspeed_config
+from unipool_dist.config.deepspeed import read_deepspeed_config
 from unipool_dist.errors import ConfigError
 
 FILES = sorted((Path(__file__).parents[2] / "ds_configs").glob("*.json"))

@@ -30,6 +30,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "vanilla": (*SGD, "pool.layers_per_group=1", "pool.router=softmax", "pool.balance.loss=layer"),
     "vanilla-top2": (*SGD, "pool.layers_per_group=1", "pool.router=softmax", "pool.top_k=2"),
 }
+DENSE = (*SGD, "pool.router=none", "pool.num_experts=1", "pool.balance.loss=none")
 RECOMPUTE = ("parallel.recompute=true",)
 GPIPE = ("parallel.schedule=lockstep_gpipe",)
 
@@ -49,6 +50,17 @@ CASES: dict[tuple[int, int, int, int, int], list[tuple[str, tuple[str, ...]]]] =
     (2, 2, 2, 8, 2): [("adamw", ()), ("sgd", RECOMPUTE), ("top2-sgd", ()), ("groups-of-2", ())],
     (3, 2, 1, 6, 3): [("sgd", ("pool.num_experts=18",))],  # 4 layers over 3 stages: 2, 1, 1
 }
+
+
+# (pp, dp, tp), and overrides that must change nothing
+DENSE_CASES: list[tuple[tuple[int, int, int], tuple[str, ...]]] = [
+    ((1, 2, 1), RECOMPUTE),
+    ((1, 1, 2), ()),
+    ((2, 2, 1), ("pool.layers_per_group=1",)),
+    ((2, 1, 2), RECOMPUTE),
+    ((4, 1, 1), GPIPE),
+    ((3, 2, 1), ()),
+]
 
 
 @lru_cache
@@ -71,7 +83,21 @@ def test_layout_equals_one_process(workers: Workers, layout: tuple[int, int, int
         ranks = [results[index] for results in by_rank]
         expected = reference(workers, (*MODELS[model], *sizes[index]))
         check(ranks, expected, f"{model} {' '.join(extra)}")
+        assert min(expected.aux_losses) > 0
         assert all(rank.num_local_experts <= num_experts(expected) // q for rank in ranks)
+
+
+@pytest.mark.parametrize(("layout", "extra"), DENSE_CASES, ids=str)
+def test_a_dense_model_equals_one_process(
+    workers: Workers, layout: tuple[int, int, int], extra: tuple[str, ...]
+) -> None:
+    pp, dp, tp = layout
+    variant = (*DENSE, *extra, f"parallel.pp={pp}", f"parallel.tp={tp}")
+    by_rank = workers.run(train_variants, pp * dp * tp, [variant], [free_port()], STEPS)
+    expected = reference(workers, DENSE)
+    check([result for (result,) in by_rank], expected, f"dense {' '.join(extra)}")
+    assert expected.aux_losses == [0.0] * STEPS
+    assert not any("router" in name for name in expected.dense_weights)
 
 
 def num_experts(result: RankResult) -> int:
@@ -83,7 +109,6 @@ def check(ranks: list[RankResult], expected: RankResult, case: str) -> None:
         np.testing.assert_allclose(rank.losses, expected.losses, rtol=2e-6, err_msg=f"{case}: loss")
         np.testing.assert_allclose(rank.aux_losses, expected.aux_losses, rtol=2e-6, err_msg=f"{case}: auxiliary loss")
         np.testing.assert_allclose(rank.grad_norms, expected.grad_norms, rtol=1e-5, err_msg=f"{case}: gradient norm")
-    assert min(expected.aux_losses) > 0
     for what, assemble in (("gradient", assemble_gradients), ("weight", assemble_weights)):
         found, wanted = assemble(ranks), assemble([expected])
         assert found.keys() == wanted.keys(), case

@@ -62,12 +62,17 @@ def test_a_zero_token_gives_zero_scores_and_finite_gradients() -> None:
 
 
 def test_scores_are_fp32_whatever_the_tokens_are() -> None:
-    for kind in ("norm", "softmax"):
+    for kind in ("norm", "softmax", "none"):
         router = make_router(load_config(None, [f"pool.router={kind}", "pool.num_experts=8"]).pool, 16)
-        torch.nn.init.normal_(router.weight)
-        if isinstance(router, NormRouter):
-            torch.nn.init.ones_(router.scale)
+        for parameter in router.parameters():
+            torch.nn.init.normal_(parameter)
         assert router(torch.randn(3, 16, dtype=torch.bfloat16)).dtype == torch.float32
+
+
+def test_without_a_router_the_only_expert_has_score_one() -> None:
+    router = make_router(load_config(None, ["pool.router=none"]).pool, 16)
+    assert router(torch.randn(3, 16)).tolist() == [[1.0]] * 3
+    assert not list(router.parameters())
 
 
 def test_softmax_router_sums_to_one() -> None:

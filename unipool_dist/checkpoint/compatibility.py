@@ -7,6 +7,7 @@ change, and is told.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from unipool_dist.checkpoint.progress import DataIdentity
@@ -58,11 +59,7 @@ def check_compatible(saved: Config, saved_data: DataIdentity, now: Config, now_d
     """
     before, after = _flat(saved), _flat(now)
     begins = saved_data.content_hash is None
-    refused = [
-        f"{name}: {before[name]} in the checkpoint, {after[name]} now"
-        for name in (_SHAPE if begins else _SHAPE + _RUN)
-        if before[name] != after[name]
-    ]
+    refused = shape_differences(saved, now) if begins else _differences(before, after, _SHAPE + _RUN)
     if saved_data.tokenizer_hash is not None and saved_data.tokenizer_hash != now_data.tokenizer_hash:
         refused.append(f"tokenizer of data.path={now.data.path}: another one than the checkpoint's")
     elif not begins and saved_data.content_hash != now_data.content_hash:
@@ -83,6 +80,17 @@ def check_compatible(saved: Config, saved_data: DataIdentity, now: Config, now_d
         f"{name}: {before[name]} until now, {after[name]} from here on"
         for name in before
         if before[name] != after[name] and not name.startswith(_FREE)
+    ]
+
+
+def shape_differences(saved: Config, now: Config) -> list[str]:
+    """One line for each field in which the models of two resolved configurations differ."""
+    return _differences(_flat(saved), _flat(now), _SHAPE)
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    return [
+        f"{name}: {before[name]} in the checkpoint, {after[name]} now" for name in names if before[name] != after[name]
     ]
 
 

@@ -189,11 +189,11 @@ def checkpoint_need(config: Config) -> CheckpointNeed:
     from math import prod
 
     from unipool_dist.checkpoint.directory import CheckpointDirectory, outdated
-    from unipool_dist.checkpoint.offline.parameters import parameter_shapes
     from unipool_dist.doctor.disk_space import CheckpointNeed
+    from unipool_dist.sizing.memory import num_moments
+    from unipool_dist.sizing.parameters import parameter_shapes
 
     config, note = _with_vocabulary(config)
-    moments = 2 if config.optimizer.name == "adamw" else int(config.optimizer.momentum > 0)
     numel = sum(prod(shape) for shape in parameter_shapes(config).values())
     last, settings = config.train.steps, config.checkpoint
     steps = sorted({*(range(settings.interval, last, settings.interval) if settings.interval else ()), last})
@@ -201,7 +201,7 @@ def checkpoint_need(config: Config) -> CheckpointNeed:
     # The oldest goes only when the newest is written.
     most = min(kept + 1, len(steps)) if settings.keep_last else len(steps)
     there = len(CheckpointDirectory(Path(config.run.dir)).steps())
-    return CheckpointNeed(4 * (1 + moments) * numel, most, there, note)
+    return CheckpointNeed(4 * (1 + num_moments(config.optimizer)) * numel, most, there, note)
 
 
 def _with_vocabulary(config: Config) -> tuple[Config, str]:

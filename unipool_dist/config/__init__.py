@@ -1,7 +1,7 @@
 """Configuration: sections and their fields, reading and writing, and what follows from the number of processes."""
 
-from unipool_dist.config.load import dump_config, load_config
+from unipool_dist.config.load import config_text, dump_config, load_config
 from unipool_dist.config.resolve import resolve_config
 from unipool_dist.config.sections import Config
 
-__all__ = ["Config", "dump_config", "load_config", "resolve_config"]
+__all__ = ["Config", "config_text", "dump_config", "load_config", "resolve_config"]

@@ -1,4 +1,4 @@
-"""Reading a configuration: YAML file, then ``section.field=value`` overrides, then types and ranges."""
+"""Reading a configuration: its base files, the YAML file, ``section.field=value`` overrides, then types and ranges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from unipool_dist.config.fields import allowed, fields_of, mapping_values
+from unipool_dist.config.fields import allowed, fields_of, is_section, mapping_values
 from unipool_dist.config.sections import Config
 from unipool_dist.errors import ConfigError
 
@@ -20,11 +20,14 @@ from unipool_dist.errors import ConfigError
 def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
     """Read ``path`` (``None``: all defaults), apply ``overrides``, check every field on its own.
 
+    A file may name another, relative to itself, in ``base``: what it leaves out is then as it is there, field by
+    field.
+
     Raises:
-        ConfigError: the file cannot be read, is not a mapping, or has unknown or ill-typed fields. All faulty fields
-            are named at once, each with its value and what it may be.
+        ConfigError: a file cannot be read, is not a mapping, or has unknown or ill-typed fields. All faulty fields are
+            named at once, each with its value and what it may be.
     """
-    values: dict[str, Any] = {} if path is None else _read_yaml(Path(path))
+    values: dict[str, Any] = {} if path is None else _read_with_bases(Path(path))
     for override in overrides:
         _apply_override(values, override)
     try:
@@ -35,7 +38,42 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Confi
 
 def dump_config(config: Config, path: Path) -> None:
     """Write ``config`` to ``path`` as YAML that :func:`load_config` reads back to an equal configuration."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    path.write_text(config_text(config))
+
+
+def config_text(config: Config) -> str:
+    """``config`` as YAML, every field written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of ``path`` over those of its ``base``; ``above`` are the files that led here."""
+    values = _read_yaml(path)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(
+            f"{path}: base={_shown(base)} must be the path of another configuration, relative to this one"
+        )
+    above, base_path = (*above, path.resolve()), path.parent / base
+    if base_path.resolve() in above:
+        raise ConfigError(f"{path}: base={base} leads back to a file that this one is the base of; remove one of them")
+    if not base_path.exists():
+        raise ConfigError(
+            f"{path}: base={base} is not there; give the path of another configuration, relative to {path}"
+        )
+    return _merged(_read_with_bases(base_path, above), values, Config)
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
+    """Sections are merged field by field; any other value of ``over``, mappings of the user's included, replaces."""
+    merged = {**under, **over}
+    for name in under.keys() & over.keys():
+        section = schema.model_fields[name].annotation if name in schema.model_fields else None
+        if is_section(section) and isinstance(under[name], dict) and isinstance(over[name], dict):
+            merged[name] = _merged(under[name], over[name], section)
+    return merged
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -49,7 +87,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must be a mapping of sections ({', '.join(Config.model_fields)})")
-    return {section: ({} if fields is None else fields) for section, fields in values.items()}
+    return {name: {} if fields is None and name in Config.model_fields else fields for name, fields in values.items()}
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

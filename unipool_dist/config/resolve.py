@@ -18,6 +18,9 @@ def resolve_config(config: Config, world_size: int) -> Config:
         ConfigError: sizes of the model, pool or batch contradict each other.
         TopologyError: the layout is impossible for ``world_size`` or for the sizes.
     """
+    is_dense = config.pool.router == "none"
+    if is_dense:
+        _check_dense(config.pool)
     model = config.model
     model = model.model_copy(
         update={
@@ -30,8 +33,8 @@ def resolve_config(config: Config, world_size: int) -> Config:
     pool = config.pool
     pool = pool.model_copy(
         update={
-            "layers_per_group": pool.layers_per_group or model.num_layers,
-            "stages_per_group": pool.stages_per_group or parallel.pp,
+            "layers_per_group": pool.layers_per_group or (1 if is_dense else model.num_layers),
+            "stages_per_group": pool.stages_per_group or (1 if is_dense else parallel.pp),
             "router_init_std": pool.router_init_std or model.init_std,
         }
     )
@@ -43,6 +46,25 @@ def resolve_config(config: Config, world_size: int) -> Config:
     _check_batch(resolved, dp)
     _check_optimizer(resolved)
     return resolved
+
+
+def _check_dense(pool: PoolSection) -> None:
+    """Without a router a layer's FFN is its only expert, and every rank that runs the layer holds it."""
+    needed = {
+        "num_experts": pool.num_experts == 1,
+        "top_k": pool.top_k == 1,
+        "layers_per_group": pool.layers_per_group in (None, 1),
+        "parallel_size": pool.parallel_size in (None, 1),
+        "stages_per_group": pool.stages_per_group in (None, 1),
+    }
+    settings = [f"pool.{name}=1" for name, kept in needed.items() if not kept]
+    if pool.balance.loss != "none":
+        settings.append("pool.balance.loss=none")
+    if settings:
+        raise ConfigError(
+            f"pool.router=none makes a dense model, with one FFN in each layer and nothing to balance; set "
+            f"{' '.join(settings)}"
+        )
 
 
 def _data_parallel_size(config: Config, world_size: int) -> int:
@@ -109,6 +131,11 @@ def _check_model(config: Config) -> None:
             f"model.vocab_divisor={model.vocab_divisor} must be a multiple of parallel.tp={tp}, so that the padded "
             f"vocabulary splits evenly; set it to {model.vocab_divisor * tp}"
         )
+    if model.vocab_size is not None and model.vocab_size % tp:
+        raise TopologyError(
+            f"model.vocab_size={model.vocab_size} cannot be split over parallel.tp={tp}; choose a multiple of {tp}, or "
+            f"null, which pads the tokenizer's"
+        )
     if parallel.pp > model.num_layers:
         raise TopologyError(
             f"parallel.pp={parallel.pp} is more than model.num_layers={model.num_layers}: a stage would have no layer; "
@@ -126,7 +153,8 @@ def _check_pool(config: Config) -> None:
         raise ConfigError(f"pool.top_k={pool.top_k} is more than pool.num_experts={pool.num_experts}; lower top_k")
     if pool.router == "norm" and pool.num_experts < 2:
         raise ConfigError(
-            f"pool.num_experts={pool.num_experts}: NormRouter needs at least 2 experts; raise it or use router: softmax"
+            f"pool.num_experts={pool.num_experts}: NormRouter needs at least 2 experts; raise it, or set "
+            f"pool.router=none for a dense model"
         )
     if config.model.num_layers % group:
         raise ConfigError(

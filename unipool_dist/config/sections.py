@@ -31,8 +31,10 @@ class ModelSection(Section):
     num_attention_heads: Count = Field(4, description="query heads; each is hidden_size / num_attention_heads wide")
     num_query_groups: Count | None = Field(None, description="key/value heads; null: num_attention_heads")
     sequence_length: Count = Field(256, description="tokens per sequence")
-    vocab_size: Count | None = Field(None, description="tokens in the vocabulary before padding; null: the tokenizer's")
-    vocab_divisor: Count = Field(128, description="the vocabulary is padded to a multiple of this")
+    vocab_size: Count | None = Field(
+        None, description="tokens in the vocabulary, padding included; null: the tokenizer's, padded"
+    )
+    vocab_divisor: Count = Field(128, description="the tokenizer's vocabulary is padded to a multiple of this")
     rotary_base: Positive = Field(10_000.0, description="theta of the rotary position embedding")
     norm_epsilon: Positive = Field(1e-5, description="added to the mean square in RMSNorm")
     init_std: Positive = Field(
@@ -60,11 +62,17 @@ class PoolSection(Section):
 
     num_experts: Count = Field(64, description="M, experts in one pool")
     top_k: Count = Field(1, description="k, experts that serve a token in one layer")
-    layers_per_group: Count | None = Field(None, description="G, layers that share one pool; null: all; 1: vanilla MoE")
+    layers_per_group: Count | None = Field(
+        None, description="G, layers that share one pool; null: all, 1 with router none; 1: vanilla MoE"
+    )
     parallel_size: Count | None = Field(None, description="q, ranks that own one copy; null: as many as is legal")
-    stages_per_group: Count | None = Field(None, description="pipeline stages that share one copy; null: all")
-    router: Literal["norm", "softmax"] = Field(
-        "norm", description="norm: NormRouter of UniPool; softmax: the usual one, softmax before top-k"
+    stages_per_group: Count | None = Field(
+        None, description="pipeline stages that share one copy; null: all, 1 with router none"
+    )
+    router: Literal["norm", "softmax", "none"] = Field(
+        "norm",
+        description="norm: NormRouter of UniPool; softmax: the usual one, softmax before top-k; none: dense model, one "
+        "expert in each layer and nothing to choose",
     )
     router_init_std: Positive | None = Field(
         None, description="standard deviation of initial router weights; null: model.init_std"

@@ -8,68 +8,26 @@ to step.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from pydantic import ValidationError
 from torch import Tensor, nn
 
+from unipool_dist.config.deepspeed import ZeroSettings
 from unipool_dist.config.sections import OptimizerSection
 from unipool_dist.engine.gradients import all_reduce_in_buckets
 from unipool_dist.engine.zero_state import StateShard, finish_loading, state_shards
-from unipool_dist.errors import ConfigError
 from unipool_dist.pool.main_grad import main_grad
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import, which otherwise warns that it has to guess
 import deepspeed
-from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils.timer import NoopTimer
-
-_FIELDS_READ = {"stage", "reduce_bucket_size", "reduce_scatter"}
-
-
-def read_deepspeed_config(path: str | None) -> DeepSpeedZeroConfig:
-    """The ``zero_optimization`` section of a DeepSpeed JSON file; ZeRO stage 1 if ``path`` is ``None``.
-
-    Raises:
-        ConfigError: the file cannot be read, has sections that would be ignored, or asks for a stage above 1.
-    """
-    if path is None:
-        return DeepSpeedZeroConfig(stage=1)
-    try:
-        values = json.loads(Path(path).read_text())
-        ignored = sorted(set(values) - {"zero_optimization"})
-        ignored += [f"zero_optimization.{key}" for key in sorted(set(values["zero_optimization"]) - _FIELDS_READ)]
-        zero = DeepSpeedZeroConfig(**values["zero_optimization"])
-    except FileNotFoundError:
-        raise ConfigError(
-            f"optimizer.deepspeed={path}: no such file; the ones that come with the project are in ds_configs/"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise ConfigError(
-            f"optimizer.deepspeed={path} is not a DeepSpeed configuration: {type(error).__name__}: {error}"
-        ) from None
-    if ignored:
-        raise ConfigError(
-            f"optimizer.deepspeed={path}: remove {', '.join(ignored)}, which would have no effect: of "
-            f"zero_optimization {', '.join(sorted(_FIELDS_READ))} are read; types, batch sizes, clipping and the "
-            f"optimizer are set in the run's configuration"
-        )
-    if zero.stage > 1:
-        raise ConfigError(
-            f"optimizer.deepspeed={path}: zero_optimization.stage={int(zero.stage)} is not legal here, use 1: stages 2 "
-            f"and 3 communicate from inside backward, where replicas of an expert do not meet at the same moment "
-            f"(ds_configs/README.md)"
-        )
-    return zero
 
 
 def initialize_deepspeed() -> None:
@@ -100,12 +58,12 @@ class ZeroOptimizer:
         named_parameters: list[tuple[str, nn.Parameter]],
         group: dist.ProcessGroup,
         settings: OptimizerSection,
-        zero: DeepSpeedZeroConfig,
+        zero: ZeroSettings,
         *,
         count_replicated: bool,
     ) -> None:
         self._replicated_over = group if zero.stage == 0 else None
-        self._bucket_numel = int(zero.reduce_bucket_size)
+        self._bucket_numel = zero.reduce_bucket_size
         self._named_parameters = named_parameters
         self._parameters = [parameter for _, parameter in named_parameters]
         param_groups, self._counted = [], []
@@ -129,7 +87,7 @@ class ZeroOptimizer:
             optimizer_params={},
             contiguous_gradients=True,
             # DeepSpeed allocates the whole bucket at every step, however small the parameters are.
-            reduce_bucket_size=min(int(zero.reduce_bucket_size), numel),
+            reduce_bucket_size=min(zero.reduce_bucket_size, numel),
             dp_process_group=group if zero.stage == 1 else _group_of_one(),
             reduce_scatter=zero.reduce_scatter,
             gradient_accumulation_dtype=torch.float32,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unipool_dist.config import Config, resolve_config
+from unipool_dist.config.describe import describe_layout, describe_owners
 from unipool_dist.errors import TopologyError, UnipoolError
 from unipool_dist.topology.layout import rank_grid
 
@@ -23,12 +24,8 @@ class Layout:
 
     def describe(self) -> str:
         """The layout in one line."""
-        parallel, pool = self.config.parallel, self.config.pool
         plural = "s" if len(self.nodes) > 1 else ""
-        return (
-            f"pp {parallel.pp} x dp {parallel.dp} x tp {parallel.tp} = {self.num_tasks} processes on "
-            f"{len(self.nodes)} node{plural}, each copy of the pool on {pool.parallel_size} of them"
-        )
+        return f"{describe_layout(self.config)} on {len(self.nodes)} node{plural}; {describe_owners(self.config)}"
 
 
 def choose_layout(config: Config, nodes: Sequence[str], tasks_per_node: int, *, whole_nodes: bool = False) -> Layout:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from megatron.core import ModelParallelConfig
 from torch import nn
 
 from unipool_dist.config import Config
@@ -18,7 +17,7 @@ from unipool_dist.pool.exchange import PoolExchange
 from unipool_dist.pool.experts import ExpertBank
 from unipool_dist.pool.placement import Placement, contiguous_placement
 from unipool_dist.topology.groups import ParallelGroups
-from unipool_dist.topology.megatron import layer_config
+from unipool_dist.topology.megatron import ModelParallelConfig, layer_config
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

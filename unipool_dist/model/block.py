@@ -6,7 +6,6 @@ Shapes: s sequence, b batch, h hidden, T tokens of this rank (s / tp * b), M exp
 from __future__ import annotations
 
 import torch
-from megatron.core import ModelParallelConfig
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.utils.checkpoint import checkpoint
@@ -17,6 +16,7 @@ from unipool_dist.model.normalization import RMSNorm
 from unipool_dist.pool.balance import scores_for_loss
 from unipool_dist.pool.client import PoolClient
 from unipool_dist.pool.router import make_router
+from unipool_dist.topology.megatron import ModelParallelConfig
 
 
 class Block(nn.Module):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import torch
-from megatron.core import ModelParallelConfig
-from megatron.core.tensor_parallel import ColumnParallelLinear, VocabParallelEmbedding, vocab_parallel_cross_entropy
 from torch import Tensor, nn
 
 from unipool_dist.config import Config
@@ -14,6 +12,12 @@ from unipool_dist.model.initialization import initialize_stage
 from unipool_dist.model.normalization import RMSNorm
 from unipool_dist.pool.client import PoolClient
 from unipool_dist.topology.groups import ParallelGroups
+from unipool_dist.topology.megatron import (
+    ColumnParallelLinear,
+    ModelParallelConfig,
+    VocabParallelEmbedding,
+    vocab_parallel_cross_entropy,
+)
 
 
 class Stage(nn.Module):
@@ -75,14 +79,15 @@ class Stage(nn.Module):
 
         Args:
             inputs: token ids [b, s] on the first stage, else the previous stage's output [s / tp, b, h].
-            labels: [b, s] on the last stage, else ``None``.
+            labels: [b, s] on the last stage, or ``None`` for its logits; ``None`` on other stages.
 
         Returns:
-            Token losses [b, s] in fp32 (nats) on the last stage, else the output [s / tp, b, h]; and this stage's
-            share of the auxiliary loss, ``None`` in evaluation.
+            On the last stage token losses [b, s] in fp32 (nats), or logits [s, b, v / tp] in fp32, this rank's part
+            of the vocabulary; on others the output [s / tp, b, h]. And this stage's share of the auxiliary loss,
+            ``None`` in evaluation.
 
-        Collectives: per layer, in order, those of the attention and one exchange with the pool; embedding and loss
-        reduce over the tensor-parallel group.
+        Collectives: per layer, in order, those of the attention and one exchange with the pool; embedding, output
+        layer and loss communicate over the tensor-parallel group.
         """
         x = self._embed(inputs) if hasattr(self, "embedding") else inputs
         aux_losses = []
@@ -91,18 +96,16 @@ class Stage(nn.Module):
             if aux is not None:
                 aux_losses.append(aux)
         aux_loss = torch.stack(aux_losses).sum() if aux_losses else None
-        if hasattr(self, "output"):
-            assert labels is not None
-            return self._token_losses(x, labels), aux_loss
-        return x, aux_loss
+        if not hasattr(self, "output"):
+            return x, aux_loss
+        logits, _ = self.output(self.final_norm(x))
+        if labels is None:
+            return logits.float(), aux_loss
+        losses: Tensor = vocab_parallel_cross_entropy(logits.float(), labels.transpose(0, 1).contiguous())
+        return losses.transpose(0, 1), aux_loss
 
     def _embed(self, tokens: Tensor) -> Tensor:
         embedded: Tensor = self.embedding(tokens)
         if self.embedding.reduce_scatter_embeddings:
             return embedded  # Megatron has already made it [s / tp, b, h]
         return embedded.transpose(0, 1).contiguous()
-
-    def _token_losses(self, x: Tensor, labels: Tensor) -> Tensor:
-        logits, _ = self.output(self.final_norm(x))
-        losses: Tensor = vocab_parallel_cross_entropy(logits.float(), labels.transpose(0, 1).contiguous())
-        return losses.transpose(0, 1)

@@ -86,3 +86,11 @@ def ownership(counts_LE: Counts) -> float:
     """
     total = int(counts_LE.sum())
     return float(counts_LE.max(axis=0).sum() / total) if total else 0.0
+
+
+def spread_over_pools(counts_LM: Counts, num_pools: int) -> Counts:
+    """Assignments [L, M] to the experts of each layer's own pool, as [L, num_pools * M] by global expert id."""
+    num_layers, num_experts = counts_LM.shape
+    spread = np.zeros((num_layers, num_pools, num_experts), dtype=counts_LM.dtype)
+    spread[np.arange(num_layers), np.arange(num_layers) * num_pools // num_layers] = counts_LM
+    return spread.reshape(num_layers, -1)

@@ -49,8 +49,18 @@ class SoftmaxRouter(nn.Module):
         return torch.softmax(tokens_TD.float() @ self.weight.t(), dim=-1)
 
 
-def make_router(pool: PoolSection, hidden_size: int) -> NormRouter | SoftmaxRouter:
+class NoRouter(nn.Module):
+    """``s = 1`` for the only expert there is: the FFN of a dense model. Has no parameters."""
+
+    def forward(self, tokens_TD: Tensor) -> Tensor:
+        """Scores [T, 1] in fp32."""
+        return tokens_TD.new_ones(len(tokens_TD), 1, dtype=torch.float32)
+
+
+def make_router(pool: PoolSection, hidden_size: int) -> NormRouter | SoftmaxRouter | NoRouter:
     """The router that ``pool.router`` names."""
+    if pool.router == "none":
+        return NoRouter()
     if pool.router == "norm":
         return NormRouter(pool.num_experts, hidden_size, pool.top_k)
     return SoftmaxRouter(pool.num_experts, hidden_size)

@@ -1,4 +1,4 @@
-"""How a long read or write tells how far it has come."""
+"""How something long tells how far it has come."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 Count = Callable[[int], None]
-"""Told of bytes done."""
+"""Told of bytes done, or of whatever the bar is about."""
 Bar = Callable[[str, int], AbstractContextManager[Count]]
-"""``with bar("verifying", total_bytes) as count`` shows how far a part of the work has come."""
+"""``with bar("verifying", total) as count`` shows how far a part of the work has come."""
+
+
+def uncounted(done: int) -> None:
+    """A :data:`Count` that tells nobody."""
 
 
 @contextmanager
 def no_bar(what: str, total: int) -> Iterator[Count]:
     """Shows nothing."""
-    yield lambda num_bytes: None
+    yield uncounted

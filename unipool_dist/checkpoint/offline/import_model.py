@@ -14,12 +14,12 @@ from unipool_dist.checkpoint.manifest import FileRecord, content_faults, join_fa
 from unipool_dist.checkpoint.offline.counting import Bar, no_bar
 from unipool_dist.checkpoint.offline.cuts import cut_into_files
 from unipool_dist.checkpoint.offline.export_format import ExportRecord, read_export_record
-from unipool_dist.checkpoint.offline.parameters import parameter_shapes
 from unipool_dist.checkpoint.offline.rewrite import rewrite_checkpoint
 from unipool_dist.checkpoint.pieces import Piece, Shape, whole
 from unipool_dist.checkpoint.progress import CONFIG_FILE, DataIdentity, Progress, current_versions, now
 from unipool_dist.config import Config, dump_config, load_config
 from unipool_dist.errors import CheckpointError, ConfigError
+from unipool_dist.sizing.parameters import parameter_shapes
 
 _MASTER = "master/"
 _DTYPES = ("F32", "BF16")

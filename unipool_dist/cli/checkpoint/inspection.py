@@ -73,6 +73,12 @@ def _tokens(located: Located) -> int:
 def _text(located: Located) -> list[str]:
     progress, config, data = located.progress, located.config, located.progress.data
     model, pool = config.model, config.pool
+    experts = f"none, a dense FFN in each layer, hidden {model.ffn_hidden_size}"
+    if pool.router != "none":
+        experts = (
+            f"{pool.num_experts} in each pool of {pool.layers_per_group} layers, top-{pool.top_k}, {pool.router} "
+            f"router, hidden {model.ffn_hidden_size}"
+        )
     states = "with optimizer states" if progress.optimizer_states else "without optimizer states"
     rows = [
         ("checkpoint", f"{located.folder}, whole by its manifest and the sizes of its files"),
@@ -88,11 +94,7 @@ def _text(located: Located) -> list[str]:
             f"{model.num_layers} layers, hidden {model.hidden_size}, {model.num_attention_heads} heads, vocabulary "
             f"{model.vocab_size}, sequences of {model.sequence_length}",
         ),
-        (
-            "experts",
-            f"{pool.num_experts} in each pool of {pool.layers_per_group} layers, top-{pool.top_k}, {pool.router} "
-            f"router, hidden {model.ffn_hidden_size}",
-        ),
+        ("experts", experts),
         (
             "training",
             f"{config.optimizer.name}, lr {config.optimizer.lr:g}, {config.train.steps} steps of "

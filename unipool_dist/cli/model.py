@@ -1,0 +1,152 @@
+"""``unipool-dist model``: what a configuration costs, by arithmetic alone."""
+
+from __future__ import annotations
+
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+import click
+
+from unipool_dist.cli.checkpoint.common import json_option, print_json, size
+from unipool_dist.cli.table import aligned
+from unipool_dist.config import Config, config_text, load_config, resolve_config
+from unipool_dist.config.deepspeed import read_deepspeed_config
+from unipool_dist.config.describe import describe_layout, describe_model, describe_owners
+from unipool_dist.errors import ConfigError, DataError
+from unipool_dist.sizing.flops import forward_flops, training_flops
+from unipool_dist.sizing.memory import RankKind, rank_kinds
+from unipool_dist.sizing.parameters import ParameterCounts, count_parameters
+
+
+@click.command()
+@click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE ...]")
+@click.option(
+    "--nproc",
+    type=click.IntRange(min=1),
+    help="Processes.  [default: as many as CONFIG asks for; with parallel.dp=auto, as few as can own the pool]",
+)
+@click.option("--resolved", is_flag=True, help="Print the whole configuration instead, with nothing left open.")
+@json_option
+def model(config_path: Path, overrides: tuple[str, ...], nproc: int | None, resolved: bool, as_json: bool) -> None:
+    """Show parameters, FLOPs per token and bytes per rank of CONFIG; nothing is built.
+
+    FLOPs are those of matrix products: two for each weight and token, of the experts only those chosen, and causal
+    attention at (sequence + 1) / 2 keys for each query; training is three times forward.
+
+    \b
+    unipool-dist model configs/paper/182m-unipool.yaml
+    unipool-dist model configs/paper/830m-unipool.yaml parallel.dp=16 --json
+    """
+    config = load_config(config_path, overrides)
+    config = _with_vocabulary(resolve_config(config, nproc or _processes(config)))
+    if resolved:
+        click.echo(config_text(config), nl=False)
+        return
+    counts, kinds = count_parameters(config), rank_kinds(config)
+    if as_json:
+        print_json(_document(config, counts, kinds))
+        return
+    click.echo(f"{describe_model(config)}\n{describe_layout(config)}; {describe_owners(config)}\n")
+    click.echo("\n".join(_parameter_table(counts)))
+    forward, training = sum(forward_flops(config).values()), training_flops(config)
+    click.echo(f"\nFLOPs per token: forward {forward:.4g}, training {training:.4g}\n")
+    click.echo("\n".join(_memory_table(kinds)))
+    stage = read_deepspeed_config(config.optimizer.deepspeed).stage
+    click.echo(f"Masters and moments by ZeRO stage {stage}; activations and the update's buckets come on top.")
+
+
+def _processes(config: Config) -> int:
+    """As many as are asked for; with ``parallel.dp: auto``, as few as can own a copy of the pool."""
+    parallel, pool = config.parallel, config.pool
+    dp = parallel.dp
+    if dp == "auto":
+        block = max(1, (pool.parallel_size or 1) // (pool.stages_per_group or parallel.pp))
+        dp = block // gcd(block, parallel.tp)
+    return parallel.pp * parallel.tp * dp
+
+
+def _with_vocabulary(config: Config) -> Config:
+    """``config`` with a size of the vocabulary: its own, or that of its corpus, which alone takes torch to open."""
+    if config.model.vocab_size is not None:
+        return config
+    from unipool_dist.cli.assembly import with_vocabulary
+    from unipool_dist.data.corpus import Corpus
+
+    try:
+        return with_vocabulary(config, Corpus.open(config.data.path))
+    except DataError as error:
+        raise ConfigError(
+            f"model.vocab_size=null means that of the corpus's tokenizer, but {error}, or set model.vocab_size"
+        ) from None
+
+
+def _document(config: Config, counts: ParameterCounts, kinds: list[RankKind]) -> dict[str, Any]:
+    parallel, pool = config.parallel, config.pool
+    return {
+        "stored_parameters": sum(counts.stored.values()),
+        "active_parameters": sum(counts.active.values()),
+        "expert_parameters": counts.stored["experts"],
+        "active_expert_parameters": counts.active["experts"],
+        "router_parameters": counts.stored["routers"],
+        "attention_parameters": counts.stored["attention"],
+        "embedding_parameters": counts.stored["embedding"],
+        "norm_parameters": counts.stored["norms"],
+        "forward_flops_per_token": sum(forward_flops(config).values()),
+        "forward_flops_per_token_by_part": forward_flops(config),
+        "training_flops_per_token": training_flops(config),
+        "layout": {
+            "pp": parallel.pp,
+            "dp": parallel.dp,
+            "tp": parallel.tp,
+            "pool_parallel_size": pool.parallel_size,
+            "stages_per_group": pool.stages_per_group,
+            "zero_stage": read_deepspeed_config(config.optimizer.deepspeed).stage,
+        },
+        "largest_rank_bytes": max(kind.each.total_bytes for kind in kinds),
+        "ranks": [
+            {
+                "stages": kind.stages,
+                "num_ranks": kind.num_ranks,
+                **vars(kind.each),
+                "total_bytes": kind.each.total_bytes,
+            }
+            for kind in kinds
+        ],
+    }
+
+
+def _parameter_table(counts: ParameterCounts) -> list[str]:
+    rows = [("parameters", "stored", "active per token")]
+    rows += [(part, f"{number:,}", f"{counts.active[part]:,}") for part, number in counts.stored.items()]
+    rows.append(("all", f"{sum(counts.stored.values()):,}", f"{sum(counts.active.values()):,}"))
+    return aligned(rows, right=(1, 2))
+
+
+def _memory_table(kinds: list[RankKind]) -> list[str]:
+    heads = ("on each rank of", "ranks", "parameters", "weights", "gradients", "masters", "moments", "all", "")
+    rows: list[tuple[str, ...]] = [heads]
+    largest = max(kind.each.total_bytes for kind in kinds)
+    for kind in kinds:
+        each = kind.each
+        numbers = (each.weight_bytes, each.gradient_bytes, each.master_bytes, each.moment_bytes, each.total_bytes)
+        rows.append(
+            (
+                _stages(kind.stages),
+                str(kind.num_ranks),
+                f"{each.dense_parameters + each.expert_parameters:,}",
+                *map(size, numbers),
+                "largest" if len(kinds) > 1 and each.total_bytes == largest else "",
+            )
+        )
+    return aligned(rows, right=range(1, 8))
+
+
+def _stages(stages: tuple[int, ...]) -> str:
+    """``stage 0``, ``stages 1-6``, ``stages 1, 3``."""
+    if len(stages) == 1:
+        return f"stage {stages[0]}"
+    if len(stages) == stages[-1] - stages[0] + 1:
+        return f"stages {stages[0]}-{stages[-1]}"
+    return f"stages {', '.join(map(str, stages))}"

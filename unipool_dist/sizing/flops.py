@@ -1,0 +1,44 @@
+"""Floating-point operations per token, of matrix products: a product of [m, k] and [k, n] counts as ``2 m k n``.
+
+Counted as by Narayanan et al. (arXiv 2104.04473, appendix), with two differences: causal attention counts for what it
+needs, and of the experts only those that a token chooses. Norms, softmax, rotation, activation and the choice of
+experts are left out.
+
+Per token, with H hidden, a heads of width d (``a d = H``), g key/value heads, s sequence length, F the hidden width
+of an expert, V vocabulary::
+
+    attention weights    2 L (H (a + 2 g) d + H^2)
+    attention scores     4 L H (s + 1) / 2      query times key and probability times value; token t sees t keys
+    routers              2 L H M                nothing in a dense model
+    experts              2 L k 3 H F
+    output layer         2 H V                  the embedding is looked up
+
+Backward computes two products for each of forward, so training is three times that: model FLOPs, which recomputation
+(``parallel.recompute``) does not change.
+"""
+
+from __future__ import annotations
+
+from unipool_dist.config import Config
+from unipool_dist.sizing.parameters import count_parameters
+
+BACKWARD_OVER_FORWARD = 2
+
+
+def forward_flops(config: Config) -> dict[str, int]:
+    """FLOPs of one token's forward pass, mean over the positions of a sequence, by what they are spent on."""
+    model, active = config.model, count_parameters(config).active
+    # A router's scale, one number for each layer, multiplies no matrix.
+    router_weights = active["routers"] - (model.num_layers if config.pool.router == "norm" else 0)
+    return {
+        "attention_weights": 2 * active["attention"],
+        "attention_scores": 2 * model.num_layers * model.hidden_size * (model.sequence_length + 1),
+        "routers": 2 * router_weights,
+        "experts": 2 * active["experts"],
+        "output": active["embedding"],  # of which the output layer is half
+    }
+
+
+def training_flops(config: Config) -> int:
+    """FLOPs of one token's forward and backward pass."""
+    return (1 + BACKWARD_OVER_FORWARD) * sum(forward_flops(config).values())

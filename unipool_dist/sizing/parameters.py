@@ -1,0 +1,92 @@
+"""The parameters of a whole model, from its configuration alone: names, shapes, and how many of what kind.
+
+Configurations are resolved and have a vocabulary size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from unipool_dist.config import Config
+
+Shape = tuple[int, ...]
+Part = Literal["embedding", "attention", "norms", "routers", "experts"]
+"""``embedding`` is both embedding and output layer; ``experts`` are the FFNs, those of a dense model too."""
+
+_TP_DIMS = {
+    "embedding.weight": 0,
+    "attention.qkv.weight": 0,
+    "attention.output.weight": 1,
+    "output.weight": 0,
+}
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Parameters of each part: all that are stored, and those that take part in computing one token.
+
+    All of a model is active but the experts that a token does not choose.
+    """
+
+    stored: dict[Part, int]
+    active: dict[Part, int]
+
+
+def parameter_shapes(config: Config) -> dict[str, Shape]:
+    """By name, the shape of every parameter."""
+    model, pool = config.model, config.pool
+    vocab, hidden, ffn = model.vocab_size, model.hidden_size, model.ffn_hidden_size
+    assert vocab is not None and ffn is not None
+    assert model.num_query_groups is not None and pool.layers_per_group is not None
+    head = hidden // model.num_attention_heads
+    shapes: dict[str, Shape] = {"embedding.weight": (vocab, hidden)}
+    for layer in range(model.num_layers):
+        of_layer: dict[str, Shape] = {
+            "attention_norm.weight": (hidden,),
+            "attention.qkv.weight": ((model.num_attention_heads + 2 * model.num_query_groups) * head, hidden),
+            "attention.output.weight": (hidden, hidden),
+            "pool_norm.weight": (hidden,),
+        }
+        if pool.router != "none":
+            of_layer["router.weight"] = (pool.num_experts, hidden)
+        if pool.router == "norm":
+            of_layer["router.scale"] = (1,)
+        shapes |= {f"layers.{layer}.{name}": shape for name, shape in of_layer.items()}
+    shapes |= {"final_norm.weight": (hidden,), "output.weight": (vocab, hidden)}
+    for expert in range(pool.num_experts * model.num_layers // pool.layers_per_group):
+        shapes |= {f"experts.{expert}.gate_up": (2 * ffn, hidden), f"experts.{expert}.down": (hidden, ffn)}
+    return shapes
+
+
+def count_parameters(config: Config) -> ParameterCounts:
+    """Count the parameters of each part."""
+    stored: dict[Part, int] = dict.fromkeys(("embedding", "attention", "norms", "routers", "experts"), 0)
+    for name, shape in parameter_shapes(config).items():
+        stored[part_of(name)] += math.prod(shape)
+    chosen = config.model.num_layers * config.pool.top_k * expert_parameters(config)
+    return ParameterCounts(stored, {**stored, "experts": chosen})
+
+
+def expert_parameters(config: Config) -> int:
+    """Parameters of one expert: gate, up and down."""
+    assert config.model.ffn_hidden_size is not None
+    return 3 * config.model.hidden_size * config.model.ffn_hidden_size
+
+
+def part_of(name: str) -> Part:
+    """What the parameter ``name`` belongs to."""
+    if name.startswith("experts."):
+        return "experts"
+    if ".router." in name:
+        return "routers"
+    if ".attention." in name:
+        return "attention"
+    return "norms" if name.endswith("norm.weight") else "embedding"
+
+
+def tp_dim(name: str) -> int | None:
+    """The dimension of the parameter ``name`` that tensor parallelism splits, ``None`` if every rank has all of it."""
+    _, _, in_layer = name.removeprefix("layers.").partition(".")
+    return _TP_DIMS.get(in_layer if name.startswith("layers.") else name)
