@@ -17,9 +17,9 @@ from tests.support.training import built, tiny_config
 from tests.support.workers import Workers
 from unipool_dist.checkpoint.manifest import hash_file
 from unipool_dist.checkpoint.offline import import_model
-from unipool_dist.checkpoint.offline.parameters import parameter_shapes
 from unipool_dist.config import load_config
 from unipool_dist.resilience.lock import RunLock
+from unipool_dist.sizing.parameters import parameter_shapes
 from unipool_dist.topology.environment import Environment
 
 
@@ -168,6 +168,7 @@ def test_what_is_no_such_model_is_refused_before_anything_is_written(name: str, 
 MODELS = (
     (),
     ("pool.router=softmax",),
+    ("pool.router=none", "pool.num_experts=1", "pool.balance.loss=none"),
     ("pool.layers_per_group=2", "model.num_query_groups=4", "model.ffn_hidden_size=null"),
     ("model.num_layers=3", "model.num_attention_heads=8", "pool.top_k=2", "pool.num_experts=5"),
 )

@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch.distributed as dist
@@ -17,6 +18,7 @@ from tests.support.workers import Workers
 from unipool_dist.checkpoint import saver as saver_module
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.saver import Saver, SaveReport
+from unipool_dist.checkpoint.snapshot import Snapshot
 from unipool_dist.checkpoint.state import RunState
 from unipool_dist.errors import CheckpointError
 from unipool_dist.topology.environment import Environment
@@ -84,6 +86,41 @@ def test_a_checkpoint_is_of_its_step_though_training_went_on(workers: Workers, t
         assert second.stall_s > 0.2 > first.stall_s, "and its stall says so"
         assert seen.steps == [1, 2]
         assert first.num_bytes > 0 and first.error is None
+
+
+def _slowly_copied(environment: Environment, folder: Path) -> Seen:
+    """Save known values, and begin the next step before any of them is copied."""
+    config = tiny_config("parallel.pp=2", world_size=environment.world_size)
+    copy_now = threading.Event()
+
+    class SlowSnapshot(Snapshot):
+        def finish(self) -> None:
+            assert copy_now.wait(30)
+            super().finish()
+
+    with (
+        built(config, environment) as (groups, model, train_step),
+        mock.patch.object(saver_module, "Snapshot", SlowSnapshot),
+    ):
+        fill(groups, model, train_step)
+        seen = Seen([], [], [])
+        state = RunState(groups, model, train_step.optimizer)
+        saver = Saver(config, groups, state, CheckpointDirectory(folder), DATA, seen.reports.append)
+        saver.save(1)
+        threading.Timer(1.0, copy_now.set).start()
+        train_step.run(0, batches_of(config, groups, 0))
+        seen.waited = copy_now.is_set()
+        saver.wait()
+        load_step(groups, model, train_step, folder, 1)
+        seen.wrong = differences(groups, model, train_step)
+        return seen
+
+
+def test_weights_do_not_change_before_they_are_copied(workers: Workers, tmp_path: Path) -> None:
+    for seen in workers.run(_slowly_copied, 2, tmp_path):
+        assert seen.waited
+        assert seen.wrong == []
+        assert 0.1 < seen.reports[0].stall_s < 1.1, "the wait counts as stall, the passes before it do not"
 
 
 def _failing(environment: Environment, folder: Path, closing: bool) -> Seen:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted(path for pattern in ("*.md", "docs/*.md", "*/README.md") for path in ROOT.glob(pattern))
+DOCUMENTS = sorted(
+    path for pattern in ("*.md", "docs/*.md", "*/README.md", "configs/*/README.md") for path in ROOT.glob(pattern)
+)
 _TEST = re.compile(r"`(tests/[\w/]+\.py)?(?:::(\w+))?`")
 _LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,13 +107,17 @@ def hash_file(path: Path, progress: Callable[[int], None] | None = None) -> File
 
 
 def deal(files: Mapping[str, FileRecord], num_ranks: int) -> list[dict[str, FileRecord]]:
-    """``files`` dealt out to ranks so that each has about as many bytes to read."""
+    """``files`` dealt out to ranks so that each has about as many bytes to read.
+
+    A rank's are neighbours in the order of the ranks that wrote them; where as many ranks read, each gets its own.
+    """
     shares: list[dict[str, FileRecord]] = [{} for _ in range(num_ranks)]
-    load = [0] * num_ranks
-    for name, record in sorted(files.items(), key=lambda item: (-item[1].num_bytes, item[0])):
-        rank = load.index(min(load))
-        shares[rank][name] = record
-        load[rank] += record.num_bytes
+    total, before = sum(record.num_bytes for record in files.values()), 0
+    for name in sorted(files, key=_by_writer):
+        num_bytes = files[name].num_bytes
+        middle = (before + num_bytes / 2) / max(total, 1)
+        shares[min(int(middle * num_ranks), num_ranks - 1)][name] = files[name]
+        before += num_bytes
     return shares
 
 
@@ -123,3 +128,8 @@ def join_faults(faults: Iterable[str]) -> str:
 
 def _content_hash(content: Mapping[str, Any]) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
+def _by_writer(name: str) -> tuple[list[int], str]:
+    """``__10_0.distcp``, of rank 10, comes after ``__9_0.distcp``."""
+    return [int(digits) for digits in re.findall(r"\d+", name)], name

@@ -32,6 +32,7 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from unipool_dist.checkpoint.pieces import Box, Piece
+from unipool_dist.engine.zero_state import MASTER
 from unipool_dist.errors import CheckpointError
 
 Filled = list[tuple[Piece, Tensor]]
@@ -39,11 +40,12 @@ Filled = list[tuple[Piece, Tensor]]
 
 
 class PieceSavePlanner(SavePlanner):
-    """Writes the pieces that this rank was given, box by box."""
+    """Writes the pieces that this rank was given, box by box, masters first: that is the order of loading."""
 
     def __init__(self, pieces: Filled) -> None:
+        ordered = sorted(pieces, key=lambda filled: not filled[0].key.startswith(f"{MASTER}/"))
         self._boxes = {
-            (piece.key, box.offsets): (piece, box, values) for piece, values in pieces for box in piece.boxes()
+            (piece.key, box.offsets): (piece, box, values) for piece, values in ordered for box in piece.boxes()
         }
 
     def set_up_planner(self, state_dict: Any, storage_meta: Any = None, is_coordinator: bool = False) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from unipool_dist.checkpoint.manifest import (
 from unipool_dist.checkpoint.planners import PieceLoadPlanner
 from unipool_dist.checkpoint.progress import CONFIG_FILE, STATE_FILE, Progress, read_config, read_progress
 from unipool_dist.checkpoint.randomness import restore_random_state
-from unipool_dist.checkpoint.state import RunState
+from unipool_dist.checkpoint.state import Held, RunState
 from unipool_dist.checkpoint.storage import INDEX_FILE, SafeReader
 from unipool_dist.config import Config
 from unipool_dist.errors import CheckpointError
@@ -52,6 +53,9 @@ class Verification:
     def __init__(self, step: int, folder: Path, files: Mapping[str, FileRecord], group: dist.ProcessGroup) -> None:
         self._step, self._group = step, group
         self._faults: list[str] = []
+        self._read_bytes = dict.fromkeys(files, 0)
+        self._advanced = threading.Condition()
+        self._ended = False
         self._thread = threading.Thread(target=self._read, args=(folder, files), daemon=True)
         self._thread.start()
 
@@ -66,11 +70,29 @@ class Verification:
         if fault is not None:
             raise DamagedError(self._step, fault)
 
+    def wait_for(self, name: str, num_bytes: int) -> None:
+        """Wait until the thread has read so much of a file, or has ended; for files of other ranks, the latter.
+
+        What is read behind the thread comes from the page cache. A second reader of the disk would slow both down.
+        """
+        with self._advanced:
+            self._advanced.wait_for(lambda: self._ended or self._read_bytes.get(name, 0) >= num_bytes)
+
     def _read(self, folder: Path, files: Mapping[str, FileRecord]) -> None:
         try:
-            self._faults = content_faults(folder, files)
+            for name, record in files.items():
+                self._faults += content_faults(folder, {name: record}, partial(self._advance, name))
         except Exception as error:  # must not be taken for a file that is whole
             self._faults = [f"{folder} cannot be verified: {type(error).__name__}: {error}"]
+        finally:
+            with self._advanced:
+                self._ended = True
+                self._advanced.notify_all()
+
+    def _advance(self, name: str, num_bytes: int) -> None:
+        with self._advanced:
+            self._read_bytes[name] += num_bytes
+            self._advanced.notify_all()
 
 
 @dataclass(frozen=True)
@@ -142,31 +164,48 @@ def find_checkpoint(
 def load_checkpoint(found: Found, state: RunState, group: dist.ProcessGroup) -> None:
     """Put a checkpoint into this rank's optimizer, parameters, schedule, balance statistics and random generators.
 
-    Waits for their verification first: two readers of the same files would be slower than one after the other.
+    Follows the thread that verifies: masters come first in the files, so parameters are set from them and gathered
+    while the rest is still being read. That nothing was damaged is known when this returns, and not before.
 
-    Collectives: an all_gather_object and agreement on the index over ``group``, those of
-    torch.distributed.checkpoint.load, then all-gathers over the data-parallel and expert-data-parallel groups.
+    Collectives: over ``group`` those of :func:`load_pieces` for the masters; all-gathers over the data-parallel and
+    expert-data-parallel groups; over ``group`` those of :func:`load_pieces` for the rest, and an all_gather_object.
 
     Raises:
-        DamagedError: on every rank: a file is damaged; nothing was loaded from any.
+        DamagedError: on every rank: a file is damaged. The state is of no use until another checkpoint is loaded.
         CheckpointError: on every rank: the checkpoint lacks a tensor, has another shape of it, or holds what is none.
     """
-    found.verification.confirm()
     progress = found.progress
-    held = state.held(masters_only=not progress.optimizer_states)
-    planner = PieceLoadPlanner([(item.piece, item.values) for item in held])
-    with failing_together(f"reading the index of {found.folder}", group):
-        reader = SafeReader(found.folder)
-    try:
-        dcp.load({}, storage_reader=reader, planner=planner, process_group=group)
-    except CheckpointException as error:
-        rank, (cause, _) = next(iter(sorted(error.failures.items())))
-        raise CheckpointError(f"{found.folder} cannot be loaded: rank {rank}: {cause}") from None
+    masters = state.held(masters_only=True)
+    load_pieces(found, masters, group)
     state.optimizer.finish_loading(progress.schedule_steps)
+    if progress.optimizer_states:
+        loaded = {item.piece for item in masters}
+        load_pieces(found, [item for item in state.held() if item.piece not in loaded], group)
+    found.verification.confirm()
     if progress.optimizer_states:
         state.small.apply()
     if progress.random is not None:
         restore_random_state(progress.random)
+
+
+def load_pieces(found: Found, held: Iterable[Held], group: dist.ProcessGroup) -> None:
+    """Read the elements of ``held``, this rank's, behind the thread that verifies them; it may yet find damage.
+
+    Collectives: agreement on the index over ``group``, then those of torch.distributed.checkpoint.load.
+
+    Raises:
+        DamagedError: on every rank: what could not be read is damaged.
+        CheckpointError: on every rank: the checkpoint lacks a tensor, has another shape of it, or holds what is none.
+    """
+    planner = PieceLoadPlanner([(item.piece, item.values) for item in held])
+    with failing_together(f"reading the index of {found.folder}", group):
+        reader = SafeReader(found.folder, found.verification.wait_for)
+    try:
+        dcp.load({}, storage_reader=reader, planner=planner, process_group=group)
+    except CheckpointException as error:
+        found.verification.confirm()  # what cannot be read is first of all damaged
+        rank, (cause, _) = next(iter(sorted(error.failures.items())))
+        raise CheckpointError(f"{found.folder} cannot be loaded: rank {rank}: {cause}") from None
 
 
 def _obvious_fault(folder: Path, group: dist.ProcessGroup) -> tuple[str | None, Manifest | None]:

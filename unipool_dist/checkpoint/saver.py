@@ -30,9 +30,9 @@ class SaveReport:
 
     step: int
     stall_s: float
-    """How long training stood still for it."""
+    """How long training stood still for it: to begin it, and for the copy if the next update had to wait for that."""
     write_s: float = 0.0
-    """From the copy to the commit, most of it beside training unless the save was synchronous."""
+    """From the copy to the commit, beside training unless the save was synchronous."""
     num_bytes: int = 0
     """On disk, all ranks."""
     error: Exception | None = None
@@ -44,8 +44,9 @@ class SaveReport:
 class Saver:
     """Writes checkpoints of one run. All methods are called by all ranks alike.
 
-    A save copies the state to host memory and leaves the writing to a thread; the next save waits for it. A save that
-    fails is reported and leaves the older checkpoints as they are; the run goes on to the next one.
+    A save is left to a thread, which copies the state to host memory and writes the copy. Training goes on meanwhile;
+    before its next update of weights it waits for the copy, and with the next save for the writing. A save that fails
+    is reported and leaves the older checkpoints as they are; the run goes on to the next one.
 
     Args:
         data: what the run is trained on.
@@ -76,6 +77,9 @@ class Saver:
         self._snapshot = Snapshot(
             [next(item for item in by_key[piece.key] if item.holds(piece)).part(piece) for piece in mine]
         )
+        self._copied = threading.Event()
+        self._copied.set()
+        state.optimizer.register_step_pre_hook(self._wait_for_copy)
         self._thread: threading.Thread | None = None
         self._current: SaveReport | None = None
         self._last_step: int | None = None
@@ -111,18 +115,18 @@ class Saver:
         started = time.perf_counter()
         self.wait()
         self._state.small.collect()
-        values = self._snapshot.values
-        if waiting and not self._snapshot.on_gpu:
-            values = self._snapshot.originals  # nothing changes them meanwhile
-        else:
-            self._snapshot.take()
-        self._current = SaveReport(step, stall_s=time.perf_counter() - started)
-        arguments = (self._progress(step), values, self._current)
+        copying = not waiting or self._snapshot.on_gpu  # in host memory that nothing changes there is no need to
+        if copying:
+            self._snapshot.begin()
+            self._copied.clear()
+        self._current = SaveReport(step, stall_s=0.0)
+        arguments = (self._progress(step), copying, self._current)
         self._thread = threading.Thread(target=self._write, args=arguments, daemon=True)
         self._thread.start()
         if waiting:
             self._thread.join()
-            self._current.stall_s = time.perf_counter() - started
+        self._current.stall_s = time.perf_counter() - started
+        if waiting:
             self.wait()
 
     @property
@@ -141,9 +145,26 @@ class Saver:
             self._last_step = self._current.step
         self._report(self._current)
 
-    def _write(self, progress: Progress, values: Callable[[Piece], Tensor], report: SaveReport) -> None:
+    def _wait_for_copy(self) -> None:
+        """The weights are about to change."""
+        if self._copied.is_set():
+            return
+        assert self._current is not None
+        started = time.perf_counter()
+        self._copied.wait()
+        self._current.stall_s += time.perf_counter() - started
+
+    def _copy(self) -> Callable[[Piece], Tensor]:
+        try:
+            self._snapshot.finish()
+        finally:
+            self._copied.set()
+        return self._snapshot.values
+
+    def _write(self, progress: Progress, copying: bool, report: SaveReport) -> None:
         started = time.perf_counter()
         try:
+            values = self._copy() if copying else self._snapshot.originals
             report.num_bytes = write_checkpoint(
                 self._directory, progress, self._config, self._writes, values, self._groups.storage
             )

@@ -14,29 +14,42 @@ from unipool_dist.checkpoint.state import Held
 class Snapshot:
     """Copies of ``parts``, in memory allocated once and used again; pinned if they are on a GPU.
 
-    Costs the bytes of the parts in host memory for as long as it exists.
+    Costs the bytes of the parts in host memory for as long as it exists. A copy is ``begin`` followed by ``finish``,
+    which may be called by another thread; between the two the parts must not change. From a GPU it is made by a stream
+    of its own, beside what the GPU does next.
     """
 
     def __init__(self, parts: list[Held]) -> None:
-        sizes: dict[torch.dtype, int] = defaultdict(int)
-        for part in parts:
-            sizes[part.flat.dtype] += part.piece.numel
-        self.on_gpu = on_gpu = any(part.flat.is_cuda for part in parts)
-        buffers = {dtype: torch.zeros(size, dtype=dtype, pin_memory=on_gpu) for dtype, size in sizes.items()}
-        ends: dict[torch.dtype, int] = defaultdict(int)
         self._sources = {part.piece: part.values for part in parts}
         self._copies: dict[Piece, Tensor] = {}
+        self._runs: list[tuple[Tensor, Tensor]] = []
+        cuda = next((part.flat.device for part in parts if part.flat.is_cuda), None)
+        self._stream = torch.cuda.Stream(cuda) if cuda is not None else None
+        by_dtype: dict[torch.dtype, list[Held]] = defaultdict(list)
         for part in parts:
-            dtype = part.flat.dtype
-            self._copies[part.piece] = buffers[dtype].narrow(0, ends[dtype], part.piece.numel)
-            ends[dtype] += part.piece.numel
+            by_dtype[part.flat.dtype].append(part)
+        for dtype, members in by_dtype.items():
+            self._lay_out(dtype, members)
 
-    def take(self) -> None:
-        """Copy everything. What an earlier call copied is gone."""
-        for source, copy in zip(self._sources.values(), self._copies.values(), strict=True):
-            copy.copy_(source, non_blocking=source.is_cuda)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+    @property
+    def on_gpu(self) -> bool:
+        """Whether any of the parts is on a GPU."""
+        return self._stream is not None
+
+    def begin(self) -> None:
+        """From now on the parts must not change. What an earlier copy held is gone."""
+        if self._stream is None:
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+        with torch.cuda.stream(self._stream):
+            self._copy()
+
+    def finish(self) -> None:
+        """When this returns, the copy is made, and the parts may change."""
+        if self._stream is None:
+            self._copy()
+        else:
+            self._stream.synchronize()
 
     def values(self, piece: Piece) -> Tensor:
         """The copied elements of one of the parts."""
@@ -45,3 +58,23 @@ class Snapshot:
     def originals(self, piece: Piece) -> Tensor:
         """The elements themselves, which training changes."""
         return self._sources[piece]
+
+    def _copy(self) -> None:
+        for source, copy in self._runs:
+            copy.copy_(source, non_blocking=True)
+
+    def _lay_out(self, dtype: torch.dtype, parts: list[Held]) -> None:
+        """Parts that are neighbours in memory are neighbours in the copy too, and copied as one."""
+        buffer = torch.zeros(sum(part.piece.numel for part in parts), dtype=dtype, pin_memory=self.on_gpu)
+        runs: list[tuple[Tensor, int, int, int]] = []  # source, its first and last element, where they go
+        end = 0
+        for part in sorted(parts, key=lambda part: (part.flat.data_ptr(), part.start)):
+            numel = part.piece.numel
+            self._copies[part.piece] = buffer.narrow(0, end, numel)
+            if runs and runs[-1][0] is part.flat and runs[-1][2] == part.start:
+                flat, first, _, to = runs.pop()
+            else:
+                flat, first, to = part.flat, part.start, end
+            runs.append((flat, first, part.start + numel, to))
+            end += numel
+        self._runs += [(flat[first:last], buffer.narrow(0, to, last - first)) for flat, first, last, to in runs]

@@ -11,16 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from unipool_dist.checkpoint.pieces import Piece, whole
-from unipool_dist.engine.optimizer import PooledOptimizer
 from unipool_dist.engine.zero_state import MASTER, StateShard
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.topology.groups import ParallelGroups
+
+if TYPE_CHECKING:  # whoever loads weights alone need not load DeepSpeed
+    from unipool_dist.engine.optimizer import PooledOptimizer
 
 
 def dtype_name(tensor: Tensor) -> str:
@@ -52,11 +55,12 @@ def optimizer_state(groups: ParallelGroups, model: PooledModel, optimizer: Poole
 
     Replicas of dense parameters over tensor parallelism, and of nothing else, appear on several ranks.
     """
-    held = [item for shard in optimizer.dense_shards() for item in _dense(shard, groups)]
-    return held + [item for shard in optimizer.expert_shards() for item in _experts(shard, model.expert_ids)]
+    held = [item for shard in optimizer.dense_shards() for item in dense_pieces(shard, groups)]
+    return held + [item for shard in optimizer.expert_shards() for item in expert_pieces(shard, model.expert_ids)]
 
 
-def _dense(shard: StateShard, groups: ParallelGroups) -> Iterator[Held]:
+def dense_pieces(shard: StateShard, groups: ParallelGroups) -> Iterator[Held]:
+    """What a shard of a dense parameter is in the whole parameter, one piece for each kind of state."""
     local = tuple(shard.parameter.shape)
     tp_dim = getattr(shard.parameter, "tp_dim", None)
     shape = tuple(size * (groups.grid.tp if dim == tp_dim else 1) for dim, size in enumerate(local))
@@ -66,8 +70,8 @@ def _dense(shard: StateShard, groups: ParallelGroups) -> Iterator[Held]:
         yield Held(piece, flat, shard.flat_start)
 
 
-def _experts(shard: StateShard, expert_ids: tuple[int, ...]) -> Iterator[Held]:
-    """The bank's parameter is a stack of experts; on disk each is a tensor of its own."""
+def expert_pieces(shard: StateShard, expert_ids: tuple[int, ...]) -> Iterator[Held]:
+    """The same of an expert bank's parameter, a stack of experts; on disk each is a tensor of its own."""
     shape = tuple(shard.parameter.shape[1:])
     size = math.prod(shape)
     for slot, expert in enumerate(expert_ids):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,16 @@ class SafeReader(FileSystemReader):
     """Reads tensors alone, and of a tensor's record its elements alone; the index, which is a pickle, through an
     unpickler that knows its few classes and no other.
 
+    Args:
+        wait_for: called with a file's name and a position in it before anything up to there is read.
+
     Raises:
         CheckpointError: the index is damaged, or asks for anything else.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wait_for: Callable[[str, int], None] = lambda name, num_bytes: None) -> None:
         super().__init__(path)
+        self._wait_for = wait_for
         # Now, because torch.distributed.checkpoint would log an error of it with its traceback, and try once more.
         self._index = _read_index(path / INDEX_FILE)
 
@@ -70,6 +74,7 @@ class SafeReader(FileSystemReader):
                 whole = torch.empty(chunk.sizes, dtype=tensor.properties.dtype, device="meta")
                 part = narrow_tensor_by_index(whole, item.storage_offsets, item.lengths)
                 target = planner.resolve_tensor(item)
+                self._wait_for(info.relative_path, info.offset + info.length)
                 read_part(files[info.relative_path], info.offset, info.length, whole, part, target)
                 planner.commit_tensor(item, target)
         finally:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from unipool_dist.config import Config
-from unipool_dist.engine.zero import ZeroOptimizer, initialize_deepspeed, read_deepspeed_config
+from unipool_dist.config.deepspeed import read_deepspeed_config
+from unipool_dist.engine.zero import ZeroOptimizer, initialize_deepspeed
 from unipool_dist.engine.zero_state import StateShard
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.topology.groups import ParallelGroups
+from unipool_dist.topology.megatron import OptimizerParamScheduler
 
 logging.getLogger("megatron.core.optimizer_param_scheduler").setLevel(logging.WARNING)
 
@@ -62,6 +64,11 @@ class PooledOptimizer:
             wd_incr_style="constant",
         )
         self._clip_grad = settings.clip_grad
+        self._step_pre_hooks: list[Callable[[], None]] = []
+
+    def register_step_pre_hook(self, hook: Callable[[], None]) -> None:
+        """Have ``hook`` called at the begin of every ``step``, before anything of the state changes."""
+        self._step_pre_hooks.append(hook)
 
     def reduce_gradients(self) -> float:
         """Sum gradients over replicas; return their global norm, every parameter counted once.
@@ -81,6 +88,8 @@ class PooledOptimizer:
 
         Collectives: all-gathers over the data-parallel and expert-data-parallel groups.
         """
+        for hook in self._step_pre_hooks:
+            hook()
         if 0 < self._clip_grad < grad_norm:
             for optimizer in self._optimizers:
                 optimizer.scale_gradients(self._clip_grad / grad_norm)

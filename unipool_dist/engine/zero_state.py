@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 if TYPE_CHECKING:  # whoever imports DeepSpeed first has to prepare that, see engine/zero.py
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
 MASTER = "master"
+
+_GATHERED_AT_ONCE = 1 << 20
+"""Elements of each rank's partition."""
 
 
 @dataclass(frozen=True)
@@ -72,4 +76,21 @@ def finish_loading(zero: DeepSpeedZeroOptimizer, steps: int) -> None:
     for master in zero.single_partition_of_fp32_groups:
         if "step" in zero.optimizer.state[master]:
             zero.optimizer.state[master]["step"].fill_(float(steps))
-    zero.update_lp_params()
+    members = zip(
+        zero.parallel_partitioned_bit16_groups,
+        zero.single_partition_of_fp32_groups,
+        zero.real_dp_process_group,
+        strict=True,
+    )
+    for partitions, master, group in members:
+        mine = partitions[dist.get_rank(group)]
+        mine.copy_(master.detach())
+        if len(partitions) > 1:
+            _gather(partitions, mine, group)
+
+
+def _gather(partitions: list[Tensor], mine: Tensor, group: dist.ProcessGroup) -> None:
+    """All-gather in chunks: gloo copies what it gathers, and memory that is new each time costs more than the copy."""
+    for first in range(0, mine.numel(), _GATHERED_AT_ONCE):
+        chunks = [partition[first : first + _GATHERED_AT_ONCE] for partition in partitions]
+        dist.all_gather(chunks, mine[first : first + _GATHERED_AT_ONCE], group)
