@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.runs import write_sources
+from tests.support.runs import train_command, write_sources
 from tests.support.workers import Workers
 
 
@@ -29,3 +29,24 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "unipool_dist", "data", "prepare", str(folder / "out"), *sources]
     subprocess.run([*command, "--vocab-size", "320"], check=True, timeout=120)
     return folder / "out"
+
+
+@pytest.fixture(scope="session")
+def small_run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of a model that has learned something, with checkpoints of steps 40 and 60. Not to be changed.
+
+    Two layers share 16 experts, two for each token, so that any rank can be given one layer and every expert matters.
+    """
+    run_dir = tmp_path_factory.mktemp("small") / "run"
+    overrides = (
+        "model.num_layers=2",
+        "pool.top_k=2",
+        "train.steps=60",
+        "train.eval_interval=60",
+        "checkpoint.interval=40",
+        "optimizer.lr=0.01",
+        "log.interval=20",
+        "log.tensorboard=false",
+    )
+    subprocess.run(train_command(tiny_corpus, run_dir, 1, *overrides), check=True, timeout=240)
+    return run_dir

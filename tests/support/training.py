@@ -117,7 +117,7 @@ def _train(environment: Environment, config: Config, steps: int) -> RankResult:
         state = model.balance.state_dict()
         model.balance.load_state_dict(state | {"share": some_shares(state["share"])})
         for step in range(steps):
-            with _gradients_kept(train_step, model, result) if step == 0 else nullcontext():
+            with gradients_kept(train_step, model, result) if step == 0 else nullcontext():
                 seen = train_step.run(step, batches_of(config, groups, step))
             result.losses.append(seen.loss)
             result.aux_losses.append(seen.aux_loss)
@@ -138,7 +138,7 @@ def some_shares(like_GM: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _gradients_kept(train_step: TrainStep, model: PooledModel, result: RankResult) -> Iterator[None]:
+def gradients_kept(train_step: TrainStep, model: PooledModel, result: RankResult) -> Iterator[None]:
     """Copy this rank's gradients just before they are reduced over data parallelism."""
     reduce = train_step.optimizer.reduce_gradients
 

@@ -14,6 +14,13 @@ COMMANDS = {
     "checkpoint": ("unipool_dist.cli.checkpoint", "List, verify, inspect, reshard, export and import checkpoints."),
     "data": ("unipool_dist.cli.data", "Prepare corpora, and show what they hold."),
     "doctor": ("unipool_dist.cli.doctor", "Examine what a run is about to use, and name what is slow."),
+    "eval": ("unipool_dist.cli.eval", "Validation loss of a run's model, and its accuracy in tasks."),
+    "generate": ("unipool_dist.cli.generate", "Continue a text with a run's model."),
+    "model": ("unipool_dist.cli.model", "Show parameters, FLOPs per token and bytes per rank of CONFIG."),
+    "probe": (
+        "unipool_dist.cli.probe",
+        "Measure what the routing of a run's model is worth, and who uses which expert.",
+    ),
     "status": ("unipool_dist.cli.status", "State, step, loss, speed and last checkpoint of runs."),
     "submit": ("unipool_dist.cli.submit", "Submit the run that CONFIG describes to SLURM."),
     "torchrun": ("unipool_dist.cli.torchrun", "Start one node's processes of a run; once on every node."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unipool_dist.config import Config
+from unipool_dist.config.describe import describe_layout, describe_model, describe_owners
 from unipool_dist.data import Corpus, SampleDataset, micro_batch
 from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.engine.trainer import GetBatch
@@ -14,15 +15,15 @@ def with_vocabulary(config: Config, corpus: Corpus) -> Config:
     """``config`` with the vocabulary of the corpus's tokenizer, padded to a multiple of ``model.vocab_divisor``.
 
     Raises:
-        ConfigError: a size was given that the tokenizer or tensor parallelism does not fit.
+        ConfigError: a size was given that the tokenizer does not fit.
     """
     size, divisor = config.model.vocab_size, config.model.vocab_divisor
     if size is None:
         size = -(-corpus.vocab_size // divisor) * divisor
-    if size < corpus.vocab_size or size % config.parallel.tp:
+    if size < corpus.vocab_size:
         raise ConfigError(
-            f"model.vocab_size={size} must be at least the tokenizer's {corpus.vocab_size} and a multiple of "
-            f"parallel.tp={config.parallel.tp}; set it to null to have it chosen"
+            f"model.vocab_size={size} must be at least the tokenizer's {corpus.vocab_size}; set it to null to have it "
+            f"chosen"
         )
     return config.model_copy(update={"model": config.model.model_copy(update={"vocab_size": size})})
 
@@ -48,15 +49,6 @@ def batch_source(dataset: SampleDataset, config: Config, groups: ParallelGroups)
 
 
 def describe(config: Config, groups: ParallelGroups) -> str:
-    """One paragraph on what is about to be trained, where."""
-    grid, pool = groups.grid, config.pool
-    assert pool.layers_per_group is not None
-    num_pools = config.model.num_layers // pool.layers_per_group
-    pools = "one pool" if num_pools == 1 else f"{num_pools} pools"
-    span = f"{grid.stages_per_group} of {grid.pp} pipeline stages" if grid.pp > 1 else "one pipeline stage"
-    return (
-        f"{config.model.num_layers} layers, hidden {config.model.hidden_size}, {pools} of {pool.num_experts} experts, "
-        f"top-{pool.top_k}, {pool.router} router, {config.train.dtype}\n"
-        f"pp {grid.pp} x dp {grid.dp} x tp {grid.tp} = {grid.world_size} processes on {groups.device.type}; each copy "
-        f"of the pool is owned by {grid.pool_parallel_size} ranks over {span}"
-    )
+    """Two lines on what is about to be trained, where."""
+    where = f"{describe_layout(config)} on {groups.device.type}; {describe_owners(config)}"
+    return f"{describe_model(config)}\n{where}"

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
 
 from unipool_dist.checkpoint.saver import SaveReport
@@ -16,11 +15,14 @@ from unipool_dist.data import Corpus
 from unipool_dist.observe import MetricsWriter
 from unipool_dist.observe.console import checkpoint_line, train_line, validation_line
 from unipool_dist.observe.naming import naming
-from unipool_dist.observe.usage import Counts, summarize
+from unipool_dist.observe.usage import spread_over_pools, summarize
 
 
 class RunObserver:
-    """Console lines, metrics.jsonl, TensorBoard and expert usage of one run; figures at the end."""
+    """Console lines, metrics.jsonl, TensorBoard and expert usage of one run; figures at the end.
+
+    Of a dense model, where nothing is chosen, no expert usage is recorded.
+    """
 
     def __init__(self, config: Config, corpus: Corpus, resume_from_step: int | None = None) -> None:
         assert config.pool.layers_per_group is not None
@@ -30,18 +32,20 @@ class RunObserver:
         self._writer = MetricsWriter(self._dir, tensorboard=config.log.tensorboard, resume_from_step=resume_from_step)
 
     def train(self, record: Mapping[str, float | int], assignments: torch.Tensor) -> None:
-        counts = spread_over_pools(assignments.cpu().numpy(), self._num_pools)
-        usage = summarize(counts, self._num_pools)
-        full = {
-            **record,
-            "dead_expert_share": usage.dead_share,
-            "busiest_expert_over_mean": usage.busiest_over_mean,
-            "effective_experts": float(usage.effective_experts_L.mean()),
-            "ownership": usage.ownership,
-        }
-        self._writer.train(full)
-        self._writer.usage(int(record["step"]), counts, self._num_pools)
-        click.echo(train_line(full, self._config.train.steps))
+        if self._config.pool.router == "none":
+            self._writer.train(record)
+        else:
+            counts = spread_over_pools(assignments.cpu().numpy(), self._num_pools)
+            usage = summarize(counts, self._num_pools)
+            numbers = {
+                "dead_expert_share": usage.dead_share,
+                "busiest_expert_over_mean": usage.busiest_over_mean,
+                "effective_experts": float(usage.effective_experts_L.mean()),
+                "ownership": usage.ownership,
+            }
+            self._writer.train({**record, **numbers})
+            self._writer.usage(int(record["step"]), counts, self._num_pools)
+        click.echo(train_line(record, self._config.train.steps))
 
     def validation(self, step: int, losses: Mapping[str, float]) -> None:
         domains = self._corpus.domains
@@ -86,11 +90,3 @@ class RunObserver:
         click.echo(f"  metrics       {self._dir / 'metrics.jsonl'}")
         if self._config.log.tensorboard:
             click.echo(f"  TensorBoard   tensorboard --logdir {self._dir / 'tensorboard'}")
-
-
-def spread_over_pools(counts_LM: Counts, num_pools: int) -> Counts:
-    """Assignments [L, M] to the experts of each layer's own pool, as [L, num_pools * M] by global expert id."""
-    num_layers, num_experts = counts_LM.shape
-    spread = np.zeros((num_layers, num_pools, num_experts), dtype=counts_LM.dtype)
-    spread[np.arange(num_layers), np.arange(num_layers) * num_pools // num_layers] = counts_LM
-    return spread.reshape(num_layers, -1)

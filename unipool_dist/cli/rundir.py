@@ -10,6 +10,7 @@ from pathlib import Path
 from unipool_dist.checkpoint.directory import CHECKPOINTS
 from unipool_dist.config import Config, dump_config
 from unipool_dist.errors import ConfigError
+from unipool_dist.probe.record import PROBE_DIR
 from unipool_dist.resilience.heartbeat import HEARTBEAT_FILE
 from unipool_dist.resilience.watchdog_files import WATCHDOG
 
@@ -46,7 +47,7 @@ def begin_run_dir(path: Path, config: Config, unigram_entropy: Mapping[str, floa
     """Empty ``path`` of an earlier run's files, checkpoints included; then write the resolved configuration."""
     for name in _OF_A_RUN:
         (path / name).unlink(missing_ok=True)
-    for folder in ("tensorboard", WATCHDOG, CHECKPOINTS):
+    for folder in ("tensorboard", WATCHDOG, CHECKPOINTS, PROBE_DIR):
         shutil.rmtree(path / folder, ignore_errors=True)
     continue_run_dir(path, config, unigram_entropy)
 

@@ -20,11 +20,11 @@ from unipool_dist.cli.assembly import batch_source, describe, with_vocabulary
 from unipool_dist.cli.observer import RunObserver
 from unipool_dist.cli.rundir import begin_run_dir, check_run_dir, continue_run_dir
 from unipool_dist.config import Config, resolve_config
+from unipool_dist.config.deepspeed import read_deepspeed_config
 from unipool_dist.data import Corpus, extended, training_data, validation_sequences
 from unipool_dist.engine.evaluate import Sequences
 from unipool_dist.engine.progress import Beat
 from unipool_dist.engine.trainer import Trainer
-from unipool_dist.engine.zero import read_deepspeed_config
 from unipool_dist.model.assembly import build_model
 from unipool_dist.resilience.deadline import Deadline
 from unipool_dist.resilience.exit_codes import RESUME

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from unipool_dist.config import Config
 from unipool_dist.engine.pipeline import Pipeline, StageBatch
-from unipool_dist.engine.schedule import forward_only
 from unipool_dist.topology.groups import ParallelGroups
 
 
@@ -26,11 +25,23 @@ class Sequences(Protocol):
     def loss_mask(self) -> Tensor: ...
 
 
-class Evaluation:
-    """Mean token loss over fixed sequences of every domain; changes neither gradients nor balance statistics."""
+Rows = Callable[[str, list[int]], None]
+"""``rows(domain, numbers)``: this stage is about to run the sequences of ``domain`` with these numbers."""
 
-    def __init__(self, config: Config, groups: ParallelGroups, pipeline: Pipeline) -> None:
-        self._groups, self._pipeline = groups, pipeline
+
+def unobserved(domain: str, numbers: list[int]) -> None:
+    """:data:`Rows` for those who need not know."""
+
+
+class Evaluation:
+    """Mean token loss over fixed sequences of every domain; changes neither gradients nor balance statistics.
+
+    Args:
+        rows: told of every micro-batch; numbers past the domain's last sequence are rows that do not count.
+    """
+
+    def __init__(self, config: Config, groups: ParallelGroups, pipeline: Pipeline, rows: Rows = unobserved) -> None:
+        self._groups, self._pipeline, self._told = groups, pipeline, rows
         self._rows = config.train.micro_batch_size
 
     def run(self, domains: Mapping[str, Sequences]) -> dict[str, float]:
@@ -39,25 +50,38 @@ class Evaluation:
         Collectives: for every domain those of a forward-only schedule; then one all-reduce over the world.
         """
         sums = torch.zeros(len(domains), 2, dtype=torch.float64, device=self._groups.device)
-        for index, sequences in enumerate(domains.values()):
-            batches = self._batches(sequences)
-            schedule = forward_only(self._groups.grid.pp, len(batches))
-            loss, count = self._pipeline.evaluate(schedule, batches)
+        for index, (name, sequences) in enumerate(domains.items()):
+            loss, count = self._sum(name, sequences)
             if self._groups.tp_index == 0:
                 sums[index, 0], sums[index, 1] = loss, count
         dist.all_reduce(sums, group=self._groups.world)
         return {name: loss / max(count, 1.0) for name, (loss, count) in zip(domains, sums.tolist(), strict=True)}
 
-    def _batches(self, sequences: Sequences) -> list[StageBatch]:
-        """This data-parallel rank's micro-batches; rows that are missing from the last ones are repeated with no
-        weight."""
+    def _sum(self, domain: str, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """Summed token loss of this rank's rows and the tokens it is summed over; 0 except on the last stage."""
+        numbers = self._numbers(len(sequences.tokens))
+        batches = [self._batch(sequences, each) for each in numbers]
+        loss, count = torch.zeros(2, device=self._groups.device).unbind()
+
+        def add(microbatch: int, losses: Tensor) -> None:
+            nonlocal loss, count
+            mask = batches[microbatch].loss_mask
+            assert mask is not None
+            loss, count = loss + (losses * mask).sum(), count + mask.sum()
+
+        self._pipeline.forward(batches, add, lambda microbatch: self._told(domain, numbers[microbatch]))
+        return loss, count
+
+    def _numbers(self, total: int) -> list[list[int]]:
+        """For each micro-batch, the numbers of the sequences that this data-parallel rank runs, as many on each."""
         dp, index, rows = self._groups.grid.dp, self._groups.dp_index, self._rows
-        total = len(sequences.tokens)
-        batches = []
-        for first in range(0, total, dp * rows):
-            wanted = torch.arange(first + index * rows, first + (index + 1) * rows)
-            take = wanted.clamp_max(total - 1)
-            mask = sequences.loss_mask[take] * (wanted < total).unsqueeze(1)
-            tokens, labels = sequences.tokens[take], sequences.labels[take]
-            batches.append(StageBatch(*(tensor.to(self._groups.device) for tensor in (tokens, labels, mask))))
-        return batches
+        starts = range(index * rows, -(-total // (dp * rows)) * dp * rows, dp * rows)
+        return [list(range(start, start + rows)) for start in starts]
+
+    def _batch(self, sequences: Sequences, numbers: list[int]) -> StageBatch:
+        """Sequences side by side; those past the last are repeated with no weight."""
+        wanted = torch.tensor(numbers)
+        take = wanted.clamp_max(len(sequences.tokens) - 1)
+        mask = sequences.loss_mask[take] * (wanted < len(sequences.tokens)).unsqueeze(1)
+        tensors = (sequences.tokens[take], sequences.labels[take], mask)
+        return StageBatch(*(tensor.to(self._groups.device) for tensor in tensors))

@@ -3,19 +3,19 @@ stages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from torch import Tensor
 
 from unipool_dist.config import Config
 from unipool_dist.engine.progress import Beat, unheard
-from unipool_dist.engine.schedule import HalfTick, Schedule
+from unipool_dist.engine.schedule import HalfTick, Schedule, forward_only
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.pool.server import Microbatches
 from unipool_dist.topology.groups import ParallelGroups
+from unipool_dist.topology.megatron import P2PCommunicator
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,16 @@ class StageBatch:
     tokens: Tensor | None
     labels: Tensor | None
     loss_mask: Tensor | None
+
+
+Use = Callable[[int, Tensor], None]
+"""``use(microbatch, output)``: what becomes of the last stage's output of a micro-batch."""
+Begin = Callable[[int], None]
+"""``begin(microbatch)``: this stage is about to run it."""
+
+
+def _no_matter(microbatch: int) -> None:
+    """A :data:`Begin` for those who need not know."""
 
 
 @dataclass
@@ -84,7 +94,7 @@ class Pipeline:
                     loss, aux = loss + micro_loss, aux + micro_aux
                 self._model.exchange.serve_rest_forward(0 if microbatch is None else self._num_layers)
                 self._model.balance.end_forward_half()
-                self._pass_forward(half, output, inputs)
+                self._pass_forward(half, output, inputs, self._shape)
             else:
                 self._model.exchange.serve_rest_backward(0 if microbatch is None else self._num_layers)
                 grad = None
@@ -96,33 +106,34 @@ class Pipeline:
         return loss, aux
 
     @torch.no_grad()
-    def evaluate(self, schedule: Schedule, batches: Sequence[StageBatch]) -> tuple[Tensor, Tensor]:
-        """Run forward only. Neither gradients nor balance statistics change.
+    def forward(self, batches: Sequence[StageBatch], use: Use, begin: Begin = _no_matter) -> None:
+        """Run ``batches`` forward only, in order. Neither gradients nor balance statistics change.
 
-        Returns:
-            Summed token loss and number of tokens it was summed over; 0 except on the last stage.
+        Args:
+            batches: every one with ``tokens`` on every stage, of one shape [b, s], whatever the configuration's are;
+                s is a multiple of tp and at most ``model.sequence_length``.
+            use: called on the last stage with token losses [b, s], or where a batch has no ``labels``, with logits
+                [s, b, v / tp] (:meth:`unipool_dist.model.stage.Stage.forward`).
+            begin: called on every stage before it runs a micro-batch.
         """
-        loss, count = torch.zeros(2, device=self._groups.device).unbind()
         inputs: dict[int, Tensor] = {}
         self._model.stage.client.training = False
-        for half in schedule:
+        for half in forward_only(self._groups.grid.pp, len(batches)):
             microbatch = self._begin(half, keep=False)
             output = None
             if microbatch is not None:
-                batch = batches[microbatch]
-                output, _ = self._run_stage(batch, inputs.pop(microbatch, None))
+                begin(microbatch)
+                output, _ = self._run_stage(batches[microbatch], inputs.pop(microbatch, None))
                 if self._groups.is_last_stage:
-                    assert batch.loss_mask is not None
-                    loss, count = loss + (output * batch.loss_mask).sum(), count + batch.loss_mask.sum()
+                    use(microbatch, output)
             self._model.exchange.serve_rest_forward(0 if microbatch is None else self._num_layers)
-            self._pass_forward(half, output, inputs)
-        return loss, count
+            self._pass_forward(half, output, inputs, self._shape_between_stages(batches[0]))
 
     def _begin(self, half: HalfTick, *, keep: bool) -> int | None:
         stages: Microbatches = half.microbatches[self._my_stages]
         microbatch = half.microbatches[self._groups.pp_index]
         what = "experts for other stages" if microbatch is None else f"micro-batch {microbatch}"
-        self._beat(f"{half.kind} of {what}{'' if keep else ' (evaluation)'}")
+        self._beat(f"{half.kind} of {what}{'' if keep else ' (forward only)'}")
         self._model.exchange.begin_half(stages, keep=keep)
         return microbatch
 
@@ -154,7 +165,14 @@ class Pipeline:
         torch.autograd.backward(item.roots, grads)
         return None if item.inputs is None else item.inputs.grad
 
-    def _pass_forward(self, half: HalfTick, output: Tensor | None, inputs: dict[int, Tensor]) -> None:
+    def _shape_between_stages(self, batch: StageBatch) -> tuple[int, int, int]:
+        assert batch.tokens is not None
+        rows, length = batch.tokens.shape
+        return length // self._groups.grid.tp, rows, self._shape[2]
+
+    def _pass_forward(
+        self, half: HalfTick, output: Tensor | None, inputs: dict[int, Tensor], shape: tuple[int, int, int]
+    ) -> None:
         """Send this half's output to the next stage while taking the previous stage's."""
         stage = self._groups.pp_index
         incoming = half.microbatches[stage - 1] if stage > 0 else None
@@ -162,7 +180,7 @@ class Pipeline:
         if outgoing is None and incoming is None:
             return
         self._beat("passing outputs between stages")
-        received = self._neighbours.send_forward_recv_forward(outgoing, incoming is not None, self._shape)
+        received = self._neighbours.send_forward_recv_forward(outgoing, incoming is not None, shape)
         if incoming is not None:
             inputs[incoming] = received
 

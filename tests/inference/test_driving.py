@@ -1,0 +1,52 @@
+"""Rank 0 decides what all do; an error of it reaches everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tests.support.training import tiny_config
+from tests.support.workers import Workers
+from unipool_dist.errors import DataError, UnipoolError
+from unipool_dist.inference.driving import driven_by_rank_0
+from unipool_dist.topology.environment import Environment
+from unipool_dist.topology.groups import process_groups
+
+Call = Callable[[int], int]
+
+
+def _drive(environment: Environment, fail: bool) -> Any:
+    done: list[int] = []
+    with process_groups(tiny_config(world_size=environment.world_size), environment) as groups:
+
+        def work(argument: int) -> int:
+            """Communicates, so it hangs unless all take part."""
+            done.append(argument)
+            total = torch.tensor(argument * (groups.rank + 1))
+            dist.all_reduce(total, group=groups.world)
+            return int(total)
+
+        def drive(call: Call) -> list[int]:
+            answers = [call(5), call(7)]
+            if fail:
+                raise DataError("that file is damaged")
+            return answers
+
+        try:
+            return driven_by_rank_0(groups.storage, work, drive), done
+        except UnipoolError as error:
+            return f"{type(error).__name__}: {error}", done
+
+
+def test_every_rank_works_whenever_rank_0_calls(workers: Workers) -> None:
+    assert workers.run(_drive, 3, False) == [([30, 42], [5, 7]), (None, [5, 7]), (None, [5, 7])]
+    assert workers.run(_drive, 1, False) == [([5, 7], [5, 7])]
+
+
+def test_an_error_of_rank_0_ends_the_others_waiting(workers: Workers) -> None:
+    first, *others = workers.run(_drive, 3, True)
+    assert first == ("DataError: that file is damaged", [5, 7])
+    assert others == [("RemoteError: rank 0 stopped: DataError: that file is damaged", [5, 7])] * 2

@@ -1,0 +1,49 @@
+"""``eval``: what it prints are the losses of training, over as many sequences as asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.support.using import complete, refused, validation_of_training
+from unipool_dist.data import Corpus
+from unipool_dist.inference.losses import Loss, together
+
+
+def test_numbers_over_several_texts_are_those_of_their_union() -> None:
+    both = together([Loss(100, 2.0, 400.0), Loss(300, 3.0, 600.0)])
+    assert (both.tokens, both.nats_per_token, both.num_bytes) == (400, 2.75, 1000.0)
+    assert both.perplexity == math.exp(2.75)
+    assert both.bits_per_byte == pytest.approx(400 * 2.75 / math.log(2) / 1000)
+
+
+def test_the_command_prints_what_training_recorded(small_run: Path) -> None:
+    said, _ = complete("eval", small_run, "--json", "--nproc=2", "parallel.pp=2")
+    document, recorded = json.loads(said), validation_of_training(small_run)
+    assert (document["step"], document["tokens"]) == (60, 60 * 8 * 32)
+    assert document["domains"].keys() == recorded["validation"].keys() == {"prose", "sums"}
+    for name, found in document["domains"].items():
+        assert found["tokens"] == 6 * 32
+        assert found["loss"] == pytest.approx(recorded["validation"][name], rel=1e-5)
+        assert found["bits_per_byte"] == pytest.approx(recorded["bits_per_byte"][name], rel=1e-5)
+        assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
+    losses = [found["loss"] for found in document["domains"].values()]
+    assert document["all"]["loss"] == pytest.approx(sum(losses) / 2), "equally many tokens"
+    assert document["tasks"] == {}
+
+
+def test_all_sequences_are_the_whole_validation_text(small_run: Path, tiny_corpus: Path) -> None:
+    said, _ = complete("eval", small_run, "--sequences=all")
+    lines = {line.split()[0]: line.split() for line in said.splitlines()[2:]}
+    domains = Corpus.open(tiny_corpus).domains
+    for name, domain in domains.items():
+        assert lines[name][1] == f"{domain.validation_tokens - 1:,}", "the first token is not predicted"
+    assert lines["all"][1] == f"{sum(domain.validation_tokens - 1 for domain in domains.values()):,}"
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "some", "1.5"])
+def test_a_number_of_sequences_that_is_none_is_refused(value: str, small_run: Path) -> None:
+    assert "is neither a number above 0 nor `all`" in refused("eval", small_run, f"--sequences={value}")

@@ -1,0 +1,52 @@
+"""How one process of several ends when something is wrong: at once, after one line that says why."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+
+from unipool_dist.config import Config
+from unipool_dist.errors import CommunicationError, UnipoolError
+from unipool_dist.topology.environment import Environment
+
+
+@contextmanager
+def ending_clearly(environment: Environment, config: Config) -> Iterator[None]:
+    """Run the body, this process's part; an error for the user ends the process with status 1.
+
+    Without the usual clean-up: waiting for a process group that has lost a member can take for ever, and the launcher
+    ends the others.
+    """
+    try:
+        yield
+    except UnipoolError as error:
+        _stop(environment, f"{error}")
+    except (dist.DistError, RuntimeError) as error:
+        if not _is_communication_failure(error):
+            raise
+        _stop(environment, f"{_communication_error(config, environment, error)}")
+
+
+def _is_communication_failure(error: Exception) -> bool:
+    text = str(error).lower()
+    signs = ("gloo", "nccl", "connection", "timed out", "timeout", "socket", "peer", "tcpstore")
+    return isinstance(error, dist.DistError) or any(sign in text for sign in signs)
+
+
+def _communication_error(config: Config, environment: Environment, error: Exception) -> CommunicationError:
+    first_line = str(error).strip().splitlines()[0]
+    return CommunicationError(
+        f"lost the other processes in a collective ({type(error).__name__}: {first_line}). Another rank has died, or "
+        f"has been stuck for parallel.timeout_s={config.parallel.timeout_s:g} s: the first error in the log, on "
+        f"whichever rank, is the cause. Start the run again once it is dealt with"
+    )
+
+
+def _stop(environment: Environment, message: str) -> None:
+    sys.stdout.flush()
+    print(f"error (rank {environment.rank}): {message}", file=sys.stderr, flush=True)
+    os._exit(1)

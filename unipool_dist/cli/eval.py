@@ -1,0 +1,159 @@
+"""``unipool-dist eval``: how well a run's model predicts held-out text, and does at tasks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from unipool_dist.cli.inference import Use, chosen_batches, count_bar, on_every_rank, sequences_option, use_options
+from unipool_dist.cli.table import aligned
+
+if TYPE_CHECKING:
+    from unipool_dist.inference.harness import Accuracy
+    from unipool_dist.inference.losses import Loss
+    from unipool_dist.inference.opened import OpenedRun
+
+
+@click.command()
+@sequences_option
+@click.option(
+    "--tasks",
+    metavar="NAME,...",
+    help="Also zero-shot accuracy in these: heldout, arc_easy, arc_challenge, piqa, hellaswag, winogrande, "
+    "lambada_openai, race; `paper` for all but the first. Needs unipool-dist[eval].",
+)
+@click.option(
+    "--task-data",
+    type=click.Path(path_type=Path),
+    help="Directory with the data of tasks, one folder each; heldout needs none.",
+)
+@click.option("--task-limit", type=click.IntRange(min=1), metavar="N", help="Ask only the first N questions of a task.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@use_options
+def eval(
+    sequences: int | Literal["all"] | None,
+    tasks: str | None,
+    task_data: Path | None,
+    task_limit: int | None,
+    as_json: bool,
+    **use: Any,
+) -> None:
+    """Evaluate the model of RUN: validation loss, and accuracy in tasks.
+
+    The loss of every domain is in nats per token; perplexity is exp(loss), bits per byte are loss / ln 2 over the
+    bytes that a token of the domain's validation text has in the mean. "all" is over all domains, every token, or
+    byte, counting the same.
+
+    Task heldout asks which of four passages continues a passage of the corpus's validation text. The data of the
+    others is read from --task-data, as docs/evaluation.md says; nothing is downloaded.
+    """
+    wanted = _Tasks(tasks, task_data, task_limit) if tasks is not None else None
+
+    def work(run: OpenedRun) -> None:
+        losses, total = _losses(run, sequences)
+        accuracies = wanted.run(run) if wanted is not None else {}
+        if run.is_main:
+            assert accuracies is not None
+            show = _document if as_json else _text
+            click.echo(show(run, losses, total, accuracies))
+
+    on_every_rank(Use(**use), work)
+
+
+class _Tasks:
+    """Which tasks; refuses at once what cannot be."""
+
+    def __init__(self, names: str, folder: Path | None, limit: int | None) -> None:
+        from unipool_dist.inference import harness  # noqa: F401  # is lm-eval there?
+        from unipool_dist.inference.tasks import data_files, task_names
+
+        self._names = task_names(names)
+        self._files = data_files(self._names, folder)
+        self._limit = limit
+
+    def run(self, run: OpenedRun) -> dict[str, Accuracy] | None:
+        """Accuracy by task on rank 0, ``None`` on the others, which answer its requests."""
+        from unipool_dist.inference.driving import driven_by_rank_0
+        from unipool_dist.inference.harness import accuracies
+        from unipool_dist.inference.scoring import Scorer
+
+        scorer = Scorer(run)
+        drive = partial(
+            accuracies,
+            corpus=run.corpus,
+            files=self._files,
+            names=self._names,
+            limit=self._limit,
+            at_once=scorer.at_once,
+            progress=partial(count_bar, unit="choices", show=run.is_main),
+        )
+        return driven_by_rank_0(run.groups.storage, scorer, drive)
+
+
+def _losses(run: OpenedRun, sequences: int | Literal["all"] | None) -> tuple[dict[str, Loss], Loss]:
+    """By domain, and over all."""
+    from unipool_dist.inference.losses import together, validation_losses
+
+    batches = chosen_batches(run, sequences)
+    with count_bar("validation", sum(map(len, batches.values())), "sequences", show=run.is_main) as count:
+        losses = validation_losses(run, batches, count)
+    return losses, together(losses.values())
+
+
+def _text(run: OpenedRun, losses: dict[str, Loss], total: Loss, accuracies: dict[str, Accuracy]) -> str:
+    rows: list[tuple[str, ...]] = [("domain", "tokens", "loss", "perplexity", "bits/byte")]
+    rows += [
+        (name, f"{loss.tokens:,}", f"{loss.nats_per_token:.4f}", f"{loss.perplexity:.3f}", f"{loss.bits_per_byte:.4f}")
+        for name, loss in [*losses.items(), ("all", total)]
+    ]
+    lines = [
+        f"{run.run_dir}, step {run.step}, trained on {run.tokens:,} tokens",
+        *aligned(rows, right=range(1, 5)),
+    ]
+    if accuracies:
+        rows = [("task", "questions", "accuracy %", "normalized %")]
+        rows += [
+            (
+                name,
+                f"{accuracy.questions:,}",
+                _percent(accuracy.plain, accuracy.plain_error),
+                _percent(accuracy.normalized, accuracy.normalized_error),
+            )
+            for name, accuracy in accuracies.items()
+        ]
+        mean = sum(accuracy.plain for accuracy in accuracies.values()) / len(accuracies)
+        rows.append(("mean", "", _percent(mean, None), ""))
+        lines += ["", *aligned(rows, right=range(1, 4))]
+    return "\n".join(lines)
+
+
+def _percent(share: float | None, error: float | None) -> str:
+    """With the standard error, if there is one."""
+    if share is None:
+        return "-"
+    return f"{100 * share:.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
+
+
+def _document(run: OpenedRun, losses: dict[str, Loss], total: Loss, accuracies: dict[str, Accuracy]) -> str:
+    def record(loss: Loss) -> dict[str, float]:
+        return {
+            "tokens": loss.tokens,
+            "loss": loss.nats_per_token,
+            "perplexity": loss.perplexity,
+            "bits_per_byte": loss.bits_per_byte,
+        }
+
+    document = {
+        "run": str(run.run_dir),
+        "step": run.step,
+        "tokens": run.tokens,
+        "domains": {name: record(loss) for name, loss in losses.items()},
+        "all": record(total),
+        "tasks": {name: asdict(accuracy) for name, accuracy in accuracies.items()},
+    }
+    return json.dumps(document, indent=1)

@@ -1,0 +1,67 @@
+"""``unipool-dist generate``: a run's model goes on with a text."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unipool_dist.cli.inference import Use, on_every_rank, use_options
+
+if TYPE_CHECKING:
+    from unipool_dist.inference.opened import OpenedRun
+
+
+@click.command()
+@click.option("--prompt", required=True, metavar="TEXT", help="What is to be continued; - reads it from stdin.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=100, show_default=True, help="Stop after so many.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Divides the logits; 0 takes the likeliest token always.",
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Draw from the likeliest tokens that have this probability together.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
+@use_options
+def generate(prompt: str, max_tokens: int, temperature: float, top_p: float, seed: int, **use: Any) -> None:
+    """Continue a text with the model of RUN.
+
+    Prints the continuation as it comes, up to the end of the document or --max-tokens. The same seed gives the same
+    text, on any layout.
+
+    Keeps no keys and values: each token costs a forward pass over the text so far, at most model.sequence_length
+    tokens of it.
+    """
+
+    def work(run: OpenedRun) -> None:
+        from unipool_dist.inference.generation import as_text, continuation
+        from unipool_dist.inference.sampling import Sampling
+
+        tokenizer = run.corpus.tokenizer
+        tokens = tokenizer.encode(_shared(run, prompt))
+        follow = continuation(run, tokens, max_tokens, Sampling(temperature, top_p, seed))
+        for piece in as_text(tokenizer, tokens, follow):
+            if run.is_main:
+                click.echo(piece, nl=False)
+        if run.is_main:
+            click.echo()
+
+    on_every_rank(Use(**use), work)
+
+
+def _shared(run: OpenedRun, prompt: str) -> str:
+    """The prompt on every rank; stdin is read by rank 0 alone. Collectives: one broadcast_object_list."""
+    import torch.distributed as dist
+
+    box = [sys.stdin.read() if prompt == "-" and run.is_main else prompt]
+    dist.broadcast_object_list(box, group_src=0, group=run.groups.storage)
+    return box[0]

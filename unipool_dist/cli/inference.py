@@ -1,0 +1,141 @@
+"""What the commands that use a run's model share: their arguments, and opening the run on every rank."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from unipool_dist.checkpoint.offline.counting import Count
+from unipool_dist.errors import UnipoolError
+from unipool_dist.resilience.orphans import end_with_launcher
+from unipool_dist.topology.environment import read_environment
+
+if TYPE_CHECKING:
+    from unipool_dist.data import Batch
+    from unipool_dist.inference.opened import OpenedRun
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Use:
+    """Which model is to be used, and on how many processes."""
+
+    run: Path
+    overrides: tuple[str, ...]
+    step: int | None
+    nproc: int | None
+    """``None``: this process is one of those that a launcher started, or the only one."""
+
+
+def use_options(command: F) -> F:
+    """RUN, overrides, ``--step`` and ``--nproc``; they reach the command as the keyword arguments of :class:`Use`."""
+    for decorate in (
+        click.option("--nproc", type=click.IntRange(min=1), help="Start this many processes on this machine."),
+        click.option(
+            "--step", type=click.IntRange(min=0), metavar="N", help="Checkpoint to use.  [default: newest whole one]"
+        ),
+        click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE ...]"),
+        click.argument("run", type=click.Path(path_type=Path)),
+    ):
+        command = decorate(command)
+    return command
+
+
+sequences_option = click.option(
+    "--sequences",
+    callback=lambda context, parameter, text: _sequences(text),
+    metavar="N|all",
+    help="Validation sequences of each domain.  [default: the run's train.eval_sequences, which training evaluates]",
+)
+
+
+def on_every_rank(use: Use, work: Callable[[OpenedRun], None]) -> None:
+    """Open the run and do ``work`` on every rank: in this process, or with ``--nproc`` in processes of their own.
+
+    Those get this command's own arguments. What can be found wrong before they start is found here.
+    """
+    from unipool_dist.inference.layout import inference_config
+
+    # Else torch tells of a lost peer in twenty lines of C++ frames, before the line that says what happened.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if use.nproc is not None:
+        inference_config(use.run, use.overrides, use.nproc)
+        from unipool_dist.cli.launch import launch_local
+
+        launch_local(_own_arguments(click.get_current_context()), use.nproc)
+        return
+    end_with_launcher()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is to be saved; no traceback from every rank
+    environment = read_environment()
+    config = inference_config(use.run, use.overrides, environment.world_size)
+    from unipool_dist.cli.ending import ending_clearly
+    from unipool_dist.inference.opened import opened_run
+
+    with ending_clearly(environment, config), opened_run(use.run, config, environment, use.step) as opened:
+        if opened.is_main:
+            for note in opened.notes:
+                click.echo(note, err=True)
+        work(opened)
+
+
+@contextmanager
+def count_bar(what: str, total: int, unit: str, *, show: bool) -> Iterator[Count]:
+    """A progress bar on stderr where that is a terminal and ``show``, else nothing."""
+    from tqdm import tqdm
+
+    hidden = not (show and sys.stderr.isatty())
+    with tqdm(total=total, desc=what, unit=f" {unit}", disable=hidden, file=sys.stderr) as bar:
+        yield lambda done: bar.update(done)
+
+
+def chosen_batches(run: OpenedRun, sequences: int | Literal["all"] | None) -> dict[str, Batch]:
+    """By domain, the validation sequences that ``--sequences`` asks for.
+
+    Raises:
+        UnipoolError: it leaves that to the run, which evaluates none.
+    """
+    from unipool_dist.inference.losses import validation_batches
+
+    count = run.config.train.eval_sequences if sequences is None else sequences
+    if count == 0:
+        raise UnipoolError("the run has train.eval_sequences=0, so say how many: --sequences=N, or --sequences=all")
+    return validation_batches(run, None if count == "all" else count)
+
+
+def _sequences(text: str | None) -> int | Literal["all"] | None:
+    """``None``: as many as in training."""
+    if text is None or text == "all":
+        return text  # type: ignore[return-value]
+    if not text.isdecimal() or int(text) == 0:
+        raise click.BadParameter(f"{text!r} is neither a number above 0 nor `all`", param_hint="--sequences")
+    return int(text)
+
+
+def _own_arguments(context: click.Context) -> Sequence[str]:
+    """The command line that this command was called with, without ``--nproc``."""
+    options: list[str] = []
+    arguments: list[str] = []
+    for parameter in context.command.get_params(context):
+        name = parameter.name
+        assert name is not None
+        if name == "nproc" or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[name]
+        if isinstance(parameter, click.Argument):
+            arguments += [str(each) for each in (value if parameter.nargs == -1 else [value])]
+        elif isinstance(parameter, click.Option) and parameter.is_flag:
+            options.append(parameter.opts[0])
+        else:
+            options.append(f"{parameter.opts[0]}={value}")
+    assert context.info_name is not None
+    return [context.info_name, *options, "--", *arguments]

@@ -1,0 +1,1 @@
+"""Using a run's model: opening it on any layout, its validation loss, tasks, and text."""

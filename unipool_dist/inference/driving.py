@@ -1,0 +1,65 @@
+"""One rank decides what all do: for libraries that know nothing of ranks, such as lm-eval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from unipool_dist.errors import RemoteError, UnipoolError
+
+A = TypeVar("A")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+def driven_by_rank_0(
+    group: dist.ProcessGroup, work: Callable[[A], R], drive: Callable[[Callable[[A], R]], T]
+) -> T | None:
+    """Run ``drive(call)`` on rank 0; whenever it calls ``call(argument)``, every rank runs ``work(argument)``.
+
+    Returns what ``drive`` returned, on rank 0, and ``None`` on the others, which meanwhile wait for its calls.
+
+    Args:
+        group: over which rank 0 speaks (gloo); the time from one call to the next is at most the group's timeout.
+        work: may communicate; ``drive`` itself must not.
+
+    Collectives: for each call one broadcast_object_list over ``group``, then those of ``work``; one broadcast more.
+
+    Raises:
+        UnipoolError: on rank 0, as ``drive`` raised it; on the others :class:`RemoteError`.
+    """
+    if group.rank() != 0:
+        _serve(group, work)
+        return None
+
+    def call(argument: A) -> R:
+        _exchange(group, ("work", argument))
+        return work(argument)
+
+    try:
+        result = drive(call)
+    except UnipoolError as error:
+        _exchange(group, ("failed", f"{type(error).__name__}: {error}"))
+        raise
+    _exchange(group, ("done", None))
+    return result
+
+
+def _serve(group: dist.ProcessGroup, work: Callable[[Any], object]) -> None:
+    while True:
+        kind, content = _exchange(group, None)
+        if kind == "done":
+            return
+        if kind == "failed":
+            raise RemoteError(f"rank 0 stopped: {content}")
+        work(content)
+
+
+def _exchange(group: dist.ProcessGroup, message: tuple[str, Any] | None) -> tuple[str, Any]:
+    """What rank 0 says, on every rank."""
+    box = [message]
+    dist.broadcast_object_list(box, group_src=0, group=group)
+    assert box[0] is not None
+    return box[0]

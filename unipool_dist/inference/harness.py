@@ -1,0 +1,169 @@
+"""Accuracy in multiple-choice tasks, through lm-eval, to which a run's model looks like any other.
+
+Needs the optional package lm-eval (``pip install 'unipool-dist[eval]'``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from unipool_dist.checkpoint.offline.counting import Bar, no_bar
+from unipool_dist.data import Corpus, Tokenizer
+from unipool_dist.errors import DataError, UnipoolError
+from unipool_dist.inference.heldout import held_out_questions
+from unipool_dist.inference.scoring import Request, Score
+from unipool_dist.inference.tasks import HELD_OUT, PAPER_TASKS, read_rows
+
+try:
+    import lm_eval
+    from datasets import Dataset
+    from lm_eval.api import task as _lm_eval_task
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.tasks import TaskManager
+except ImportError as error:
+    raise UnipoolError(f"--tasks needs the package lm-eval: pip install 'unipool-dist[eval]' ({error})") from None
+
+Answer = Callable[[list[Request]], list[Score]]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of a task's questions answered right, with standard errors (``None`` of a single question).
+
+    ``normalized`` divides the log-probability of every choice by its characters; ``None`` where lm-eval defines none.
+    """
+
+    questions: int
+    plain: float
+    plain_error: float | None
+    normalized: float | None
+    normalized_error: float | None
+
+
+def accuracies(
+    answer: Answer,
+    corpus: Corpus,
+    files: dict[str, list[Path]],
+    names: Sequence[str],
+    *,
+    limit: int | None = None,
+    at_once: int,
+    progress: Bar = no_bar,
+) -> dict[str, Accuracy]:
+    """Zero-shot accuracy in every task of ``names``.
+
+    Args:
+        answer: scores requests; is given at most ``at_once`` at a time.
+        files: of the tasks that are not made from ``corpus``.
+        limit: questions of each task that are asked, from the first on.
+        progress: told of requests.
+
+    Raises:
+        DataError: a task's data is not what lm-eval expects of it.
+    """
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    _lm_eval_task.tqdm = partial(tqdm, disable=True)  # shows bars of its own, terminal or not
+    manager = TaskManager(include_path=_task_folders(names), include_defaults=False)
+    tasks = [_task(manager, name, corpus, files) for name in names]
+    model = _Model(answer, corpus.tokenizer, at_once, progress)
+    results = lm_eval.evaluate(model, manager.load(tasks), limit=limit, bootstrap_iters=1, log_samples=False)
+    return {name: _accuracy(results["results"][name], results["n-samples"][name]["effective"]) for name in names}
+
+
+def _task_folders(names: Sequence[str]) -> list[str]:
+    """Folders of lm-eval in which the tasks are defined: to index them all takes it several seconds."""
+    top = Path(lm_eval.__file__).parent / "tasks"
+    return sorted({str(top / PAPER_TASKS[name].folder) for name in names if name != HELD_OUT})
+
+
+def _task(manager: TaskManager, name: str, corpus: Corpus, files: dict[str, list[Path]]) -> ConfigurableTask:
+    """lm-eval's task, or ours, with rows from here instead of a download."""
+    rows = [vars(question) for question in held_out_questions(corpus)] if name == HELD_OUT else read_rows(files[name])
+    definition: dict[str, Any] = {
+        "task": name,
+        "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)},
+        "training_split": None,
+        "validation_split": None,
+        "test_split": "test",
+    }
+    if name == HELD_OUT:
+        return ConfigurableTask(config=definition | _HELD_OUT_PROMPT)
+    if name == "lambada_openai":  # has perplexity too, whose error takes long to estimate
+        definition["metric_list"] = [_metric("acc")]
+    try:
+        # lm-eval lets fields of its tasks be set in the definition of a group.
+        return manager.load([{"group": "local", "task": [definition]}])["tasks"][name]
+    except Exception as error:  # whatever its functions raise at rows of another form
+        raise DataError(
+            f"task {name}: lm-eval {lm_eval.__version__} cannot use the rows in {', '.join(map(str, files[name]))} "
+            f"({type(error).__name__}: {error}); they are to be those of {PAPER_TASKS[name].dataset}"
+        ) from error
+
+
+def _accuracy(values: Mapping[str, Any], questions: int) -> Accuracy:
+    def number(name: str) -> float | None:
+        value = values.get(f"{name},none")
+        return value if isinstance(value, float) else None  # lm-eval writes "N/A"
+
+    plain = number("acc")
+    assert plain is not None
+    return Accuracy(questions, plain, number("acc_stderr"), number("acc_norm"), number("acc_norm_stderr"))
+
+
+class _Model(TemplateLM):
+    """A run's model as lm-eval sees it. An empty context is the end of a document."""
+
+    def __init__(self, answer: Answer, tokenizer: Tokenizer, at_once: int, progress: Bar) -> None:
+        super().__init__()
+        self._answer, self._tokenizer, self._at_once, self._progress = answer, tokenizer, at_once, progress
+
+    @property
+    def eot_token_id(self) -> int:
+        return self._tokenizer.eod
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        return self._tokenizer.encode(string)
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
+        """``requests``: ((texts), tokens of the context, tokens of the continuation)."""
+        wanted = [Request(context, continuation) for _, context, continuation in requests]
+        # Answers are longest first within a call; sorted before, calls are of equal lengths too.
+        order = sorted(range(len(wanted)), key=lambda i: -len(wanted[i].context) - len(wanted[i].continuation))
+        answers: dict[int, Score] = {}
+        with self._progress("choices", len(order)) as count:
+            for start in range(0, len(order), self._at_once):
+                part = order[start : start + self._at_once]
+                answers |= zip(part, self._answer([wanted[i] for i in part]), strict=True)
+                count(len(part))
+        return [(answers[i].logprob, answers[i].greedy) for i in range(len(wanted))]
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        raise NotImplementedError("no task here measures the likelihood of whole documents")
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        raise NotImplementedError("no task here generates text")
+
+
+def _metric(name: str) -> dict[str, Any]:
+    return {"metric": name, "aggregation": "mean", "higher_is_better": True}
+
+
+_HELD_OUT_PROMPT = {
+    "output_type": "multiple_choice",
+    "doc_to_text": "context",
+    "doc_to_choice": "choices",
+    "doc_to_target": "answer",
+    "target_delimiter": "",  # the choices begin with their white space
+    "metric_list": [_metric("acc"), _metric("acc_norm")],
+}

@@ -1,0 +1,80 @@
+"""A multiple-choice task made from a corpus's own validation text: which of four passages goes on here?
+
+Needs no data but the corpus. The wrong answers are true continuations of other passages of the same domain, equally
+long, so a model that knows only how often words occur is right one time in four, and length is no hint.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from unipool_dist.data import Corpus
+from unipool_dist.data.corpus import store_dtype
+from unipool_dist.errors import DataError
+
+CONTEXT_WORDS = 32
+CONTINUATION_WORDS = 16
+NUM_CHOICES = 4
+PER_DOMAIN = 100
+"""Questions asked of one domain, if it has so many passages."""
+_WORD = re.compile(r"\s*\S+")  # with the white space before it, so that words joined are the text again
+
+
+@dataclass(frozen=True)
+class Question:
+    """``choices[answer]`` is how ``context`` goes on."""
+
+    domain: str
+    context: str
+    choices: list[str]
+    answer: int
+
+
+def held_out_questions(corpus: Corpus, seed: int = 0) -> list[Question]:
+    """At most :data:`PER_DOMAIN` questions for each domain; the same for every run on this corpus.
+
+    Raises:
+        DataError: no domain has as many passages as a question has choices.
+    """
+    questions = []
+    for domain in corpus.domains:
+        passages = _passages(corpus, domain)
+        draw = random.Random(f"{seed}/{domain}")
+        draw.shuffle(passages)
+        if len(passages) < NUM_CHOICES:
+            continue
+        for number, (context, continuation) in enumerate(passages[:PER_DOMAIN]):
+            others = [other for i, (_, other) in enumerate(passages) if i != number and other != continuation]
+            wrong = draw.sample(others, NUM_CHOICES - 1)
+            answer = draw.randrange(NUM_CHOICES)
+            questions.append(Question(domain, context, [*wrong[:answer], continuation, *wrong[answer:]], answer))
+    if not questions:
+        raise DataError(
+            f"the validation text of {corpus.path} has no domain with {NUM_CHOICES} passages of "
+            f"{CONTEXT_WORDS + CONTINUATION_WORDS} words in one document, which task heldout needs; prepare a larger "
+            f"corpus or choose other tasks"
+        )
+    return questions
+
+
+def _passages(corpus: Corpus, domain: str) -> list[tuple[str, str]]:
+    """Context and continuation of the passages of the domain's validation documents, which do not overlap."""
+    size = CONTEXT_WORDS + CONTINUATION_WORDS
+    passages = []
+    for text in _documents(corpus, domain):
+        words = _WORD.findall(text)
+        for start in range(0, len(words) - size + 1, size):
+            split, end = start + CONTEXT_WORDS, start + size
+            passages.append(("".join(words[start:split]), "".join(words[split:end])))
+    return passages
+
+
+def _documents(corpus: Corpus, domain: str) -> list[str]:
+    store = corpus.prefix(domain, "validation").with_suffix(".validation.bin")
+    tokens = np.fromfile(store, dtype=store_dtype(corpus.vocab_size))
+    ends = np.flatnonzero(tokens == corpus.tokenizer.eod)
+    return [corpus.tokenizer.decode(ids.tolist()) for ids in np.split(tokens, ends + 1) if len(ids)]

@@ -1,0 +1,70 @@
+"""The configuration under which a run's model is used: the run's own, on a layout for the processes there are now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.progress import CONFIG_FILE
+from unipool_dist.config import Config, load_config, resolve_config
+from unipool_dist.errors import CheckpointError, ConfigError
+from unipool_dist.topology.layout import rank_grid
+
+_FREE = (
+    "parallel.",
+    "pool.parallel_size",
+    "pool.stages_per_group",
+    "train.micro_batch_size",
+    "train.dtype",
+    "data.path",
+    "checkpoint.verify",
+)
+_DEFAULT_LAYOUT = (
+    "parallel.pp=1",
+    "parallel.tp=1",
+    "parallel.dp=auto",
+    "pool.parallel_size=null",
+    "pool.stages_per_group=null",
+)
+
+
+def inference_config(run_dir: Path, overrides: Sequence[str], world_size: int) -> Config:
+    """The resolved configuration for using the run in ``run_dir`` with ``world_size`` processes.
+
+    Without overrides all processes are data-parallel replicas of the dense part that own the pool together, whatever
+    the layout was in training.
+
+    Raises:
+        CheckpointError: there is no run, or it has no checkpoint.
+        ConfigError: the run's configuration is not of this version, or an override would change the model.
+        TopologyError: the layout is impossible.
+    """
+    path = run_dir / CONFIG_FILE
+    if not path.is_file():
+        found = f"has no {CONFIG_FILE}" if run_dir.is_dir() else "is no directory"
+        raise CheckpointError(f"{run_dir} is no run: it {found}; give the run.dir of a run")
+    try:
+        config = load_config(path)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}\nThe run may be of another version of unipool_dist: use the one that wrote it"
+        ) from None
+    if not CheckpointDirectory(run_dir).steps():
+        raise CheckpointError(
+            f"{run_dir} has no checkpoint yet, so there is no model to use; one is saved every checkpoint.interval="
+            f"{config.checkpoint.interval} steps (0: none) and at the end of the run"
+        )
+    fixed = [name for name in overrides if not name.startswith(_FREE)]
+    if fixed:
+        raise ConfigError(
+            f"{', '.join(fixed)}: cannot be set for a model that is trained; what can be: "
+            f"{', '.join(name + '*' if name.endswith('.') else name for name in _FREE)}"
+        )
+    config = load_config(path, [*_DEFAULT_LAYOUT, *overrides])
+    # Any number of processes will do: there are no training steps whose batch they would have to share evenly.
+    batch = config.train.micro_batch_size * world_size
+    config = config.model_copy(update={"train": config.train.model_copy(update={"global_batch_size": batch})})
+    resolved = resolve_config(config, world_size)
+    rank_grid(resolved)
+    return resolved

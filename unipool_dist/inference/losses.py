@@ -1,0 +1,91 @@
+"""Validation loss of a run's model, domain by domain and over all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from unipool_dist.checkpoint.offline.counting import Count, uncounted
+from unipool_dist.data import Batch, Corpus, validation_sequences
+from unipool_dist.engine.evaluate import Evaluation, Rows, unobserved
+from unipool_dist.inference.opened import OpenedRun
+
+AT_ONCE = 256
+"""Sequences of one evaluation: a progress bar moves in between, and token losses are summed in fp32 within it."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Of validation text of ``tokens`` tokens predicted, in the mean ``nats_per_token``.
+
+    ``num_bytes`` is what these tokens are of the text: its bytes, times their share of its tokens, ends of documents
+    included.
+    """
+
+    tokens: int
+    nats_per_token: float
+    num_bytes: float
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.nats_per_token)
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats_per_token * self.tokens / math.log(2) / self.num_bytes
+
+
+def together(losses: Iterable[Loss]) -> Loss:
+    """Of all these texts, every token counting the same."""
+    losses = list(losses)
+    tokens = sum(loss.tokens for loss in losses)
+    nats = sum(loss.nats_per_token * loss.tokens for loss in losses)
+    return Loss(tokens, nats / tokens, sum(loss.num_bytes for loss in losses))
+
+
+def validation_batches(run: OpenedRun, count: int | None) -> dict[str, Batch]:
+    """By domain, the first ``count`` validation sequences, which training evaluates too, or with ``None`` all."""
+    length = run.config.model.sequence_length
+    return {
+        name: validation_sequences(
+            run.corpus, name, sequence_length=length, count=domain.validation_tokens if count is None else count
+        )
+        for name, domain in run.corpus.domains.items()
+    }
+
+
+def validation_losses(
+    run: OpenedRun, batches: Mapping[str, Batch], count: Count = uncounted, rows: Rows = unobserved
+) -> dict[str, Loss]:
+    """The loss of every domain, the same on every rank.
+
+    Args:
+        count: told of sequences done.
+        rows: told, before this rank runs them, which sequences of a domain; numbers past the last do not count.
+
+    Collectives: for each domain, and 256 sequences of it, those of :meth:`Evaluation.run`.
+    """
+    losses = {}
+    for name, batch in batches.items():
+        parts = []
+        for start in range(0, len(batch), AT_ONCE):
+            evaluation = Evaluation(run.config, run.groups, run.pipeline, partial(_absolute, rows, start))
+            part = batch.rows(start, start + AT_ONCE)
+            tokens = int(part.loss_mask.sum())
+            parts.append(Loss(tokens, evaluation.run({name: part})[name], _num_bytes(run.corpus, name, tokens)))
+            run.model.exchange.reset_traffic()  # or it would grow for ever
+            count(len(part))
+        losses[name] = together(parts)
+    return losses
+
+
+def _absolute(rows: Rows, start: int, domain: str, numbers: list[int]) -> None:
+    rows(domain, [start + number for number in numbers])
+
+
+def _num_bytes(corpus: Corpus, domain: str, tokens: int) -> float:
+    """Bytes of UTF-8 that ``tokens`` tokens of a domain's validation text stand for."""
+    record = corpus.domain(domain)
+    return tokens * record.validation_bytes / record.validation_tokens

@@ -1,0 +1,133 @@
+"""A run's model on this rank, ready to run forward: without optimizer states, and without taking the run's lock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from unipool_dist.checkpoint.compatibility import shape_differences
+from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.resume import DamagedError, Found, find_checkpoint
+from unipool_dist.checkpoint.weights import load_weights
+from unipool_dist.config import Config
+from unipool_dist.data import Corpus
+from unipool_dist.engine.pipeline import Pipeline
+from unipool_dist.errors import CheckpointError, DataError
+from unipool_dist.model.assembly import PooledModel, build_model
+from unipool_dist.topology.agreement import failing_together
+from unipool_dist.topology.environment import Environment
+from unipool_dist.topology.groups import ParallelGroups, process_groups
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """What a rank needs to use a run's model together with the others."""
+
+    run_dir: Path
+    step: int
+    tokens: int
+    """On which the model had been trained."""
+    config: Config
+    """The run's, on the present layout."""
+    corpus: Corpus
+    groups: ParallelGroups
+    model: PooledModel
+    pipeline: Pipeline
+    notes: tuple[str, ...]
+    """What the user should know of the checkpoint and the corpus."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which talks to the user."""
+        return self.groups.rank == 0
+
+
+@contextmanager
+def opened_run(run_dir: Path, config: Config, environment: Environment, step: int | None) -> Iterator[OpenedRun]:
+    """The model of the newest whole checkpoint of the run in ``run_dir``, or of that of ``step``.
+
+    Args:
+        config: from :func:`unipool_dist.inference.layout.inference_config`.
+
+    Collectives: those of :func:`unipool_dist.topology.groups.process_groups`; over ``storage`` agreement on the
+    corpus, then on a checkpoint, then those of :func:`unipool_dist.checkpoint.weights.load_weights`.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, it is damaged, or of another model than the run's configuration.
+        DataError: the corpus is missing or has another tokenizer.
+    """
+    with process_groups(config, environment) as groups:
+        with failing_together("opening the corpus", groups.storage):
+            corpus = _open_corpus(config)
+        model = build_model(config, groups)
+        found = _load(run_dir, config, corpus, groups, model, step)
+        yield OpenedRun(
+            run_dir=run_dir,
+            step=found.step,
+            tokens=found.progress.consumed_samples * config.model.sequence_length,
+            config=config,
+            corpus=corpus,
+            groups=groups,
+            model=model,
+            pipeline=Pipeline(config, groups, model),
+            notes=tuple(_notes(found, corpus)),
+        )
+
+
+def _open_corpus(config: Config) -> Corpus:
+    try:
+        return Corpus.open(config.data.path, verify="size")
+    except DataError as error:
+        raise DataError(f"{error}; or, if the run's corpus is elsewhere now, say where: data.path=DIRECTORY") from None
+
+
+def _load(
+    run_dir: Path, config: Config, corpus: Corpus, groups: ParallelGroups, model: PooledModel, step: int | None
+) -> Found:
+    """Load the weights; pass over checkpoints that are damaged, or that the run deletes meanwhile, unless ``step`` is
+    given."""
+    damaged: dict[int, str] = {}
+    while True:
+        found = find_checkpoint(
+            CheckpointDirectory(run_dir),
+            groups.storage,
+            from_step=step,
+            verify=config.checkpoint.verify,
+            damaged=damaged,
+        )
+        if found is None:
+            raise CheckpointError(f"{run_dir} has no checkpoint")
+        _check(found, config, corpus)
+        try:
+            load_weights(found, model, groups)
+            return found
+        except DamagedError as error:
+            if step is not None:
+                raise
+            damaged[error.step] = error.fault
+
+
+def _check(found: Found, config: Config, corpus: Corpus) -> None:
+    differences = shape_differences(found.config, config)
+    if differences:
+        raise CheckpointError(
+            f"{found.folder} is of another model than the run's config.yaml:\n  "
+            + "\n  ".join(differences)
+            + "\nRestore config.yaml from the checkpoint's own"
+        )
+    tokenizer = found.progress.data.tokenizer_hash
+    if tokenizer is not None and tokenizer != corpus.tokenizer_hash:
+        raise DataError(
+            f"the corpus at data.path={config.data.path} has another tokenizer than the run's; say where a corpus "
+            f"with the run's is: data.path=DIRECTORY"
+        )
+
+
+def _notes(found: Found, corpus: Corpus) -> Iterator[str]:
+    for step, fault in found.damaged.items():
+        yield f"warning: the checkpoint of step {step} is damaged and passed over: {fault}"
+    content = found.progress.data.content_hash
+    if content is not None and content != corpus.content_hash:
+        yield f"note: the corpus at {corpus.path} is not the one that the run was trained on"

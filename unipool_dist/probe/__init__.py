@@ -1,0 +1,1 @@
+"""What the routing of a trained model is worth, and how its layers share the experts."""

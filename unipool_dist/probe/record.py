@@ -1,0 +1,140 @@
+"""``RUN/probe/probe.json``: what a probe has found."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from unipool_dist.errors import UnipoolError
+from unipool_dist.observe.naming import naming
+from unipool_dist.observe.usage import Counts, Floats
+
+PROBE_DIR = "probe"
+PROBE_FILE = "probe.json"
+FORMAT_VERSION = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Randomized(_Record):
+    """Losses (nats per token) with one layer's experts drawn from ``candidates``, instead of chosen by its router."""
+
+    candidates: list[list[int]]
+    """By layer, the experts drawn from, by their number within the layer's pool."""
+    loss: list[list[float]]
+    """[seed][layer], over all domains, every token counting the same."""
+    domains: dict[str, list[list[float]]]
+
+    def added_to(self, loss: float) -> Floats:
+        """float64 [seeds, L]: the losses over all domains, less ``loss``."""
+        return np.array(self.loss) - loss
+
+
+class Probe(_Record):
+    """What was measured, and on what. Experts have global ids: expert e of pool g is ``g * num_experts + e``."""
+
+    format_version: int = FORMAT_VERSION
+    run: str
+    step: int
+    num_layers: int
+    num_pools: int
+    num_experts: int
+    """In one pool."""
+    top_k: int
+    corpus: str
+    """Hash of its content."""
+    tokens: dict[str, int]
+    """By domain, tokens predicted."""
+    loss: float
+    """As it is, over all domains; nats per token."""
+    domains: dict[str, float]
+    """The same of each domain."""
+    randomized: dict[str, Randomized]
+    """``pool``: over the layer's whole pool; ``matched``: over the 8 experts that it uses most, where there are
+    more."""
+    distinct: list[float]
+    """[layer]: distinct experts that a token has met over experts it was sent to, from the first layer to this."""
+    counts: dict[str, list[list[int]]]
+    """By domain, [layer][expert]: how often it was chosen."""
+    layers_using: list[int]
+    """[expert]: layers that make at least ``1 / (2 G)`` of its choices, G being the layers of its pool."""
+    lift: list[list[float | None]]
+    """[domain][expert]: its share of the domain's choices over the mean of its shares in all domains; null: in none."""
+
+    @property
+    def all_counts(self) -> Counts:
+        """int64 [L, E], over all domains."""
+        return np.array([*self.counts.values()], dtype=np.int64).sum(axis=0)
+
+    @property
+    def affinity(self) -> Floats:
+        """float64 [D, E]: :attr:`lift`, with NaN for null."""
+        return np.array(self.lift, dtype=np.float64)
+
+    @property
+    def layers_per_pool(self) -> int:
+        return self.num_layers // self.num_pools
+
+    @property
+    def title(self) -> str:
+        return f"{self.run}, step {self.step}"
+
+
+def write_probe(probe: Probe, run_dir: Path) -> Path:
+    """Write RUN/probe/probe.json, whole or not at all; returns its path.
+
+    Raises:
+        UnipoolError: it cannot be written.
+    """
+    path = run_dir / PROBE_DIR / PROBE_FILE
+    with naming(path):
+        path.parent.mkdir(exist_ok=True)
+        draft = path.with_name(path.name + ".new")
+        draft.write_text(json.dumps(probe.model_dump(), allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(draft, path)
+    return path
+
+
+def read_probe(run_dir: Path) -> Probe:
+    """The probe of the run in ``run_dir``.
+
+    Raises:
+        UnipoolError: there is none, or it is damaged or of another version.
+    """
+    path = run_dir / PROBE_DIR / PROBE_FILE
+    again = f"run `unipool-dist probe {run_dir}`"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["format_version"] != FORMAT_VERSION:
+            raise UnipoolError(
+                f"{path} has format_version={values['format_version']}, this version reads {FORMAT_VERSION}; {again}"
+            )
+        return Probe.model_validate(values)
+    except FileNotFoundError:
+        raise UnipoolError(f"{run_dir} has not been probed: there is no {path}; {again} first") from None
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise UnipoolError(f"{path} cannot be read: {type(error).__name__}; {again}") from None
+
+
+def check_comparable(other: Probe, corpus: str, tokens: dict[str, int]) -> None:
+    """Refuse to put ``other`` beside a probe of other text.
+
+    Args:
+        corpus: hash of its content.
+        tokens: by domain, those to be predicted.
+
+    Raises:
+        UnipoolError: corpora or sequences differ.
+    """
+    if (other.corpus, other.tokens) != (corpus, tokens):
+        raise UnipoolError(
+            f"{other.run} was probed on {sum(other.tokens.values()):,} tokens of corpus {other.corpus[:12]}, not on "
+            f"the {sum(tokens.values()):,} of corpus {corpus[:12]} that are to be used now; probe both on the same "
+            f"corpus with the same --sequences"
+        )
