@@ -19,7 +19,7 @@ SOAK_ARGS ?=
 BENCH_ARGS ?=
 
 # A variable, because a comma would end the argument of a $(call).
-DEV_EXTRAS := test,dev
+DEV_EXTRAS := test,dev,eval
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed

@@ -27,7 +27,7 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     sources = [f"--source={name}={path}" for name, path in write_sources(folder).items()]
     command = [sys.executable, "-m", "unipool_dist", "data", "prepare", str(folder / "out"), *sources]
-    subprocess.run([*command, "--vocab-size", "320"], check=True, timeout=120)
+    subprocess.run([*command, "--vocab-size", "320"], check=True, timeout=600)
     return folder / "out"
 
 
@@ -48,5 +48,5 @@ def small_run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         "log.interval=20",
         "log.tensorboard=false",
     )
-    subprocess.run(train_command(tiny_corpus, run_dir, 1, *overrides), check=True, timeout=240)
+    subprocess.run(train_command(tiny_corpus, run_dir, 1, *overrides), check=True, timeout=600)
     return run_dir

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def figures() -> dict[str, Any]:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.run", "--quick", "--json"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True, timeout=600)
     return json.loads(done.stdout[done.stdout.index("{") :])
 
 
@@ -37,7 +37,7 @@ def test_the_benchmark_of_checkpoints_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.checkpoint", "--quick", "--json"]
     command += ["--folder", str(tmp_path)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True, timeout=600)
     rounds = json.loads(done.stdout[done.stdout.index("[") :])
     assert len(rounds) == 2
     assert all(value > 0 for figures in rounds for value in figures.values())

@@ -30,7 +30,7 @@ def command_of(corpus: Path, run_dir: Path, *arguments: str, nproc: int | None =
 
 def complete(command: list[str], status: int = 0) -> tuple[str, str]:
     """Run to the end; returns what was said on stdout and on stderr."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=one_thread())
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=one_thread())
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     return done.stdout, done.stderr

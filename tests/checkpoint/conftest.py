@@ -15,5 +15,5 @@ def trained(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """The run directory of four steps on two processes, with checkpoints of steps 2 and 4. Not to be changed."""
     run_dir = tmp_path_factory.mktemp("trained") / "run"
     overrides = ("checkpoint.interval=2", "train.steps=4", "log.tensorboard=false")
-    subprocess.run(train_command(tiny_corpus, run_dir, 2, *overrides), check=True, timeout=120)
+    subprocess.run(train_command(tiny_corpus, run_dir, 2, *overrides), check=True, timeout=600)
     return run_dir

@@ -40,7 +40,7 @@ def continued(trained: Path, tiny_corpus: Path, tmp_path_factory: pytest.TempPat
     for name, overrides in (("original", ("train.steps=4",)), ("resharded", ("train.steps=4",)), ("imported", STILL)):
         command = train_command(tiny_corpus, top / name, 1, *overrides, "log.tensorboard=false", "--resume")
         running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-    outputs = [process.communicate(timeout=120)[0] for process in running]
+    outputs = [process.communicate(timeout=600)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], outputs
     return top
 

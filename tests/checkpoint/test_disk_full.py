@@ -95,7 +95,7 @@ def test_a_run_goes_on_without_room_for_checkpoints_and_can_be_resumed_once_ther
     (disk / BALLAST).write_bytes(b"0" * 2_800_000)
     settings = ("train.steps=12", "checkpoint.interval=4", "checkpoint.keep_last=0", "log.interval=1", "parallel.pp=2")
     command = train_command(tiny_corpus, disk / "run", 2, *settings)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     output = done.stdout + done.stderr
     directory = CheckpointDirectory(disk / "run")
     assert done.returncode == 1, output
@@ -108,7 +108,7 @@ def test_a_run_goes_on_without_room_for_checkpoints_and_can_be_resumed_once_ther
     assert _steps(disk / "run") == list(range(1, 13)), "it trained to the end"
 
     (disk / BALLAST).unlink()
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "resumed after step 4 of 12" in done.stdout
     assert directory.steps() == [4, 8, 12] and all(is_whole(directory, step) for step in (4, 8, 12))
@@ -125,7 +125,7 @@ def test_without_room_for_metrics_the_run_ends_with_an_error_that_names_the_file
             while not directory.steps() and run.poll() is None and time.monotonic() < until:
                 time.sleep(0.05)
             fill(disk, leave=0)
-            output, errors = run.communicate(timeout=60)
+            output, errors = run.communicate(timeout=240)
         finally:
             run.kill()
     assert run.returncode == 1, output + errors

@@ -111,7 +111,7 @@ def test_a_second_run_is_refused_and_a_second_signal_ends_the_first_at_once(
     time.sleep(0.5)
     run.process.send_signal(signal.SIGINT)
     began = time.monotonic()
-    status, output = run.end(timeout_s=20)
+    status, output = run.end()
     assert status == 1 and time.monotonic() - began < 10
     assert output.count("SIGINT received, the second signal: ending at once, without saving") == 2
     assert "ended at a second signal, SIGINT; all processes were ended" in output.splitlines()[-1]

@@ -33,7 +33,7 @@ class Verdict:
         return str(self.check(name)["status"])
 
 
-def examine(*arguments: str, cwd: Path, timeout_s: float = 60) -> Verdict:
+def examine(*arguments: str, cwd: Path, timeout_s: float = 240) -> Verdict:
     """The command as a user calls it."""
     done = subprocess.run(
         [*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout_s, env=one_thread()
@@ -42,7 +42,7 @@ def examine(*arguments: str, cwd: Path, timeout_s: float = 60) -> Verdict:
 
 
 def examine_as_ranks(
-    script: str, ranks: list[int], world_size: int, *arguments: str, cwd: Path, timeout_s: float = 60
+    script: str, ranks: list[int], world_size: int, *arguments: str, cwd: Path, timeout_s: float = 240
 ) -> Verdict:
     """Each of ``ranks`` as SLURM would start it, after ``script``, which may change what the rank is or sees."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world_size)}

@@ -99,7 +99,7 @@ def test_a_slow_rank_is_named(tmp_path: Path) -> None:
                 assert process.poll() is None and time.monotonic() < until
                 time.sleep(0.005)
             with held(rank_of(process.pid, 2)):
-                output, _ = process.communicate(timeout=60)
+                output, _ = process.communicate(timeout=240)
         finally:
             process.kill()
     verdict = Verdict([process.returncode], json.loads(output), "")
@@ -205,7 +205,7 @@ def test_without_rank_0_the_others_say_so(tmp_path: Path) -> None:
 
 def test_a_layout_that_cannot_be_is_a_failed_check_and_the_table_says_what_to_do(tmp_path: Path) -> None:
     command = [*(part for part in COMMAND if part != "--json"), "--time-limit=0", "parallel.pp=3", "run.dir=."]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=one_thread())
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, env=one_thread())
     lines = done.stdout.splitlines()
     assert done.returncode == 1, done.stderr
     assert next(line for line in lines if line.startswith("fail  configuration  "))

@@ -58,7 +58,7 @@ class Running:
         with log.open("w") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
 
-    def wait_for(self, text: str, timeout_s: float = 90) -> None:
+    def wait_for(self, text: str, timeout_s: float = 300) -> None:
         deadline = time.monotonic() + timeout_s
         while text not in self.log.read_text():
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
@@ -98,7 +98,7 @@ def test_a_killed_rank_ends_the_run_and_is_named(start: Callable[..., Running]) 
     run = start("parallel.pp=2", *ENDLESS)
     run.wait_for("step      3/")
     os.kill(run.workers()[1], signal.SIGKILL)
-    code, output = run.end(timeout_s=30)
+    code, output = run.end(timeout_s=120)
     assert code == 1
     assert "was killed by SIGKILL" in output and "all processes were ended" in output
     assert "Traceback" not in output
@@ -109,14 +109,14 @@ def test_a_stuck_rank_ends_the_run_within_the_timeout(start: Callable[..., Runni
     run = start("parallel.pp=2", *ENDLESS, "parallel.timeout_s=5", "run.watchdog_s=1000")
     run.wait_for("step      3/")
     os.kill(run.workers()[1], signal.SIGSTOP)
-    code, output = run.end(timeout_s=60)
+    code, output = run.end(timeout_s=180)
     assert code == 1
     assert "lost the other processes in a collective" in output and "parallel.timeout_s=5" in output
 
 
 def test_an_impossible_layout_is_refused_before_processes_start(start: Callable[..., Running]) -> None:
     run = start("parallel.pp=2", "parallel.dp=4")
-    code, output = run.end(timeout_s=30)
+    code, output = run.end(timeout_s=120)
     assert code == 1
     assert output.startswith(
         "error: parallel.pp=2 x parallel.tp=1 x parallel.dp=4 needs 8 processes but 2 were started"
@@ -127,7 +127,7 @@ def test_a_missing_file_is_named(start: Callable[..., Running], tiny_corpus: Pat
     broken = tmp_path / "broken"
     shutil.copytree(tiny_corpus, broken)
     (broken / "sums.train.bin").unlink()
-    code, output = start(corpus=broken).end(timeout_s=30)
+    code, output = start(corpus=broken).end(timeout_s=120)
     assert code == 1
     assert "sums.train.bin is missing" in output and "unipool-dist data prepare" in output
 
@@ -138,11 +138,11 @@ def test_a_corrupt_file_stops_all_ranks(start: Callable[..., Running], tiny_corp
     shutil.copytree(tiny_corpus, broken)
     store = broken / "sums.train.bin"
     store.write_bytes(b"\xff" * store.stat().st_size)
-    code, output = start("parallel.pp=2", corpus=broken).end(timeout_s=60)
+    code, output = start("parallel.pp=2", corpus=broken).end(timeout_s=180)
     assert code == 1
     assert "has token 65535, outside vocab_size=320" in output and "data.verify=hash" in output
     run = start("parallel.pp=2", "data.verify=hash", "--overwrite", corpus=broken)
-    code, output = run.end(timeout_s=60)
+    code, output = run.end(timeout_s=180)
     assert code == 1
     assert "sums.train.bin is corrupt" in output
 
@@ -150,6 +150,6 @@ def test_a_corrupt_file_stops_all_ranks(start: Callable[..., Running], tiny_corp
 def test_a_run_directory_is_not_overwritten(start: Callable[..., Running], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("{}\n")
-    code, output = start().end(timeout_s=30)
+    code, output = start().end(timeout_s=120)
     assert code == 1
     assert "already holds a run" in output and "--overwrite" in output

@@ -38,7 +38,7 @@ def submit(
         env={**os.environ, "PATH": path, **(variables or {})},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -80,7 +80,7 @@ class Batch:
 
     def run(self, restart: int = 0) -> tuple[int, str]:
         process = self.start(restart)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=240)
         return process.returncode, output
 
     @property
@@ -151,7 +151,7 @@ def test_while_slurm_ends_the_job_it_waits_for_the_tasks_and_starts_nothing(batc
         time.sleep(0.05)
     time.sleep(0.3)
     process.terminate()
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 143 and "the job is being ended" in output
     (attempt,) = AttemptLog.read(batch.folder.path).attempts
     assert attempt.outcome == "interrupted" and attempt.status == 143 and batch.num_requeued == 0

@@ -59,7 +59,7 @@ def launch(
         env={**clean, **variables},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
 

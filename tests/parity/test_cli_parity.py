@@ -29,7 +29,7 @@ def test_metrics_agree_between_layouts(tiny_corpus: Path, tmp_path: Path) -> Non
         command = train_command(
             tiny_corpus, run_dir, nproc, f"train.steps={STEPS}", "optimizer.epsilon=1e-5", *overrides
         )
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert str(run_dir / "loss_curve.png") in done.stdout
         for produced in ("loss_curve.png", "expert_usage.png", "config.yaml", "tensorboard"):

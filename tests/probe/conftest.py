@@ -22,5 +22,5 @@ def layered_run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         "train.steps=4",
         "log.tensorboard=false",
     )
-    subprocess.run(train_command(tiny_corpus, run_dir, 1, *overrides), check=True, timeout=240)
+    subprocess.run(train_command(tiny_corpus, run_dir, 1, *overrides), check=True, timeout=600)
     return run_dir

@@ -21,7 +21,7 @@ def blocked():
     libc.pthread_mutex_lock(mutex)
     libc.pthread_mutex_lock(mutex)  # for ever, without the GIL; no signal interrupts it
 def wait_for(condition):
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -60,7 +60,7 @@ def said(process: Program) -> str:
 
 def end(process: Program) -> tuple[int, str, str]:
     """Exit status, and what is left of stdout and stderr."""
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     return process.returncode, out, err
 
 

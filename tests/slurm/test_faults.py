@@ -25,7 +25,7 @@ SLOW = "train.global_batch_size=48"  # for what takes SLURM half a minute to see
 def one_process(corpus: Path, run_dir: Path, *overrides: str) -> dict[str, list[float]]:
     """Metrics of one process, without SLURM."""
     command = train_command(corpus, run_dir, 1, *SETTINGS, *overrides)
-    subprocess.run(command, env=one_thread(), check=True, timeout=180, stdout=subprocess.DEVNULL)
+    subprocess.run(command, env=one_thread(), check=True, timeout=600, stdout=subprocess.DEVNULL)
     return columns(run_dir)
 
 

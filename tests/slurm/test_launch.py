@@ -24,7 +24,7 @@ def one_process(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """What each column of the metrics is, step by step, without SLURM."""
     run_dir = tmp_path_factory.mktemp("one-process") / "run"
     command = train_command(tiny_corpus, run_dir, 1, *SETTINGS)
-    subprocess.run(command, env=one_thread(), check=True, timeout=120)
+    subprocess.run(command, env=one_thread(), check=True, timeout=600)
     return columns(run_dir)
 
 

@@ -30,11 +30,11 @@ class Run:
                 command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=one_thread()
             )
 
-    def wait_for_text(self, text: str, timeout_s: float = 120) -> None:
+    def wait_for_text(self, text: str, timeout_s: float = 300) -> None:
         """Until ``text`` was said."""
         self._wait(lambda: text in self.output(), timeout_s)
 
-    def wait_for_step(self, step: int, timeout_s: float = 120) -> None:
+    def wait_for_step(self, step: int, timeout_s: float = 300) -> None:
         """Until ``step``, or a later one, is recorded."""
         self._wait(lambda: last_step(self.run_dir) >= step, timeout_s)
 
@@ -57,7 +57,7 @@ class Run:
                     found[int(rank)] = child.pid
         return found
 
-    def end(self, timeout_s: float = 120) -> tuple[int, str]:
+    def end(self, timeout_s: float = 300) -> tuple[int, str]:
         """Exit status and everything that was said."""
         try:
             return self.process.wait(timeout_s), self.output()

@@ -36,7 +36,7 @@ TINY = (
     "optimizer.lr=0.01",
     "optimizer.min_lr=0.001",
     "optimizer.warmup_steps=1",
-    "parallel.timeout_s=60",
+    "parallel.timeout_s=180",
 )
 
 

@@ -66,7 +66,7 @@ def complete(*arguments: object, stdin: str = "", status: int = 0) -> tuple[str,
     """Run a command to its end in a process of its own; its standard output and standard error."""
     command = [sys.executable, "-m", "unipool_dist", *map(str, arguments)]
     done = subprocess.run(
-        command, input=stdin, capture_output=True, text=True, timeout=240, check=False, env=one_thread()
+        command, input=stdin, capture_output=True, text=True, timeout=600, check=False, env=one_thread()
     )
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr

@@ -30,7 +30,7 @@ class Workers:
         self._processes: list[Any] = []
         self._connections: list[Connection] = []
 
-    def run(self, function: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 120) -> list[Any]:
+    def run(self, function: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 600) -> list[Any]:
         """Run ``function`` on ranks ``0 .. world_size - 1``; return their results.
 
         Raises:
