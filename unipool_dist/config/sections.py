@@ -109,6 +109,9 @@ class OptimizerSection(Section):
     name: Literal["adamw", "sgd"] = Field("adamw", description="update rule")
     lr: Positive = Field(1e-3, description="learning rate after warm-up")
     min_lr: NonNegative = Field(1e-4, description="learning rate at the last step, where it decays")
+    router_lr_scale: Positive = Field(
+        1.0, description="learning rate of the routers over that of the other parameters, at every step"
+    )
     warmup_steps: Annotated[int, Field(ge=0)] = Field(10, description="steps of linear rise from 0 to lr")
     decay: Literal["cosine", "linear", "constant"] = Field("cosine", description="how lr falls to min_lr")
     weight_decay: NonNegative = Field(0.01, description="strength of weight decay")

@@ -1,4 +1,4 @@
-"""The optimizer of one rank: ZeRO for dense parameters, routers and experts, one learning rate, one gradient norm."""
+"""The optimizer of one rank: ZeRO for dense parameters, routers and experts, one schedule, one gradient norm."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class PooledOptimizer:
     """All of one rank's optimizers, stepped together.
 
     Dense parameters (in the run's type) and routers (always fp32) are sharded over the data-parallel group, experts
-    over the expert-data-parallel group. Norms, biases and other vectors have no weight decay.
+    over the expert-data-parallel group. Norms, biases and other vectors have no weight decay. The learning rate of the
+    routers is ``optimizer.router_lr_scale`` times that of all others, from the first step to the last.
 
     Collectives: every method that communicates does so for dense parameters first, then routers, then experts.
     """
@@ -84,7 +85,8 @@ class PooledOptimizer:
         return float(squared.sqrt())
 
     def step(self, grad_norm: float) -> float:
-        """Clip to ``optimizer.clip_grad``, advance the schedule, update all parameters; return the learning rate used.
+        """Clip to ``optimizer.clip_grad``, advance the schedule, update all parameters; return the learning rate of all
+        but the routers.
 
         Collectives: all-gathers over the data-parallel and expert-data-parallel groups.
         """
@@ -96,7 +98,7 @@ class PooledOptimizer:
         self._scheduler.step(increment=1)
         for optimizer in self._optimizers:
             optimizer.step()
-        return float(self._optimizers[0].param_groups[0]["lr"])
+        return float(self._scheduler.get_lr({}))  # of a group without a schedule of its own
 
     def dense_shards(self) -> list[StateShard]:
         """Masters and states of the dense parameters and routers that are on this rank."""

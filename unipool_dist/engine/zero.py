@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from unipool_dist.config.sections import OptimizerSection
 from unipool_dist.engine.gradients import all_reduce_in_buckets
 from unipool_dist.engine.zero_state import StateShard, finish_loading, state_shards
 from unipool_dist.pool.main_grad import main_grad
+from unipool_dist.pool.router import is_router_parameter
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import, which otherwise warns that it has to guess
@@ -67,18 +69,19 @@ class ZeroOptimizer:
         self._named_parameters = named_parameters
         self._parameters = [parameter for _, parameter in named_parameters]
         param_groups, self._counted = [], []
-        for sharded in (True, False):
-            for decay in (True, False):
-                members = [
-                    p
-                    for p in self._parameters
-                    if (getattr(p, "tp_dim", None) is not None) == sharded and (p.dim() > 1) == decay
-                ]
-                if members:
-                    param_groups.append({"params": members, "wd_mult": float(decay), "lr": settings.lr})
-                    # With replicated states one rank speaks for the group.
-                    counted = sharded or count_replicated
-                    self._counted.append(counted and (zero.stage == 1 or group.rank() == 0))
+        for kind, members in _by_kind(named_parameters, settings.router_lr_scale).items():
+            param_groups.append(
+                {
+                    "params": members,
+                    "wd_mult": float(kind.decays),
+                    # Megatron's schedule of this group: from 0 to the one, then to the other.
+                    "max_lr": kind.lr_scale * settings.lr,
+                    "min_lr": kind.lr_scale * settings.min_lr,
+                }
+            )
+            # With replicated states one rank speaks for the group.
+            counted = kind.sharded or count_replicated
+            self._counted.append(counted and (zero.stage == 1 or group.rank() == 0))
         numel = sum(parameter.numel() for parameter in self._parameters)
         self._zero = DeepSpeedZeroOptimizer(
             _torch_optimizer(param_groups, settings),
@@ -151,6 +154,27 @@ class ZeroOptimizer:
         Collectives: all-gathers over the group.
         """
         finish_loading(self._zero, steps)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What parameters of one param group have in common."""
+
+    sharded: bool
+    """Over tensor parallelism."""
+    decays: bool
+    lr_scale: float
+
+
+def _by_kind(
+    named_parameters: list[tuple[str, nn.Parameter]], router_lr_scale: float
+) -> dict[_Kind, list[nn.Parameter]]:
+    kinds: dict[_Kind, list[nn.Parameter]] = {}
+    for name, parameter in named_parameters:
+        lr_scale = router_lr_scale if is_router_parameter(name) else 1.0
+        kind = _Kind(getattr(parameter, "tp_dim", None) is not None, parameter.dim() > 1, lr_scale)
+        kinds.setdefault(kind, []).append(parameter)
+    return kinds
 
 
 def _group_of_one() -> dist.ProcessGroup:

@@ -66,6 +66,11 @@ def make_router(pool: PoolSection, hidden_size: int) -> NormRouter | SoftmaxRout
     return SoftmaxRouter(pool.num_experts, hidden_size)
 
 
+def is_router_parameter(name: str) -> bool:
+    """Whether the parameter of this name, in the whole model or in a stage, is a router's."""
+    return "router" in name.split(".")
+
+
 @lru_cache
 def norm_constant(num_experts: int, top_k: int) -> float:
     """Mean of ``1 / ||top-k(relu(g / ||g||))||`` over ``g ~ N(0, I_M)`` with at least one positive component.
