@@ -72,7 +72,7 @@ def held_at_the_end(start_in: Start, tmp_path_factory: pytest.TempPathFactory) -
 
 def ended_by_watchdog(run: Run) -> tuple[list[str], Path]:
     """The summary's lines, without the blanks before them, and the folder with the stacks."""
-    status, output = run.end(60)
+    status, output = run.end()
     assert status == 75, output
     assert "Traceback" not in output and "lost the other processes" not in output
     (folder,) = (run.run_dir / "watchdog").iterdir()

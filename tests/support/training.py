@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -90,9 +91,13 @@ class RankResult:
 @contextmanager
 def built(config: Config, environment: Environment) -> Iterator[tuple[ParallelGroups, PooledModel, TrainStep]]:
     """A model on this rank, ready to train."""
+    gc.collect()  # what an earlier one left in cycles holds groups, whose threads wake a hundred times a second
+    gc.freeze()  # the rest is modules, not to be looked through every time
     with process_groups(config, environment) as groups:
         model = build_model(config, groups)
-        yield groups, model, TrainStep(config, groups, model)
+        train_step = TrainStep(config, groups, model)
+        yield groups, model, train_step
+        train_step.optimizer.close()
 
 
 def train_variants(

@@ -6,6 +6,7 @@ process groups.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing as mp
 import os
 import random
@@ -112,3 +113,4 @@ def _serve(connection: Connection) -> None:
             connection.send(("result", function(environment, *args)))
         except BaseException:
             connection.send(("error", traceback.format_exc()))
+        gc.collect()  # groups in cycles keep threads that wake a hundred times a second

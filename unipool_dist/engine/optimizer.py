@@ -122,3 +122,8 @@ class PooledOptimizer:
             optimizer.finish_loading(steps)
         self._scheduler.num_steps = 0
         self._scheduler.step(increment=steps)
+
+    def close(self) -> None:
+        """Let go of the parameters, before the groups are left, in a process that goes on to something else."""
+        for optimizer in self._optimizers:
+            optimizer.close()

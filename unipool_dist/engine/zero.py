@@ -148,6 +148,13 @@ class ZeroOptimizer:
         """Masters and optimizer states of this rank's partition, to be read or written into."""
         return list(state_shards(self._zero, self._named_parameters))
 
+    def close(self) -> None:
+        """Let go of the parameters: DeepSpeed's hooks on them keep it, and its groups, alive for ever.
+
+        Only for processes that go on to something else. Collectives: none, but the groups must still be there.
+        """
+        self._zero.destroy()
+
     def finish_loading(self, steps: int) -> None:
         """Call once states were written into, ``steps`` being the optimizer's steps so far.
 
