@@ -30,22 +30,21 @@ _SHAPE = (
     "pool.router",
 )
 _RUN = ("train.global_batch_size", "train.seed", "data.weights", "optimizer.name")
-_FREE = (
+_ANYWHERE = (
     "parallel.",
     "pool.parallel_size",
     "pool.stages_per_group",
-    "pool.router_init_std",
-    "model.init_std",
     "model.vocab_divisor",
     "data.path",
     "data.verify",
     "train.micro_batch_size",
-    "train.eval_",
     "optimizer.deepspeed",
     "log.",
     "run.",
     "checkpoint.",
 )
+"""How and where a run is made, not what it is."""
+_FREE = (*_ANYWHERE, "pool.router_init_std", "model.init_std", "train.eval_")
 
 
 def check_compatible(saved: Config, saved_data: DataIdentity, now: Config, now_data: DataIdentity) -> list[str]:
@@ -86,6 +85,21 @@ def check_compatible(saved: Config, saved_data: DataIdentity, now: Config, now_d
 def shape_differences(saved: Config, now: Config) -> list[str]:
     """One line for each field in which the models of two resolved configurations differ."""
     return _differences(_flat(saved), _flat(now), _SHAPE)
+
+
+def run_differences(begun: Config, now: Config) -> list[str]:
+    """One line for each field by which two resolved configurations describe different runs, from the first step on.
+
+    ``model.vocab_size`` counts only if both have one: it may come from the corpus.
+    """
+    before, after = _flat(begun), _flat(now)
+    return [
+        f"{name}: {before[name]} in the run, {after[name]} now"
+        for name in before
+        if before[name] != after[name]
+        and not name.startswith(_ANYWHERE)
+        and not (name == "model.vocab_size" and None in (before[name], after[name]))
+    ]
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any], names: Iterable[str]) -> list[str]:

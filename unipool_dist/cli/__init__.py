@@ -15,6 +15,10 @@ COMMANDS = {
     "data": ("unipool_dist.cli.data", "Prepare corpora, and show what they hold."),
     "doctor": ("unipool_dist.cli.doctor", "Examine what a run is about to use, and name what is slow."),
     "eval": ("unipool_dist.cli.eval", "Evaluate the model of RUN: validation loss, and accuracy in tasks."),
+    "experiment": (
+        "unipool_dist.cli.experiment",
+        "Train the variants that FILE describes, each with several seeds.",
+    ),
     "generate": ("unipool_dist.cli.generate", "Continue a text with a run's model."),
     "model": ("unipool_dist.cli.model", "Show parameters, FLOPs per token and bytes per rank of CONFIG."),
     "probe": (

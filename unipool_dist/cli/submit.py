@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from unipool_dist.errors import ConfigError, UnipoolError
+from unipool_dist.errors import UnipoolError
+
+if TYPE_CHECKING:
+    from unipool_dist.jobs.render import Resources
 
 _TIME = re.compile(r"\d+|\d+:\d+(:\d+)?|\d+-\d+(:\d+){0,2}|UNLIMITED")
 
@@ -58,8 +64,7 @@ def submit(
     unipool-dist submit configs/small.yaml --nodes 2 --gpus-per-node 8 --time 24:00:00
     unipool-dist submit --resume runs/small-20260102-030405 --time 48:00:00
     """
-    if limit is not None and not _TIME.fullmatch(limit):
-        raise click.UsageError(f"--time {limit}: give minutes, HH:MM:SS or D-HH, as sbatch takes it")
+    check_time(limit)
     if run_dir is not None:
         if config_path is not None or sweeps or overrides:
             raise click.UsageError("--resume RUN submits the run as it was frozen; give no CONFIG with it")
@@ -74,24 +79,17 @@ def submit(
         raise click.UsageError(f"missing: {', '.join(missing)}")
     assert config_path is not None and nodes is not None and limit is not None
     from unipool_dist.jobs.profile import load_profile
-    from unipool_dist.jobs.render import Resources
     from unipool_dist.jobs.submission import Request, discard, prepare, script_of, write
     from unipool_dist.jobs.submission import submit as hand_in
 
-    if gpus_per_node and tasks_per_node and tasks_per_node != gpus_per_node:
-        raise click.UsageError(f"--tasks-per-node {tasks_per_node}: there is one process per GPU, {gpus_per_node}")
-    resources = Resources(
-        name=name or config_path.stem,
-        nodes=nodes,
-        tasks_per_node=tasks_per_node or gpus_per_node or 1,
-        gpus_per_node=gpus_per_node or 0,
-        time=limit,
+    resources = replace(
+        resources_of(name or config_path.stem, nodes, gpus_per_node, tasks_per_node, limit),
         after=after,
         requeue=not no_requeue,
     )
-    request = Request(config_path, overrides, sweeps, resources, load_profile(profile_path), doctor, template)
-    prepared = prepare(request, max_parallel=max_parallel)
-    _check_corpora([config.data.path for config in prepared.configs.values()])
+    request = Request(resources, load_profile(profile_path), doctor, template)
+    prepared = prepare(request, config_path, overrides, sweeps, max_parallel=max_parallel)
+    check_corpora(config.data.path for config in prepared.configs.values())
     for note in prepared.notes:
         click.echo(f"note: {note}", err=True)
     if dry_run:
@@ -103,12 +101,33 @@ def submit(
     except UnipoolError:
         discard(prepared)
         raise
-    _tell(job_id, prepared.folder.run_dir, array=bool(sweeps))
+    tell_submitted(job_id, prepared.folder.run_dir, array=bool(sweeps))
+
+
+def check_time(limit: str | None) -> None:
+    """Refuse what sbatch would refuse only after everything is frozen."""
+    if limit is not None and not _TIME.fullmatch(limit):
+        raise click.UsageError(f"--time {limit}: give minutes, HH:MM:SS or D-HH, as sbatch takes it")
+
+
+def resources_of(name: str, nodes: str, gpus_per_node: int | None, tasks_per_node: int | None, limit: str) -> Resources:
+    """What the options of a command ask for."""
+    from unipool_dist.jobs.render import Resources
+
+    if gpus_per_node and tasks_per_node and tasks_per_node != gpus_per_node:
+        raise click.UsageError(f"--tasks-per-node {tasks_per_node}: there is one process per GPU, {gpus_per_node}")
+    return Resources(
+        name=name,
+        nodes=nodes,
+        tasks_per_node=tasks_per_node or gpus_per_node or 1,
+        gpus_per_node=gpus_per_node or 0,
+        time=limit,
+    )
 
 
 def _submit_again(run_dir: Path, *, nodes: str | None, limit: str | None, after: str | None, dry_run: bool) -> None:
     from unipool_dist.jobs.folder import JobFolder
-    from unipool_dist.jobs.slurm import show_array
+    from unipool_dist.jobs.submission import check_idle
     from unipool_dist.jobs.submission import submit as hand_in
 
     folder = JobFolder(run_dir.resolve())
@@ -116,29 +135,27 @@ def _submit_again(run_dir: Path, *, nodes: str | None, limit: str | None, after:
     if dry_run:
         click.echo(folder.script.read_text(encoding="utf-8"), nl=False)
         return
-    for job_id in folder.submissions()[-1:]:
-        alive = [
-            f for f in show_array(job_id) if f.get("JobState") in ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING")
-        ]
-        if alive:
-            raise ConfigError(
-                f"job {job_id} of {run_dir} is {alive[0]['JobState'].lower()}; wait for it, or end it first: "
-                f"scancel {job_id}"
-            )
+    check_idle(folder)
     options = [f"--nodes={nodes}"] if nodes else []
     options += [f"--time={limit}"] if limit else []
     options += [f"--dependency=afterok:{after}"] if after else []
-    _tell(hand_in(folder, options), folder.run_dir, array=len(job.runs) > 1)
+    tell_submitted(hand_in(folder, options), folder.run_dir, array=len(job.runs) > 1)
 
 
-def _check_corpora(paths: list[str]) -> None:
+def check_corpora(paths: Iterable[str]) -> None:
+    """Open each corpus once.
+
+    Raises:
+        DataError: one is missing or damaged.
+    """
     from unipool_dist.data.corpus import Corpus
 
     for path in dict.fromkeys(paths):
         Corpus.open(path, verify="size")
 
 
-def _tell(job_id: str, run_dir: Path, *, array: bool) -> None:
+def tell_submitted(job_id: str, run_dir: Path, *, array: bool) -> None:
+    """Say where things are, and how to deal with the job."""
     log = f"{job_id}_*.log" if array else f"{job_id}.log"
     click.echo(f"job {job_id} is submitted; the run is in {run_dir}")
     click.echo(f"  state    unipool-dist status {run_dir}")

@@ -8,14 +8,14 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unipool_dist.checkpoint.progress import current_versions
 from unipool_dist.config import Config, load_config
-from unipool_dist.errors import ConfigError
+from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.jobs import slurm
 from unipool_dist.jobs.folder import JOB, Job, JobFolder
 from unipool_dist.jobs.freeze import freeze_code, freeze_config, freeze_environment
@@ -27,15 +27,12 @@ from unipool_dist.jobs.sweep import combinations, folder_name
 
 @dataclass(frozen=True)
 class Request:
-    """What `submit` is asked for."""
+    """What is asked for, the same for all runs of a submission."""
 
-    config_path: Path
-    overrides: tuple[str, ...]
-    sweeps: tuple[str, ...]
     resources: Resources
     profile: Profile
-    doctor: bool
-    template: Path | None
+    doctor: bool = False
+    template: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -49,33 +46,52 @@ class Prepared:
     notes: list[str]
 
 
-def prepare(request: Request, *, max_parallel: int | None = None) -> Prepared:
-    """Check everything that can be checked before a node is there.
+def prepare(
+    request: Request,
+    config_path: Path,
+    overrides: Sequence[str] = (),
+    sweeps: Sequence[str] = (),
+    *,
+    max_parallel: int | None = None,
+) -> Prepared:
+    """Check everything that can be checked before a node is there: of one run, or of a sweep's.
 
     Raises:
         UnipoolError: the configuration is wrong, no number of nodes asked for fits it, or the run directory is taken.
     """
-    runs = combinations(request.sweeps)
-    names = ["."] if not request.sweeps else [folder_name(i, overrides) for i, overrides in enumerate(runs)]
+    runs = combinations(sweeps)
+    names = ["."] if not sweeps else [folder_name(i, combination) for i, combination in enumerate(runs)]
     configs = {
-        name: load_config(request.config_path, (*request.overrides, *overrides))
-        for name, overrides in zip(names, runs, strict=True)
+        name: load_config(config_path, (*overrides, *combination))
+        for name, combination in zip(names, runs, strict=True)
     }
-    root = _root(next(iter(configs.values())), request)
+    root = _root(next(iter(configs.values())), overrides)
     folder = JobFolder(root)
     if folder.exists() or (root / "config.yaml").exists():
         raise ConfigError(
             f"{root} already holds a run; go on with it: unipool-dist submit --resume {root}, or choose another run.dir"
         )
-    notes: list[str] = []
-    for config in configs.values():
-        for note in _check_layouts(config, request):
-            notes += [] if note in notes else [note]
-    resources = request.resources
-    if request.sweeps:
-        limit = f"%{max_parallel}" if max_parallel else ""
-        resources = Resources(**{**vars(resources), "array": f"0-{len(names) - 1}{limit}"})
-    return Prepared(folder, configs, resources, notes)
+    if sweeps:
+        return prepare_array(request, folder, configs, max_parallel=max_parallel)
+    _check_path(root)
+    return Prepared(folder, configs, request.resources, _check_layouts(configs, request))
+
+
+def prepare_array(
+    request: Request, folder: JobFolder, configs: dict[str, Config], *, max_parallel: int | None = None
+) -> Prepared:
+    """A job array with one task for each of ``configs``, which may be of any models and layouts.
+
+    Args:
+        configs: by run directory, relative to that of ``folder``.
+
+    Raises:
+        UnipoolError: no number of nodes asked for fits one of them.
+    """
+    _check_path(folder.run_dir)
+    limit = f"%{max_parallel}" if max_parallel else ""
+    resources = replace(request.resources, array=f"0-{len(configs) - 1}{limit}")
+    return Prepared(folder, configs, resources, _check_layouts(configs, request))
 
 
 def script_of(request: Request, prepared: Prepared) -> str:
@@ -92,35 +108,40 @@ def script_of(request: Request, prepared: Prepared) -> str:
 
 def write(request: Request, prepared: Prepared) -> None:
     """Freeze everything into the run's folder. A failure half way leaves no folder behind."""
-    folder = prepared.folder
-    folder.path.mkdir(parents=True, exist_ok=True)
     try:
-        folder.logs.mkdir(exist_ok=True)
-        for name, config in prepared.configs.items():
-            freeze_config((folder.run_dir / name).resolve(), config)
-        container = request.profile.container
-        git = freeze_code(folder, interpreter() if container is None else container.python)
-        freeze_environment(folder)
-        folder.script.write_text(script_of(request, prepared), encoding="utf-8")
-        folder.write(
-            Job(
-                name=request.resources.name,
-                tasks_per_node=request.resources.tasks_per_node,
-                gpus_per_node=request.resources.gpus_per_node,
-                python=interpreter(),
-                doctor=request.doctor,
-                requeue=request.resources.requeue,
-                profile=request.profile.model_dump(mode="json"),
-                command=command_line(),
-                submitted_from=os.getcwd(),
-                versions=current_versions(),
-                git=git,
-                runs=list(prepared.configs),
-            )
-        )
+        write_over(request, prepared)
     except BaseException:
         discard(prepared)
         raise
+
+
+def write_over(request: Request, prepared: Prepared) -> None:
+    """As :func:`write`, into folders that may hold what an earlier submission has frozen; they stay on a failure."""
+    folder = prepared.folder
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.logs.mkdir(exist_ok=True)
+    for name, config in prepared.configs.items():
+        freeze_config((folder.run_dir / name).resolve(), config)
+    container = request.profile.container
+    git = freeze_code(folder, interpreter() if container is None else container.python)
+    freeze_environment(folder)
+    folder.script.write_text(script_of(request, prepared), encoding="utf-8")
+    folder.write(
+        Job(
+            name=request.resources.name,
+            tasks_per_node=request.resources.tasks_per_node,
+            gpus_per_node=request.resources.gpus_per_node,
+            python=interpreter(),
+            doctor=request.doctor,
+            requeue=request.resources.requeue,
+            profile=request.profile.model_dump(mode="json"),
+            command=command_line(),
+            submitted_from=os.getcwd(),
+            versions=current_versions(),
+            git=git,
+            runs=list(prepared.configs),
+        )
+    )
 
 
 def discard(prepared: Prepared) -> None:
@@ -154,18 +175,49 @@ def command_line() -> str:
     return shlex.join(["unipool-dist", *sys.argv[1:]])
 
 
-def _root(config: Config, request: Request) -> Path:
+def check_idle(folder: JobFolder) -> None:
+    """Refuse to submit again what SLURM has not yet done with.
+
+    Raises:
+        ConfigError: the job that was submitted last waits or runs.
+    """
+    for job_id in folder.submissions()[-1:]:
+        alive = [
+            fields
+            for fields in slurm.show_array(job_id)
+            if fields.get("JobState") in ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING")
+        ]
+        if alive:
+            raise ConfigError(
+                f"job {job_id} of {folder.run_dir} is {alive[0]['JobState'].lower()}; wait for it, or end it first: "
+                f"scancel {job_id}"
+            )
+
+
+def _root(config: Config, overrides: Sequence[str]) -> Path:
     """``run.dir`` if it is among the overrides; else that of CONFIG with the time behind it, so that every submission
     has a directory of its own."""
-    given = any(override.startswith("run.dir=") for override in request.overrides)
-    root = Path(config.run.dir if given else f"{config.run.dir}-{time.strftime('%Y%m%d-%H%M%S')}").resolve()
+    given = any(override.startswith("run.dir=") for override in overrides)
+    return Path(config.run.dir if given else f"{config.run.dir}-{time.strftime('%Y%m%d-%H%M%S')}").resolve()
+
+
+def _check_path(root: Path) -> None:
     if not re.fullmatch(r"[^\s%\\'\"]+", str(root)):  # sbatch would read these in the name of the log
         raise ConfigError(f"run.dir={root}: choose a path without spaces, quotes, backslashes and percent signs")
-    return root
 
 
-def _check_layouts(config: Config, request: Request) -> list[str]:
+def _check_layouts(configs: Mapping[str, Config], request: Request) -> list[str]:
     """Raises if no number of nodes asked for works; returns notes on those that would not be used in full."""
+    notes: dict[str, None] = {}
+    for name, config in configs.items():
+        try:
+            notes |= dict.fromkeys(_check_layout(config, request))
+        except UnipoolError as error:
+            raise type(error)(str(error) if len(configs) == 1 else f"{name}: {error}") from None
+    return list(notes)
+
+
+def _check_layout(config: Config, request: Request) -> list[str]:
     fewest, most = request.resources.node_range
     per_node = request.resources.tasks_per_node
     notes = []

@@ -99,6 +99,25 @@ class RunLock:
         self.release()
 
 
+def holder_of(run_dir: Path) -> str | None:
+    """Who holds the lock of ``run_dir``, in words; ``None`` if nobody does, or the file system cannot tell.
+
+    Looking takes a shared lock for a moment, in which :meth:`RunLock.acquire` would be refused.
+    """
+    path = run_dir / LOCK_FILE
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return _holder(path) if error.errno in _HELD else None
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def _warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr, flush=True)
 

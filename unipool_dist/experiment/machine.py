@@ -1,0 +1,43 @@
+"""What one of several trainings on a machine may use of it: its own GPUs where there are enough, its share of cores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from unipool_dist.resilience.orphans import LAUNCHER_PID
+
+_NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+_OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID")
+"""Variables by which a training would take itself for one process of something that this command was started by."""
+
+
+def gpus_here(variables: Mapping[str, str]) -> list[str]:
+    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them; asks no driver."""
+    visible = variables.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
+    return [str(index) for index, _ in enumerate(_NVIDIA_GPUS.iterdir())] if _NVIDIA_GPUS.is_dir() else []
+
+
+def cores_here() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_of_machine(
+    variables: Mapping[str, str], *, place: int, num_at_once: int, num_processes: int, gpus: Sequence[str], cores: int
+) -> dict[str, str]:
+    """The environment of a training of ``num_processes``, the ``place``-th of ``num_at_once``.
+
+    GPUs are dealt out in turn, so trainings share them only if there are more processes than GPUs. OMP_NUM_THREADS
+    stays as it is where it is set.
+    """
+    share = {name: value for name, value in variables.items() if name not in _OF_A_LAUNCHER}
+    share.setdefault("OMP_NUM_THREADS", str(max(1, cores // (num_at_once * num_processes))))
+    share[LAUNCHER_PID] = str(os.getpid())
+    if gpus:
+        mine = (place * num_processes + i for i in range(min(num_processes, len(gpus))))
+        share["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[index % len(gpus)] for index in mine)
+    return share

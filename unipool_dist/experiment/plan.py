@@ -1,0 +1,131 @@
+"""From an experiment to its runs: each with its configuration and directory, in the order in which they are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unipool_dist.checkpoint.compatibility import run_differences
+from unipool_dist.config import Config, load_config, resolve_config
+from unipool_dist.config.deepspeed import read_deepspeed_config
+from unipool_dist.errors import ConfigError, UnipoolError
+from unipool_dist.experiment.specification import Experiment
+from unipool_dist.topology.layout import rank_grid
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    variant: str
+    seed: int
+    directory: Path
+    config: Config
+    """Not resolved; ``run.dir`` is :attr:`directory`."""
+
+    @property
+    def name(self) -> str:
+        """Its directory, relative to the experiment's."""
+        return f"{self.variant}/seed-{self.seed}"
+
+
+def planned_runs(
+    experiment: Experiment, folder: Path, *, only: Sequence[str] = (), seeds: Sequence[int] = ()
+) -> list[Run]:
+    """All runs, those of the first seed first, so that the variants can soon be compared.
+
+    Args:
+        folder: what the experiment's ``base`` is relative to.
+        only: variants to be left with; none: all.
+        seeds: seeds to be left with; none: all.
+
+    Raises:
+        ConfigError: a configuration is not valid, or ``only`` or ``seeds`` name what the experiment does not have.
+    """
+    _check_known("--only", only, list(experiment.variants))
+    own = (seed for name in experiment.variants for seed in experiment.seeds_of(name))
+    every_seed = list(dict.fromkeys([*experiment.seeds, *own]))
+    _check_known("--seeds", seeds, every_seed)
+    runs = [
+        _run(experiment, folder, name, seed)
+        for seed in every_seed
+        for name in experiment.variants
+        if seed in experiment.seeds_of(name) and (not seeds or seed in seeds) and (not only or name in only)
+    ]
+    if not runs:
+        raise ConfigError("no run is left: the variants given with --only have none of the seeds given with --seeds")
+    return runs
+
+
+def resolved_configs(runs: Sequence[Run], num_processes: int) -> dict[str, Config]:
+    """The configurations by the runs' names, resolved for ``num_processes``.
+
+    Raises:
+        UnipoolError: one cannot be trained on so many; says which variant's.
+    """
+    resolved = {}
+    for run in runs:
+        with naming_variant(run.variant):
+            config = resolve_config(run.config, num_processes)
+            rank_grid(config)
+            read_deepspeed_config(config.optimizer.deepspeed)
+            resolved[run.name] = config
+    return resolved
+
+
+def check_unchanged(runs: Sequence[Run], resolved: Mapping[str, Config]) -> None:
+    """Refuse to mix runs of different configurations: directories must hold what the experiment's file says now.
+
+    Layout, logging, checkpoints and paths may differ.
+
+    Raises:
+        ConfigError: naming every run and field.
+    """
+    faults = []
+    for run in runs:
+        begun = run.directory / "config.yaml"
+        if begun.exists():
+            faults += [f"{run.directory}: {line}" for line in run_differences(load_config(begun), resolved[run.name])]
+    if faults:
+        raise ConfigError(
+            "these runs were begun with another configuration than the experiment's file describes now:\n  "
+            + "\n  ".join(faults)
+            + "\nSet the fields back, give the changed variant another name, or delete these directories to train "
+            "them anew"
+        )
+
+
+@contextmanager
+def naming_variant(variant: str) -> Iterator[None]:
+    """Errors of the body say whose configuration they are about."""
+    try:
+        yield
+    except UnipoolError as error:
+        raise type(error)(f"variant {variant}: {error}") from None
+
+
+def override(name: str, value: Any) -> str:
+    """A field as on the command line: ``train.steps=200``."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf")).removesuffix("...\n").strip()
+    return f"{name}={text}"
+
+
+def _run(experiment: Experiment, folder: Path, name: str, seed: int) -> Run:
+    variant = experiment.variants[name]
+    base = variant.base or experiment.base
+    directory = Path(experiment.output) / name / f"seed-{seed}"
+    fields = {**experiment.set, **variant.set, "train.seed": seed, "run.dir": str(directory)}
+    with naming_variant(name):
+        config = load_config(folder / base if base else None, [override(*field) for field in fields.items()])
+    return Run(name, seed, directory, config)
+
+
+def _check_known(option: str, given: Sequence[Any], known: Sequence[Any]) -> None:
+    unknown = [str(item) for item in given if item not in known]
+    if unknown:
+        raise ConfigError(f"{option} {','.join(unknown)}: the experiment has {', '.join(map(str, known))}")

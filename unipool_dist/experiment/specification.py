@@ -1,0 +1,162 @@
+"""An experiment's file: which variants of a configuration are trained, with which seeds, and where the runs go."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from unipool_dist.errors import ConfigError
+
+FROZEN_FILE = "experiment.yaml"
+"""In the experiment's directory: what its file said when the experiment was last started."""
+_RESERVED = ("job", "logs", "report")  # folders of the experiment's directory that hold no runs
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+_DECIDED = {"run.dir": "output", "train.seed": "seeds"}
+
+Seed = Annotated[int, Field(ge=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Variant(_Part):
+    """One configuration of the experiment."""
+
+    title: str | None = Field(None, description="what reports call it; null: its name")
+    base: str | None = Field(None, description="configuration beneath it, instead of the common one")
+    set: dict[str, Any] = Field({}, description="fields that differ, dotted as on the command line")
+    seeds: list[Seed] | None = Field(None, description="seeds of its runs, instead of the common ones")
+
+
+class Experiment(_Part):
+    """The whole file."""
+
+    title: str | None = Field(None, description="what reports call the experiment")
+    description: str | None = Field(None, description="free text, for reports")
+    output: str = Field(description="directory of the experiment; a run is in OUTPUT/VARIANT/seed-N")
+    base: str | None = Field(None, description="configuration beneath every variant, relative to this file")
+    set: dict[str, Any] = Field({}, description="fields of all variants, dotted as on the command line")
+    seeds: list[Seed] = Field(description="train.seed of each variant's runs")
+    baseline: str | None = Field(None, description="the variant that others are compared with")
+    variants: dict[str, Variant] = Field(description="by name, which is also that of its directory")
+
+    def seeds_of(self, variant: str) -> list[int]:
+        """Seeds of the runs of ``variant``."""
+        own = self.variants[variant].seeds
+        return self.seeds if own is None else own
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read and check an experiment's file; the configurations that follow from it are not yet looked at.
+
+    Raises:
+        ConfigError: it cannot be read, or is no experiment; all faults are named at once.
+    """
+    try:
+        values: Any = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
+    except FileNotFoundError:
+        raise ConfigError(f"no experiment at {path}; docs/experiments.md shows what one looks like") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must be a mapping of {', '.join(Experiment.model_fields)}")
+    if isinstance(values.get("variants"), dict):  # `name:` alone is the base as it is
+        values["variants"] = {name: {} if body is None else body for name, body in values["variants"].items()}
+    try:
+        experiment = Experiment.model_validate(values)
+    except ValidationError as error:
+        raise _invalid(path, [_fault(item["loc"], item["msg"]) for item in error.errors()]) from None
+    faults = _faults(experiment)
+    if faults:
+        raise _invalid(path, faults)
+    return experiment
+
+
+def freeze_experiment(experiment: Experiment) -> None:
+    """Write OUTPUT/experiment.yaml: what the file says, and nothing else.
+
+    Raises:
+        ConfigError: the directory cannot be written.
+    """
+    path = Path(experiment.output) / FROZEN_FILE
+    text = yaml.safe_dump(experiment.model_dump(exclude_unset=True), sort_keys=False, allow_unicode=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(path.name + ".new")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise ConfigError(f"output={experiment.output} cannot be written: {error}; choose another directory") from None
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """Refuses a mapping that has a key twice: YAML takes the last without a word, and a variant would be gone."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{name} is there twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def _faults(experiment: Experiment) -> list[str]:
+    """What types alone do not tell."""
+    faults = []
+    if not experiment.output:
+        faults.append("output: must be a directory")
+    if not experiment.variants:
+        faults.append("variants: there is none; name at least one")
+    if experiment.baseline is not None and experiment.baseline not in experiment.variants:
+        faults.append(f"baseline: {experiment.baseline} is none of the variants ({', '.join(experiment.variants)})")
+    faults += _seed_faults("seeds", experiment.seeds) + _set_faults("set", experiment.set)
+    for name, variant in experiment.variants.items():
+        if not _NAME.fullmatch(name):
+            faults.append(
+                f"variants.{name}: cannot be the name of a directory; use letters, digits, '.', '_', '-', '+' and '='"
+            )
+        elif name in _RESERVED:
+            faults.append(f"variants.{name}: OUTPUT/{name} has another purpose; choose another name")
+        faults += _set_faults(f"variants.{name}.set", variant.set)
+        if variant.seeds is not None:
+            faults += _seed_faults(f"variants.{name}.seeds", variant.seeds)
+    return faults
+
+
+def _seed_faults(where: str, seeds: list[int]) -> list[str]:
+    if not seeds:
+        return [f"{where}: there is none; give at least one"]
+    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    return [f"{where}: {', '.join(map(str, twice))} is there twice"] if twice else []
+
+
+def _set_faults(where: str, fields: dict[str, Any]) -> list[str]:
+    faults = []
+    for name in fields:
+        if name in _DECIDED:
+            faults.append(f"{where}: {name} follows from {_DECIDED[name]}; set that instead")
+        elif len(name.split(".")) < 2 or not all(name.split(".")):
+            faults.append(f"{where}: {name} must be of the form section.field, as in train.steps: 200")
+    return faults
+
+
+def _fault(place: tuple[int | str, ...], message: str) -> str:
+    parts = [str(part) for part in place]
+    if parts[-1] == "[key]":
+        return f"{'.'.join(parts[:-1])}: names must be text, in quotes if they look like numbers"
+    return f"{'.'.join(parts)}: {'no such field' if message.startswith('Extra inputs') else message}"
+
+
+def _invalid(path: Path, faults: list[str]) -> ConfigError:
+    return ConfigError(
+        f"{path} is not a valid experiment:\n  "
+        + "\n  ".join(dict.fromkeys(faults))
+        + f"\nits fields: {', '.join(Experiment.model_fields)}; those of a variant: {', '.join(Variant.model_fields)}"
+    )
