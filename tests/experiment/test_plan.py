@@ -139,7 +139,13 @@ def test_how_far_a_run_is(tmp_path: Path) -> None:
 
 def test_trainings_share_a_machine() -> None:
     def share(place: int, **sizes: Any) -> tuple[str, str | None]:
-        given = {"num_at_once": 2, "num_processes": 2, "gpus": [], "cores": 16, "variables": {"RANK": "3"}} | sizes
+        given: dict[str, Any] = {
+            "num_at_once": 2,
+            "num_processes": 2,
+            "gpus": [],
+            "cores": 16,
+            "variables": {"RANK": "3"},
+        } | sizes
         found = share_of_machine(place=place, **given)
         assert "RANK" not in found
         return found["OMP_NUM_THREADS"], found.get("CUDA_VISIBLE_DEVICES")
