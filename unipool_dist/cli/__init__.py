@@ -25,6 +25,7 @@ COMMANDS = {
         "unipool_dist.cli.probe",
         "Probe how much the routing of RUN's model matters, and who uses which expert.",
     ),
+    "report": ("unipool_dist.cli.report", "Compare the runs in DIR on one HTML page: losses, experts, probes."),
     "status": ("unipool_dist.cli.status", "State, step, loss, speed and last checkpoint of runs."),
     "submit": ("unipool_dist.cli.submit", "Submit the run that CONFIG describes to SLURM."),
     "torchrun": ("unipool_dist.cli.torchrun", "Start one node's processes of a run; once on every node."),

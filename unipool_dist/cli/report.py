@@ -1,0 +1,46 @@
+"""``unipool-dist report``: the runs of an experiment on one page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from unipool_dist.observe.naming import naming
+
+
+@click.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="The page.  [default: DIR/report.html]")
+@click.option("--baseline", metavar="VARIANT", help="Compare with this one.  [default: as in DIR/experiment.yaml]")
+@click.option("--json", "json_file", metavar="FILE|-", help="Also write the numbers of the tables as JSON.")
+def report(directory: Path, output: Path | None, baseline: str | None, json_file: str | None) -> None:
+    """Compare the runs in DIR on one HTML page that needs no network and no other file.
+
+    DIR is that of an experiment, with experiment.yaml and runs in VARIANT/seed-N. Without that file every run below
+    DIR is taken, and its variant is its path, less seed-N. Runs that are not finished are named and are in no mean.
+
+    The figures are in the page, and beside it in figures/ as PNG.
+    """
+    from unipool_dist.report.page import write_page
+    from unipool_dist.report.runs import left_out, read_runs
+    from unipool_dist.report.summary import summarize
+
+    experiment, runs = read_runs(directory)
+    experiment = experiment.compared_with(baseline)
+    summary = summarize(experiment, runs)
+    written = write_page(directory, output or directory / "report.html", experiment, runs, summary)
+    if json_file is not None:
+        document = json.dumps(summary.as_dict(), indent=1) + "\n"
+        if json_file == "-":
+            click.echo(document, nl=False)
+        else:
+            with naming(Path(json_file)):
+                Path(json_file).write_text(document, encoding="utf-8")
+            written.append(Path(json_file))
+    for run_dir in left_out(directory, experiment, runs):
+        click.echo(f"warning: {run_dir} is no run of the experiment and is left out", err=True)
+    for problem in summary.problems:
+        click.echo(f"warning: in no mean: {problem}", err=True)
+    click.echo("\n".join(map(str, written)), err=json_file == "-")

@@ -1,0 +1,123 @@
+"""The page: tables and figures in one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import os
+import platform
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+
+from unipool_dist.checkpoint.progress import current_versions
+from unipool_dist.observe.figures import save
+from unipool_dist.observe.naming import naming
+from unipool_dist.report import text
+from unipool_dist.report.experiment import Experiment
+from unipool_dist.report.loss_figures import domain_picture, final_picture, training_picture, validation_picture
+from unipool_dist.report.pictures import Findings, Picture, collect
+from unipool_dist.report.probe_figures import probe_pictures
+from unipool_dist.report.runs import Run
+from unipool_dist.report.summary import Summary
+from unipool_dist.report.usage_figure import usage_picture
+
+FIGURES_DIR = "figures"
+_TEMPLATE = "page.html.j2"
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A picture as it stands in the page."""
+
+    picture: Picture
+    path: Path
+    source: str
+    """A data: URI."""
+
+
+def write_page(directory: Path, output: Path, experiment: Experiment, runs: list[Run], summary: Summary) -> list[Path]:
+    """Write the page to ``output`` and its figures into a folder beside it; returns all paths, the page first.
+
+    Raises:
+        UnipoolError: they cannot be written.
+    """
+    findings = collect(experiment, runs, summary)
+    folder = output.parent / FIGURES_DIR
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        sections = {name: [_embedded(each, folder) for each in drawn] for name, drawn in _pictures(findings).items()}
+    page = render(directory, experiment, summary, sections, findings, _versions(runs))
+    with naming(output):
+        draft = output.with_name(output.name + ".new")
+        draft.write_text(page, encoding="utf-8")
+        os.replace(draft, output)
+    return [output, *(each.path for drawn in sections.values() for each in drawn)]
+
+
+def render(
+    directory: Path,
+    experiment: Experiment,
+    summary: Summary,
+    sections: Mapping[str, list[Embedded]],
+    findings: Findings,
+    versions: list[tuple[str, str]],
+) -> str:
+    """The text of the page."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True)
+    template = environment.from_string(files("unipool_dist.report").joinpath(_TEMPLATE).read_text(encoding="utf-8"))
+    finished = sum(run.state == "finished" for run in summary.runs)
+    values: dict[str, Any] = {
+        "experiment": experiment,
+        "summary": summary,
+        "sections": sections,
+        "styles": findings.styles,
+        "text": text,
+        "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "finished": finished,
+        "directory": str(directory),
+        "command": f"unipool-dist report {shlex.quote(str(directory))}",
+        "baseline_title": experiment.title_of(experiment.baseline) if experiment.baseline else None,
+        "titles": {variant.name: variant.title for variant in experiment.variants},
+        "versions": versions,
+        "several_seeds": any(len(variant.seeds) > 1 for variant in summary.variants),
+    }
+    return template.render(values)
+
+
+def _pictures(findings: Findings) -> dict[str, list[Picture]]:
+    drawn: dict[str, list[Picture | None]] = {
+        "results": [final_picture(findings)],
+        "curves": [training_picture(findings), validation_picture(findings)],
+        "domains": [domain_picture(findings)],
+        "usage": [usage_picture(findings)],
+        "probe": [*probe_pictures(findings)],
+    }
+    return {name: [picture for picture in pictures if picture is not None] for name, pictures in drawn.items()}
+
+
+def _embedded(picture: Picture, folder: Path) -> Embedded:
+    path = save(picture.figure, folder / f"{picture.name}.png")
+    return Embedded(picture, path, "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii"))
+
+
+def _versions(runs: list[Run]) -> list[tuple[str, str]]:
+    """Software of the runs, as their checkpoints tell, and of the page."""
+    wrote: dict[str, list[str]] = {}
+    for run in runs:
+        if run.versions:
+            wrote.setdefault(_listed(run.versions), []).append(f"{run.variant}/{run.seed}")
+    with_runs = [(f"{len(names)} of {len(runs)} runs", listed) for listed, names in wrote.items()]
+    own = {"unipool-dist": current_versions().get("unipool-dist", "not installed")}
+    own |= {"python": platform.python_version(), "matplotlib": matplotlib.__version__}
+    return [*with_runs, ("this page", _listed(own))]
+
+
+def _listed(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -1,0 +1,227 @@
+"""The runs of an experiment, read from their directories."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.progress import read_progress
+from unipool_dist.config import Config, load_config
+from unipool_dist.errors import CheckpointError, ConfigError, UnipoolError
+from unipool_dist.jobs.attempts import AttemptLog
+from unipool_dist.jobs.folder import JOB
+from unipool_dist.jobs.status import SILENT_S
+from unipool_dist.observe.jsonlines import read_json_lines
+from unipool_dist.probe.record import PROBE_DIR, PROBE_FILE, Probe, read_probe
+from unipool_dist.report.experiment import EXPERIMENT_FILE, Experiment, Variant, named_experiment, read_experiment
+from unipool_dist.report.usage import Usage, read_usage
+from unipool_dist.resilience.heartbeat import read_heartbeat
+
+# The names that observe.metrics writes; that module is not imported because it can import torch.
+METRICS_FILE = "metrics.jsonl"
+USAGE_FILE = "expert_usage.jsonl"
+CONFIG_FILE = "config.yaml"
+_OF_A_RUN = (METRICS_FILE, "data_summary.json")
+
+State = Literal["finished", "unfinished", "failed", "missing"]
+_SEED = re.compile(r"seed-(\d+)")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run has recorded. The lists of training records are equally long, in order of steps."""
+
+    directory: Path
+    variant: str
+    seed: int
+    state: State
+    detail: str
+    """Of a run that is not finished: what is the matter."""
+    config: Config | None = None
+    steps: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    """Nats per token."""
+    tokens: list[int] = field(default_factory=list)
+    speeds: list[float] = field(default_factory=list)
+    """Tokens per second since the record before."""
+    evaluations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    """Step, and nats per token of every domain."""
+    usage: Usage | None = None
+    probe: Probe | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the software that wrote its newest checkpoint."""
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state == "finished"
+
+
+def read_runs(directory: Path) -> tuple[Experiment, list[Run]]:
+    """The experiment in ``directory`` and its runs, variant by variant and seed by seed.
+
+    With an ``experiment.yaml`` a run is where that says, in ``VARIANT/seed-N``, and one that is not there is among
+    those returned, as ``missing``. Without, every run below ``directory`` is taken.
+
+    Raises:
+        UnipoolError: there is no such directory or no run in it; or a file is damaged or of another version.
+    """
+    if not directory.is_dir():
+        raise UnipoolError(f"there is no directory {directory}; give that of an experiment, or one that holds runs")
+    path = directory / EXPERIMENT_FILE
+    found: dict[tuple[str, int], Path] = {}
+    for run_dir in _run_directories(directory):
+        found[_variant_and_seed(directory, run_dir)] = run_dir
+    if path.exists():
+        experiment = read_experiment(path)
+    else:
+        names = sorted({name for name, _ in found})
+        if names:
+            experiment = named_experiment(
+                directory.resolve().name, tuple(Variant(name=name, title=name) for name in names)
+            )
+    if not found:
+        raise UnipoolError(
+            f"no run was found in {directory}: no folder in it holds {CONFIG_FILE} and {METRICS_FILE}; give the "
+            f"directory of an experiment whose runs have begun"
+        )
+    runs = []
+    for variant in experiment.variants:
+        seeds = variant.seeds
+        if seeds is None:
+            seeds = tuple(sorted(seed for name, seed in found if name == variant.name))
+        for seed in seeds:
+            run_dir = found.get((variant.name, seed), directory / variant.name / f"seed-{seed}")
+            runs.append(read_run(run_dir, variant.name, seed))
+    return experiment, runs
+
+
+def left_out(directory: Path, experiment: Experiment, runs: list[Run]) -> list[Path]:
+    """Runs below ``directory`` that are none of the experiment's."""
+    shown = {run.directory for run in runs}
+    return [run_dir for run_dir in _run_directories(directory) if run_dir not in shown]
+
+
+def read_run(run_dir: Path, variant: str, seed: int) -> Run:
+    """What there is of one run.
+
+    Raises:
+        UnipoolError: a file of it is damaged or of another version; the message names it.
+    """
+    if not (run_dir / CONFIG_FILE).exists():
+        return Run(run_dir, variant, seed, "missing", f"there is no run in {run_dir}")
+    try:
+        config = load_config(run_dir / CONFIG_FILE)
+    except ConfigError as error:
+        raise UnipoolError(
+            f"{error}\n{run_dir} may be a run of another version of unipool-dist; use that, or move it out of the way"
+        ) from None
+    training, evaluations = _read_metrics(run_dir / METRICS_FILE)
+    steps = sorted(training)
+    state, detail = _state(run_dir, config, steps[-1] if steps else 0, evaluations)
+    usage_path = run_dir / USAGE_FILE
+    return Run(
+        run_dir,
+        variant,
+        seed,
+        state,
+        detail,
+        config,
+        steps=steps,
+        losses=[training[step][0] for step in steps],
+        tokens=[int(training[step][1]) for step in steps],
+        speeds=[training[step][2] for step in steps],
+        evaluations=sorted(evaluations.items()),
+        usage=read_usage(usage_path, steps[-1]) if steps and usage_path.exists() else None,
+        probe=read_probe(run_dir) if (run_dir / PROBE_DIR / PROBE_FILE).exists() else None,
+        versions=_versions(run_dir),
+    )
+
+
+def _run_directories(directory: Path) -> Iterator[Path]:
+    for folder, below, files in os.walk(directory):
+        below.sort()
+        if CONFIG_FILE in files and any(name in files for name in _OF_A_RUN):
+            below.clear()  # what else a run holds, its checkpoints and job, is no run
+            yield Path(folder)
+
+
+def _variant_and_seed(directory: Path, run_dir: Path) -> tuple[str, int]:
+    """By the path below ``directory``; where that does not end in ``seed-N``, the seed is that of the configuration."""
+    relative = run_dir.relative_to(directory)
+    if match := _SEED.fullmatch(run_dir.name):
+        return (relative.parent.as_posix() if relative.parent.parts else directory.resolve().name), int(match[1])
+    try:
+        seed = load_config(run_dir / CONFIG_FILE).train.seed
+    except ConfigError:
+        seed = 0  # reading the run will say what is wrong
+    return (relative.as_posix() if relative.parts else directory.resolve().name), seed
+
+
+def _read_metrics(path: Path) -> tuple[dict[int, tuple[float, float, float]], dict[int, dict[str, float]]]:
+    """By step, loss, tokens and tokens per second; and by step, validation losses.
+
+    A run that goes on drops the records of steps that it does anew, so no step should be there twice; where one is,
+    the last record counts.
+    """
+    training: dict[int, tuple[float, float, float]] = {}
+    evaluations: dict[int, dict[str, float]] = {}
+    for number, record in enumerate(read_json_lines(path) if path.exists() else [], start=1):
+        try:
+            step = int(record["step"])
+            if "validation" in record:
+                evaluations[step] = {str(name): float(loss) for name, loss in record["validation"].items()}
+            elif "loss" in record:
+                training[step] = _numbers(record, ("loss", "tokens", "tokens_per_s"))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UnipoolError(
+                f"{path}, line {number}, is no record of this version ({type(error).__name__}: {error}); remove that "
+                f"line, or make the report with the version that wrote it"
+            ) from None
+    return training, evaluations
+
+
+def _numbers(record: dict[str, Any], names: tuple[str, str, str]) -> tuple[float, float, float]:
+    first, second, third = (float(record[name]) for name in names)
+    if not np.isfinite([first, second, third]).all():
+        raise ValueError(f"{', '.join(names)} must be finite")
+    return first, second, third
+
+
+def _state(
+    run_dir: Path, config: Config, last_step: int, evaluations: dict[int, dict[str, float]]
+) -> tuple[State, str]:
+    steps = config.train.steps
+    if last_step >= steps:
+        if config.train.eval_sequences and last_step not in evaluations:
+            return "unfinished", f"all {steps} steps are done, but not the evaluation after the last"
+        return "finished", ""
+    beat = read_heartbeat(run_dir)
+    where = f"at step {max(last_step, beat.step if beat else 0)} of {steps}"
+    attempts = AttemptLog.read(run_dir / JOB).attempts
+    if attempts and attempts[-1].outcome == "failed":
+        return "failed", f"failed {where}" + (f": {attempts[-1].detail}" if attempts[-1].detail else "")
+    if beat is None:
+        return "unfinished", f"no end was recorded; {where}"
+    if beat.state == "stopped":
+        return "unfinished", f"stopped {where}" + (f": {beat.reason}" if beat.reason else "")
+    if time.time() - beat.time < SILENT_S:
+        return "unfinished", f"still training, {where}"
+    return "failed", f"broke off {where}, without saying why"
+
+
+def _versions(run_dir: Path) -> dict[str, str]:
+    checkpoints = CheckpointDirectory(run_dir)
+    for step in reversed(checkpoints.steps()):
+        try:
+            return read_progress(checkpoints.folder(step)).versions
+        except CheckpointError:  # the numbers of the report do not come from there
+            continue
+    return {}

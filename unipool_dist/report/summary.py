@@ -1,0 +1,232 @@
+"""The numbers of a report: one summary of every run, one of every variant. Plain arithmetic on what was read."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from unipool_dist.config import Config
+from unipool_dist.report.experiment import Experiment
+from unipool_dist.report.runs import Run
+from unipool_dist.report.statistics import Estimate, estimate, paired
+from unipool_dist.sizing.parameters import count_parameters
+
+_TAIL = 0.1
+_SAME_IN_A_VARIANT = ("model", "pool", "data", "optimizer", "train")
+_OF_THE_LAYOUT = ("pool.parallel_size", "pool.stages_per_group", "train.seed")
+_OF_THE_TEXT = ("data.path", "train.eval_sequences", "model.sequence_length")
+HEALTH = ("busiest_over_mean", "effective_experts", "ownership")
+"""As :mod:`unipool_dist.observe.usage` defines them; of effective experts the mean over layers."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """The end of one run. What a run does not have is ``None``: validation, or the experts of a dense model."""
+
+    variant: str
+    seed: int
+    directory: str
+    state: str
+    detail: str
+    tokens: int | None
+    validation_loss: float | None
+    """Nats per token: the mean over domains, each counting the same, after the last step."""
+    domains: dict[str, float]
+    training_loss: float | None
+    """Nats per token: the mean of the records of the last tenth of the steps."""
+    tokens_per_s: float | None
+    """Median of the records, the first tenth of which is left out."""
+    busiest_over_mean: float | None
+    effective_experts: float | None
+    ownership: float | None
+    command: str | None
+    """Trains the same again, into a directory of its own."""
+
+
+@dataclass(frozen=True)
+class VariantSummary:
+    """Means over the finished runs of a variant; differences are to the baseline, seed by seed."""
+
+    name: str
+    title: str
+    is_baseline: bool
+    seeds: list[int]
+    stored_parameters: int | None
+    active_parameters: int | None
+    """That take part in computing one token."""
+    tokens: int | None
+    validation_loss: Estimate | None
+    difference: Estimate | None
+    training_loss: Estimate | None
+    tokens_per_s: Estimate | None
+    busiest_over_mean: Estimate | None
+    effective_experts: Estimate | None
+    ownership: Estimate | None
+    domains: dict[str, Estimate]
+    domain_differences: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All numbers of the page."""
+
+    title: str
+    baseline: str | None
+    problems: list[str]
+    """Runs that are in no mean, and why."""
+    warnings: list[str]
+    """What makes a comparison doubtful."""
+    variants: list[VariantSummary]
+    runs: list[RunSummary]
+
+    @property
+    def domains(self) -> list[str]:
+        """Of all variants, in the order in which they were first met."""
+        return list(dict.fromkeys(name for variant in self.variants for name in variant.domains))
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def summarize(experiment: Experiment, runs: list[Run]) -> Summary:
+    """All numbers of the report about ``runs``."""
+    each = [summarize_run(run) for run in runs]
+    finished = [summary for summary in each if summary.state == "finished"]
+    variants = []
+    for variant in experiment.variants:
+        mine = [summary for summary in finished if summary.variant == variant.name]
+        base = [summary for summary in finished if summary.variant == experiment.baseline]
+        is_baseline = variant.name == experiment.baseline
+        domains = list(dict.fromkeys(name for summary in mine for name in summary.domains))
+        differences = (
+            {} if is_baseline else {name: paired(_domain(mine, name), _domain(base, name)) for name in domains}
+        )
+        stored, active = _parameters(run for run in runs if run.variant == variant.name)
+        variants.append(
+            VariantSummary(
+                name=variant.name,
+                title=variant.title,
+                is_baseline=is_baseline,
+                seeds=[summary.seed for summary in mine],
+                stored_parameters=stored,
+                active_parameters=active,
+                tokens=max((summary.tokens or 0 for summary in mine), default=None),
+                validation_loss=_mean(mine, "validation_loss"),
+                difference=None if is_baseline else paired(_losses(mine), _losses(base)),
+                training_loss=_mean(mine, "training_loss"),
+                tokens_per_s=_mean(mine, "tokens_per_s"),
+                busiest_over_mean=_mean(mine, "busiest_over_mean"),
+                effective_experts=_mean(mine, "effective_experts"),
+                ownership=_mean(mine, "ownership"),
+                domains=_known({name: estimate(list(_domain(mine, name).values())) for name in domains}),
+                domain_differences=_known(differences),
+            )
+        )
+    problems = [f"{run.variant}, seed {run.seed}: {run.detail}" for run in runs if not run.is_finished]
+    return Summary(experiment.title, experiment.baseline, problems, _warnings(experiment, runs), variants, each)
+
+
+def summarize_run(run: Run) -> RunSummary:
+    """The end of ``run``; of one that is not finished, where it stands."""
+    last_step = run.steps[-1] if run.steps else 0
+    domains = run.evaluations[-1][1] if run.is_finished and run.evaluations else {}
+    late = [loss for step, loss in zip(run.steps, run.losses, strict=True) if step > (1 - _TAIL) * last_step]
+    usage = run.usage
+    return RunSummary(
+        variant=run.variant,
+        seed=run.seed,
+        directory=str(run.directory),
+        state=run.state,
+        detail=run.detail,
+        tokens=run.tokens[-1] if run.tokens else None,
+        validation_loss=sum(domains.values()) / len(domains) if domains else None,
+        domains=domains,
+        training_loss=sum(late) / len(late) if late else None,
+        tokens_per_s=median(run.speeds[_left_out(len(run.speeds)) :]) if run.speeds else None,
+        busiest_over_mean=usage.summary.busiest_over_mean if usage else None,
+        effective_experts=usage.effective_experts if usage else None,
+        ownership=usage.summary.ownership if usage else None,
+        command=repeat_command(run) if run.config else None,
+    )
+
+
+def repeat_command(run: Run) -> str:
+    """The command that trains ``run`` again. Its configuration is resolved, so as many processes are needed."""
+    assert run.config is not None
+    parallel = run.config.parallel
+    processes = parallel.pp * parallel.tp * (parallel.dp if isinstance(parallel.dp, int) else 1)
+    config = shlex.quote(str(run.directory / "config.yaml"))
+    again = shlex.quote(f"run.dir=runs/again/{run.variant}/seed-{run.seed}")
+    return f"unipool-dist train {config} --nproc {processes} {again}"
+
+
+def _left_out(num_records: int) -> int:
+    """The first records of a run, in which it warms up: one at least, if there are more."""
+    return min(max(num_records // 10, 1), num_records - 1)
+
+
+def _parameters(runs: Iterable[Run]) -> tuple[int | None, int | None]:
+    config = next((run.config for run in runs if run.config is not None), None)
+    if config is None or not _is_resolved(config):
+        return None, None
+    counts = count_parameters(config)
+    return sum(counts.stored.values()), sum(counts.active.values())
+
+
+def _is_resolved(config: Config) -> bool:
+    model = config.model
+    sizes = (model.vocab_size, model.ffn_hidden_size, model.num_query_groups, config.pool.layers_per_group)
+    return all(size is not None for size in sizes)
+
+
+def _warnings(experiment: Experiment, runs: list[Run]) -> list[str]:
+    """Runs of a variant that differ in more than the seed, and variants that were not measured on the same text."""
+    warnings = []
+    first: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        if run.config is None or not run.is_finished:
+            continue
+        fields = _fields(run.config)
+        differing = [name for name, value in first.setdefault(run.variant, fields).items() if fields[name] != value]
+        if differing:
+            warnings.append(
+                f"{run.variant}, seed {run.seed}, was trained with another {', '.join(differing)} than the first run "
+                f"of its variant; their mean is not one of equals"
+            )
+    for name in _OF_THE_TEXT:
+        values = {variant: fields[name] for variant, fields in first.items()}
+        if len(set(values.values())) > 1:
+            told = ", ".join(f"{variant}: {value}" for variant, value in values.items())
+            warnings.append(f"validation losses are not of the same text, as {name} differs ({told})")
+    domains = {
+        run.variant: tuple(sorted(run.evaluations[-1][1])) for run in runs if run.is_finished and run.evaluations
+    }
+    if len(set(domains.values())) > 1:
+        warnings.append("validation losses are means over different domains, as variants differ in these")
+    return warnings
+
+
+def _fields(config: Config) -> dict[str, Any]:
+    """``section.field`` to value, of what is to be the same in all runs of a variant."""
+    values = config.model_dump(mode="json")
+    fields = {f"{section}.{name}": value for section in _SAME_IN_A_VARIANT for name, value in values[section].items()}
+    return {name: value for name, value in fields.items() if name not in _OF_THE_LAYOUT}
+
+
+def _mean(runs: list[RunSummary], name: str) -> Estimate | None:
+    return estimate([value for run in runs if (value := getattr(run, name)) is not None])
+
+
+def _losses(runs: list[RunSummary]) -> dict[int, float]:
+    return {run.seed: run.validation_loss for run in runs if run.validation_loss is not None}
+
+
+def _domain(runs: list[RunSummary], name: str) -> dict[int, float]:
+    return {run.seed: run.domains[name] for run in runs if name in run.domains}
+
+
+def _known(estimates: dict[str, Estimate | None]) -> dict[str, Estimate]:
+    return {name: value for name, value in estimates.items() if value is not None}
