@@ -16,7 +16,9 @@ from unipool_dist.report import text
 from unipool_dist.report.pictures import WIDTH, Findings, Picture, extremes, label_ends
 from unipool_dist.report.runs import Run
 
-_SHOWN_FROM = 0.2  # of training; before, the loss falls so far that nothing else would be seen
+# Of training; before, the loss falls so far that nothing else would be seen.
+_SHOWN_FROM = 0.2
+_VALIDATION_SHOWN_FROM = 0.1
 
 
 class Curves:
@@ -92,7 +94,8 @@ def validation_picture(findings: Findings) -> Picture | None:
         figure,
         f"Line chart of validation loss against {_against(findings)} for {len(curves)} variants",
         f"Mean over domains, measured at most {max(len(curve.at) for curve in curves.values())} times. At the end, "
-        f"{extremes(ends, text.loss)}.",
+        f"{extremes(ends, text.loss)}. Lines are means over seeds, bands go from the lowest to the highest. The axis "
+        f"is fitted to what follows the first {_VALIDATION_SHOWN_FROM:.0%} of training.",
     )
 
 
@@ -197,7 +200,7 @@ def _draw(
             markersize=4,
         )
         last = max(last, float(at[-1]))
-        late = curve.at >= _SHOWN_FROM * curve.at[-1]
+        late = curve.at >= (_VALIDATION_SHOWN_FROM if markers else _SHOWN_FROM) * curve.at[-1]
         lows.append(curve.low[late].min())
         highs.append(curve.high[late].max())
     if zero:

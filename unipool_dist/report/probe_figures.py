@@ -100,6 +100,7 @@ def _distinct(findings: Findings, probes: dict[str, list[Probe]]) -> Picture:
         ends.append((float(mean_L[-1]), style))
         least = min(least, float(low_L.min()))
     axes.set_ylim(min(0.9, least - 0.03), 1.01)
+    axes.margins(x=0.01)
     axes.set_xlabel("layers passed")
     axes.set_ylabel("distinct experts (share of those met)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -112,7 +113,8 @@ def _distinct(findings: Findings, probes: dict[str, list[Probe]]) -> Picture:
         "Distinct experts of a token over depth",
         figure,
         f"Line chart of the share of distinct experts that a token has met, by layers passed, for {len(ends)} variants",
-        f"After the last layer, {extremes({style.title: end for end, style in ends}, text.percent)}. {_of_one_text(probes)}",
+        f"After the last layer, {extremes({style.title: end for end, style in ends}, text.percent)}. "
+        f"{_of_one_text(probes)}",
     )
 
 
