@@ -51,6 +51,7 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.text = ""
         self._table = self._row = self._field = ""
+        self._in_caption = False
         self.feed(content)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -68,16 +69,19 @@ class Page(HTMLParser):
             self.images.append(found)
         elif tag == "figcaption":
             self.captions.append("")
+            self._in_caption = True
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "td":
             self._field = ""
+        elif tag == "figcaption":
+            self._in_caption = False
 
     def handle_data(self, data: str) -> None:
         self.text += data
         if self._field:
             self.cells[self._table][self._row][self._field] += data
-        elif self.captions and self.tags[-1] == "figcaption":
+        elif self._in_caption:
             self.captions[-1] += data
 
 
@@ -135,7 +139,8 @@ def test_json_has_the_numbers_of_the_page(made: tuple[Path, Page, dict[str, Any]
             assert cells[field] == show(variant[field]["mean"] if variant[field] else None), field
         for field, show in (("validation_loss", text.loss), ("difference", text.difference)):
             value = Estimate(**variant[field]) if variant[field] else None
-            assert cells[field] == f"{show(text.mean(value))} {text.error(value)}".strip() + text.interval(value)
+            interval = text.interval(value) if field == "difference" else ""
+            assert cells[field] == f"{show(text.mean(value))} {text.error(value)}".strip() + interval
         for domain, value in variant["domains"].items():
             assert page.cells["domains"][variant["name"]][domain].startswith(text.loss(value["mean"]))
     for run in document["runs"]:
