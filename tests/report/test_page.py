@@ -115,8 +115,8 @@ def test_every_figure_is_a_file_that_is_not_blank_with_alt_text_and_caption(
     embedded = {base64.b64decode(image["src"].partition(",")[2]) for image in page.images}
     assert embedded == {path.read_bytes() for path in files.values()}
     for path in files.values():
-        with Image.open(path) as image:
-            assert min(image.size) > 180 and len(np.unique(np.asarray(image.convert("L")))) > 20, path
+        with Image.open(path) as picture:
+            assert min(picture.size) > 180 and len(np.unique(np.asarray(picture.convert("L")))) > 20, path
 
 
 def test_json_has_the_numbers_of_the_page(made: tuple[Path, Page, dict[str, Any]]) -> None:

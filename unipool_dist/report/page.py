@@ -86,7 +86,6 @@ def render(
         "baseline_title": experiment.title_of(experiment.baseline) if experiment.baseline else None,
         "titles": {variant.name: variant.title for variant in experiment.variants},
         "versions": versions,
-        "several_seeds": any(len(variant.seeds) > 1 for variant in summary.variants),
     }
     return template.render(values)
 

@@ -18,8 +18,6 @@ _TAIL = 0.1
 _SAME_IN_A_VARIANT = ("model", "pool", "data", "optimizer", "train")
 _OF_THE_LAYOUT = ("pool.parallel_size", "pool.stages_per_group", "train.seed")
 _OF_THE_TEXT = ("data.path", "train.eval_sequences", "model.sequence_length")
-HEALTH = ("busiest_over_mean", "effective_experts", "ownership")
-"""As :mod:`unipool_dist.observe.usage` defines them; of effective experts the mean over layers."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,9 @@ class RunSummary:
     tokens_per_s: float | None
     """Median of the records, the first tenth of which is left out."""
     busiest_over_mean: float | None
+    """This and ownership as :mod:`unipool_dist.observe.usage` defines them."""
     effective_experts: float | None
+    """Mean over layers."""
     ownership: float | None
     command: str | None
     """Trains the same again, into a directory of its own."""

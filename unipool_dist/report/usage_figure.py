@@ -52,9 +52,18 @@ def usage_picture(findings: Findings) -> Picture | None:
     for axes in grid.flat[len(shown) :]:
         axes.set_axis_off()
     ticks = [2.0**power for power in range(-4, int(math.log2(most)) + 1, 2)]
-    bar = figure.colorbar(image, ax=list(grid.flat), ticks=ticks, extend="min", aspect=30, pad=0.01)
+    bar = figure.colorbar(
+        image,
+        ax=list(grid.flat),
+        ticks=ticks,
+        format=FuncFormatter(lambda value, _: f"{value:g}" if value >= 1 else f"1/{1 / value:g}"),
+        extend="min",
+        location="top",
+        aspect=50,
+        shrink=0.7,
+        pad=0.01,
+    )
     bar.set_label("use by the layer (times its mean; grey: none)", fontsize=9)
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value >= 1 else f"1/{1 / value:g}"))
     bar.ax.minorticks_off()
     owned = {findings.styles[name].title: usage.summary.ownership for name, _, usage in shown}
     return Picture(
