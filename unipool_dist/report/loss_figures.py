@@ -49,7 +49,7 @@ def training_picture(findings: Findings) -> Picture | None:
         panels[0].set_xlabel("")
     _tokens_above(panels[0], findings)
     ends = {findings.styles[name].title: float(curve.mean[-1]) for name, curve in drawn.items()}
-    said = f"Smoothed training loss at the end: {extremes(ends, text.loss)}."
+    said = f"Training loss at the end: {extremes(ends, text.loss)}."
     if differences:
         said += f" Below: loss minus that of {baseline}, seed by seed."
     reaches = sorted({_reach(len(run.steps)) for run in findings.runs})
@@ -127,7 +127,7 @@ def final_picture(findings: Findings) -> Picture | None:
         "Final validation loss",
         figure,
         f"Dot plot of the final validation loss of {len(variants)} variants, every run and the mean",
-        f"{_capital(extremes(means, text.loss))}. Diamonds are means with standard errors, pale dots single runs.",
+        f"Mean over seeds, {extremes(means, text.loss)}. Diamonds: means and standard errors; pale dots: single runs.",
     )
 
 
@@ -310,7 +310,3 @@ def _bare(axes: Axes) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.set_axisbelow(True)
-
-
-def _capital(sentence: str) -> str:
-    return sentence[0].upper() + sentence[1:]
