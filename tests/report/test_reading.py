@@ -161,6 +161,6 @@ def test_where_there_is_nothing_to_report_it_is_said(tmp_path: Path) -> None:
     describe(tmp_path, {"a": {}})
     assert f"no run was found in {tmp_path}" in refused("report", tmp_path)
     describe(tmp_path, {})
-    assert "has no mapping `variants`" in refused("report", tmp_path)
+    assert "variants: there is none" in refused("report", tmp_path)
     describe(tmp_path, {"a": {}}, baseline="b")
-    assert "there is no variant b to compare with; the variants are a" in refused("report", tmp_path)
+    assert "baseline: b is none of the variants (a)" in refused("report", tmp_path)

@@ -92,7 +92,8 @@ class RankResult:
 def built(config: Config, environment: Environment) -> Iterator[tuple[ParallelGroups, PooledModel, TrainStep]]:
     """A model on this rank, ready to train."""
     gc.collect()  # what an earlier one left in cycles holds groups, whose threads wake a hundred times a second
-    gc.freeze()  # the rest is modules, not to be looked through every time
+    if not gc.get_freeze_count():
+        gc.freeze()  # modules, not to be looked through every time
     with process_groups(config, environment) as groups:
         model = build_model(config, groups)
         train_step = TrainStep(config, groups, model)

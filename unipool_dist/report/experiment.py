@@ -1,8 +1,4 @@
-"""What ``experiment.yaml`` says that a report shows: names, titles, order, baseline, overrides, seeds.
-
-Read leniently: which fields an experiment may have is decided where it is started, and a page about its runs needs
-only these.
-"""
+"""What a report shows of ``experiment.yaml``: names, titles, order, baseline, overrides, seeds."""
 
 from __future__ import annotations
 
@@ -13,8 +9,7 @@ from typing import Any
 import yaml
 
 from unipool_dist.errors import UnipoolError
-
-EXPERIMENT_FILE = "experiment.yaml"
+from unipool_dist.experiment import specification
 
 
 @dataclass(frozen=True)
@@ -67,25 +62,19 @@ def read_experiment(path: Path) -> Experiment:
     """The experiment described in ``path``; without a ``baseline`` the first variant is it.
 
     Raises:
-        UnipoolError: the file cannot be read, or does not say which variants there are.
+        ConfigError: the file cannot be read, or is no experiment.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UnipoolError(f"{path} cannot be read as YAML: {error}") from None
-    variants = values.get("variants") if isinstance(values, dict) else None
-    if not isinstance(variants, dict) or not variants:
-        raise UnipoolError(f"{path} has no mapping `variants`; list under it what is compared, each under a name")
-    seeds = _seeds(values.get("seeds"))
-    each = tuple(_variant(str(name), fields or {}, seeds, path) for name, fields in variants.items())
-    experiment = named_experiment(str(values.get("title") or path.resolve().parent.name), each)
-    if values.get("baseline") is not None:
-        experiment = experiment.compared_with(str(values["baseline"]))
+    file = specification.read_experiment(path)
+    variants = tuple(
+        Variant(name, variant.title or name, _overrides(variant.set), variant.base, tuple(file.seeds_of(name)))
+        for name, variant in file.variants.items()
+    )
+    experiment = named_experiment(file.title or path.resolve().parent.name, variants)
     return replace(
-        experiment,
-        description=str(values.get("description") or "").strip(),
-        base=_text(values.get("base")),
-        overrides=_overrides(values.get("set")),
+        experiment.compared_with(file.baseline),
+        description=(file.description or "").strip(),
+        base=file.base,
+        overrides=_overrides(file.set),
     )
 
 
@@ -94,39 +83,9 @@ def named_experiment(title: str, variants: tuple[Variant, ...]) -> Experiment:
     return Experiment(title, "", variants, variants[0].name if len(variants) > 1 else None)
 
 
-def _variant(name: str, fields: Any, seeds: tuple[int, ...] | None, path: Path) -> Variant:
-    if not isinstance(fields, dict):
-        raise UnipoolError(f"{path}: variants.{name} must be a mapping, such as {{title: ..., set: {{...}}}}")
-    return Variant(
-        name=name,
-        title=str(fields.get("title") or name),
-        overrides=_overrides(fields.get("set")),
-        base=_text(fields.get("base")),
-        seeds=_seeds(fields["seeds"]) if fields.get("seeds") is not None else seeds,
-    )
+def _overrides(fields: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(f"{name}={_written(value)}" for name, value in fields.items())
 
 
-def _seeds(value: Any) -> tuple[int, ...] | None:
-    return tuple(value) if isinstance(value, list) and all(isinstance(seed, int) for seed in value) else None
-
-
-def _overrides(value: Any) -> tuple[str, ...]:
-    """A mapping of fields to values, nested or not, or a list of ``section.field=value``, as the latter."""
-    if isinstance(value, dict):
-        return tuple(_flat(value))
-    return tuple(map(str, value)) if isinstance(value, list) else ()
-
-
-def _flat(values: dict[Any, Any], prefix: str = "") -> list[str]:
-    lines = []
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            lines += _flat(value, f"{prefix}{name}.")
-        else:
-            text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
-            lines.append(f"{prefix}{name}={text}")
-    return lines
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+def _written(value: Any) -> str:
+    return str(yaml.safe_dump(value, default_flow_style=True, width=10_000)).removesuffix("...\n").strip()

@@ -17,10 +17,11 @@ import jinja2
 import matplotlib
 
 from unipool_dist.checkpoint.progress import current_versions
+from unipool_dist.experiment.specification import FROZEN_FILE
 from unipool_dist.observe.figures import save
 from unipool_dist.observe.naming import naming
 from unipool_dist.report import text
-from unipool_dist.report.experiment import EXPERIMENT_FILE, Experiment
+from unipool_dist.report.experiment import Experiment
 from unipool_dist.report.loss_figures import domain_picture, final_picture, training_picture, validation_picture
 from unipool_dist.report.pictures import Findings, Picture, collect
 from unipool_dist.report.probe_figures import probe_pictures
@@ -86,7 +87,7 @@ def render(
         "baseline_title": experiment.title_of(experiment.baseline) if experiment.baseline else None,
         "titles": {variant.name: variant.title for variant in experiment.variants},
         "versions": versions,
-        "described": (directory / EXPERIMENT_FILE).exists(),
+        "described": (directory / FROZEN_FILE).exists(),
     }
     return template.render(values)
 

@@ -16,12 +16,13 @@ from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.progress import read_progress
 from unipool_dist.config import Config, load_config
 from unipool_dist.errors import CheckpointError, ConfigError, UnipoolError
+from unipool_dist.experiment.specification import FROZEN_FILE
 from unipool_dist.jobs.attempts import AttemptLog
 from unipool_dist.jobs.folder import JOB
 from unipool_dist.jobs.status import SILENT_S
 from unipool_dist.observe.jsonlines import read_json_lines
 from unipool_dist.probe.record import PROBE_DIR, PROBE_FILE, Probe, read_probe
-from unipool_dist.report.experiment import EXPERIMENT_FILE, Experiment, Variant, named_experiment, read_experiment
+from unipool_dist.report.experiment import Experiment, Variant, named_experiment, read_experiment
 from unipool_dist.report.usage import Usage, read_usage
 from unipool_dist.resilience.heartbeat import read_heartbeat
 
@@ -75,7 +76,7 @@ def read_runs(directory: Path) -> tuple[Experiment, list[Run]]:
     """
     if not directory.is_dir():
         raise UnipoolError(f"there is no directory {directory}; give that of an experiment, or one that holds runs")
-    path = directory / EXPERIMENT_FILE
+    path = directory / FROZEN_FILE
     found: dict[tuple[str, int], Path] = {}
     for run_dir in _run_directories(directory):
         found[_variant_and_seed(directory, run_dir)] = run_dir
