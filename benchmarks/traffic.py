@@ -8,10 +8,11 @@ of rows included.
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 
@@ -144,11 +145,10 @@ def _to_others(routing: Routing, position_M: Tensor, pool_rank: int, environment
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Ports that nobody listens on, and that the system does not give to connections, which would be there first."""
+    ports: set[int] = set()
+    while len(ports) < count:
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+            ports.add(one.getsockname()[1])
+    return sorted(ports)
