@@ -19,13 +19,9 @@ COMMON = (
 COLUMNS = ("loss", "lr", "grad_norm", "aux_loss")
 
 
-def command_of(corpus: Path, run_dir: Path, *arguments: str, nproc: int | None = None) -> list[str]:
-    """``unipool-dist train``; without ``nproc`` a single process that needs no launcher."""
-    command = train_command(corpus, run_dir, nproc or 1, *COMMON, *arguments)
-    if nproc is None:
-        at = command.index("--nproc")
-        del command[at : at + 2]
-    return command
+def command_of(corpus: Path, run_dir: Path, *arguments: str, nproc: int = 1) -> list[str]:
+    """``unipool-dist train``, with what all these runs have in common."""
+    return train_command(corpus, run_dir, nproc, *COMMON, *arguments)
 
 
 def complete(command: list[str], status: int = 0) -> tuple[str, str]:

@@ -25,7 +25,7 @@ STEPS = 16
 def start(tiny_corpus: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., Run]:
     """Starts a run in the directory ``run``."""
 
-    def starting(*arguments: str, nproc: int | None = None) -> Run:
+    def starting(*arguments: str, nproc: int = 1) -> Run:
         command = command_of(tiny_corpus, tmp_path / "run", *arguments, nproc=nproc)
         run = Run(command, tmp_path / "run", tmp_path / f"log {time.monotonic_ns()}")
         request.addfinalizer(run.kill)
@@ -53,7 +53,7 @@ def test_stopped_thrice_on_other_layouts_a_run_gives_the_same_numbers(
     os.kill(run.ranks()[random.Random(6).randrange(4)], signal.SIGUSR1)
     stops = [stopped(run, "SIGUSR1")]
     assert run.output().count("SIGUSR1 received") == 1, "the others learn of it from that rank"
-    for name, layout, nproc in (("SIGTERM", "parallel.pp=2", 2), ("SIGINT", "parallel.pp=1", None)):
+    for name, layout, nproc in (("SIGTERM", "parallel.pp=2", 2), ("SIGINT", "parallel.pp=1", 1)):
         run = start(steps, layout, "--resume", nproc=nproc)
         run.wait_for_step(stops[-1] + 2)
         run.process.send_signal(signal.Signals[name])

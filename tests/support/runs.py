@@ -24,11 +24,15 @@ TINY_RUN = (
 
 
 def train_command(corpus: Path, run_dir: Path, nproc: int, *overrides: str) -> list[str]:
-    """``unipool-dist train`` as a command, with every field that matters set by overrides."""
+    """``unipool-dist train`` as a command, with every field that matters set by overrides.
+
+    A single process needs no launcher, which would have to import torch too.
+    """
     config = run_dir.parent / "empty.yaml"
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text("{}\n")
-    program = [sys.executable, "-m", "unipool_dist", "train", str(config), "--nproc", str(nproc)]
+    program = [sys.executable, "-m", "unipool_dist", "train", str(config)]
+    program += ["--nproc", str(nproc)] if nproc > 1 else []
     return [*program, *TINY_RUN, f"data.path={corpus}", f"run.dir={run_dir}", *overrides]
 
 
