@@ -129,10 +129,13 @@ def test_how_far_a_run_is(tmp_path: Path) -> None:
     assert progress_of(run).describe() == "failed after step 3 of 6" and progress_of(run).time_s == 90
 
     records = [{"step": 3, "validation": {"a": 9.0, "b": 9.0}}, {"step": 6, "validation": {"a": 1.0, "b": 2.0}}]
-    (run.directory / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    metrics = run.directory / "metrics.jsonl"
+    metrics.write_text(json.dumps(records[0]) + "\n")
     assert progress_of(run).loss is None
     beat.write(6, "finished")
     beat.close()
+    assert (progress_of(run).state, progress_of(run).loss) == ("done", None), "an earlier evaluation is not the final"
+    metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
     done = progress_of(run)
     assert (done.describe(), done.loss) == ("done", 1.5)
 

@@ -74,7 +74,7 @@ class Trainer:
     ) -> str | None:
         """Train from ``first_step`` to the end, or until it should stop; return the reason for that, else ``None``.
 
-        Evaluates every ``train.eval_interval`` steps and after the last.
+        Evaluates every ``train.eval_interval`` steps and after the last; when it should stop, only after the last.
 
         Args:
             observer: on rank 0, else ``None``.
@@ -103,8 +103,9 @@ class Trainer:
                 if observer is not None:
                     observer.train(record, result.assignments)
             with clock.stopped():
-                due = last or (train.eval_interval > 0 and step % train.eval_interval == 0)
-                if self._validation and due and not reason:
+                due = train.eval_interval > 0 and step % train.eval_interval == 0 and not reason
+                # After the last step even if told to stop: no resumed run would make up for it.
+                if self._validation and (due or last):
                     losses = self._evaluation.run(self._validation)
                     if observer is not None:
                         observer.validation(step, losses)

@@ -30,7 +30,7 @@ class Progress:
     detail: str | None = None
     """Who is running it; how it failed."""
     loss: float | None = None
-    """Of a run that is done: nats per token, mean over the domains of its last evaluation; ``None`` without one."""
+    """Of a run that is done: nats per token, mean over the domains after its last step; ``None`` if not evaluated."""
     time_s: float | None = None
     """Of all its starts together, as far as their ends were seen."""
 
@@ -71,17 +71,17 @@ def progress_of(run: Run) -> Progress:
         steps,
         checkpoint=checkpoints[-1] if checkpoints else None,
         detail=detail,
-        loss=_last_validation(run) if state == "done" else None,
+        loss=_validation_after(run, step) if state == "done" else None,
         time_s=sum(times) if times else None,
     )
 
 
-def _last_validation(run: Run) -> float | None:
+def _validation_after(run: Run, step: int) -> float | None:
     path = run.directory / "metrics.jsonl"
     if not path.exists():
         return None
     losses: list[float] = []
     for record in read_json_lines(path):
-        if "validation" in record:
+        if "validation" in record and record["step"] == step:
             losses = list(record["validation"].values())
     return sum(losses) / len(losses) if losses else None
