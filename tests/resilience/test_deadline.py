@@ -34,23 +34,45 @@ def test_before_anything_was_observed_only_the_limit_counts() -> None:
         assert deadline.reached() is reached
 
 
+def room_left(deadline: Deadline, clock: Clock) -> float:
+    """Seconds before the limit, to a tenth, from which on time is up."""
+    before = 1.0
+    while before < 100:
+        clock.now = 1100.0 - before
+        if not deadline.reached():
+            return before
+        before += 0.1
+    raise AssertionError("time was up from the beginning")
+
+
 @pytest.mark.parametrize(
-    ("steps", "saves", "room"),
-    [((10.0,), (), 12.0), ((), (20.0,), 24.0), ((10.0, 2.0, 3.0), (1.0, 20.0, 5.0), 36.0)],
+    ("steps", "saves", "num_saves", "room"),
+    [
+        ((10.0,), (), 1, 12.0),
+        ((), (20.0,), 1, 24.0),
+        ((10.0, 2.0, 3.0), (1.0, 20.0, 5.0), 1, 36.0),
+        ((10.0,), (20.0,), 2, 60.0),  # one begins just before time is up, and the last one waits for it
+    ],
 )
-def test_room_is_left_for_the_longest_step_and_save_seen(
-    steps: tuple[float, ...], saves: tuple[float, ...], room: float
+def test_room_is_left_for_the_longest_step_and_saves_seen(
+    steps: tuple[float, ...], saves: tuple[float, ...], num_saves: int, room: float
 ) -> None:
     clock = Clock()
-    deadline = Deadline(100.0, clock, started=1000.0)
+    deadline = Deadline(100.0, clock, started=1000.0, num_saves=num_saves)
     for seconds in steps:
         deadline.observe_step(seconds)
     for seconds in saves:
         deadline.observe_save(seconds)
-    clock.now = 1100.0 - room - 0.1
-    assert not deadline.reached()
-    clock.now = 1100.0 - room + 0.1
-    assert deadline.reached()
+    assert room_left(deadline, clock) == pytest.approx(room, abs=0.2)
+
+
+def test_what_is_assumed_of_saves_holds_until_one_was_seen() -> None:
+    clock = Clock()
+    deadline = Deadline(100.0, clock, started=1000.0)
+    deadline.assume_save(50.0)
+    assert room_left(deadline, clock) == pytest.approx(60.0, abs=0.2)
+    deadline.observe_save(5.0)
+    assert room_left(deadline, clock) == pytest.approx(6.0, abs=0.2)
 
 
 def test_time_counts_from_the_start_of_the_process() -> None:

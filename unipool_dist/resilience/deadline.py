@@ -11,19 +11,35 @@ MARGIN = 1.2
 
 
 class Deadline:
-    """Says that time is up while one more step and one save, 20 % slower than the slowest seen, would still fit.
+    """Says that time is up while one more step and what is to be saved, 20 % slower than the slowest seen, still fit.
 
-    ``limit_s`` counts from ``started``, a time of ``clock``; by default the start of the process. ``None``: never up.
-    What was not observed counts as taking no time, so before the first step and save only the limit itself counts.
+    What is not observed counts as taking no time, so before the first step and save only the limit itself counts,
+    unless :meth:`assume_save` was called.
+
+    Args:
+        limit_s: seconds from ``started``; ``None``: time is never up.
+        num_saves: that may have to be waited for once time is up: the last one, and one that began just before.
+        started: a time of ``clock``; by default the start of the process.
     """
 
     def __init__(
-        self, limit_s: float | None, clock: Callable[[], float] = time.monotonic, started: float | None = None
+        self,
+        limit_s: float | None,
+        clock: Callable[[], float] = time.monotonic,
+        started: float | None = None,
+        *,
+        num_saves: int = 1,
     ) -> None:
         self.limit_s = limit_s
+        self._num_saves = num_saves
         self._clock = clock
         self._started = process_start_monotonic() if started is None else started
-        self._longest_step = self._longest_save = 0.0
+        self._longest_step = self._assumed_save = 0.0
+        self._longest_save: float | None = None
+
+    def assume_save(self, seconds: float) -> None:
+        """A save is taken to need ``seconds`` until one was observed."""
+        self._assumed_save = seconds
 
     def observe_step(self, seconds: float) -> None:
         """A step took ``seconds``."""
@@ -31,13 +47,14 @@ class Deadline:
 
     def observe_save(self, seconds: float) -> None:
         """A save took ``seconds``."""
-        self._longest_save = max(self._longest_save, seconds)
+        self._longest_save = max(self._longest_save or 0.0, seconds)
 
     def reached(self) -> bool:
-        """Whether another step and a save might end after the limit."""
+        """Whether another step and the saves might end after the limit."""
         if self.limit_s is None:
             return False
-        needed = MARGIN * (self._longest_step + self._longest_save)
+        save = self._assumed_save if self._longest_save is None else self._longest_save
+        needed = MARGIN * (self._longest_step + self._num_saves * save)
         return self._clock() - self._started + needed >= self.limit_s
 
 
