@@ -91,6 +91,31 @@ def test_a_deletion_that_dies_before_the_rename_leaves_the_checkpoint_whole(
     assert is_whole(directory, 20)
 
 
+@pytest.mark.parametrize("num_files", range(4))
+def test_when_a_run_is_replaced_no_checkpoint_of_it_outlives_the_first_deletion(
+    directory: CheckpointDirectory, monkeypatch: pytest.MonkeyPatch, num_files: int
+) -> None:
+    """Or what is saved next would be taken for older than what was to be gone."""
+    directory.set_aside(10, "superseded")
+    remove = shutil.rmtree
+
+    def die(path: Path) -> None:
+        for entry in sorted(path.iterdir())[:num_files]:
+            remove(entry)
+        raise Interrupted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", die)
+        with pytest.raises(Interrupted):
+            directory.delete_all()
+    assert directory.steps() == []
+    write(directory, 5)
+    directory.clean_up()
+    assert directory.steps() == [5]
+    directory.delete_all()
+    assert list(directory.path.parent.iterdir()) == []
+
+
 def test_a_draft_is_no_checkpoint_until_it_is_committed(
     directory: CheckpointDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

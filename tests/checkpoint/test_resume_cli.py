@@ -15,6 +15,8 @@ from tests.checkpoint.cli_runs import columns, command_of, complete, files
 from tests.support.running import last_step
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.cli import cli
+from unipool_dist.cli.rundir import check_run_dir
+from unipool_dist.errors import ConfigError
 
 STEPS = 12
 BASE = (f"train.steps={STEPS}", "optimizer.decay=constant", "checkpoint.interval=2")
@@ -65,6 +67,17 @@ def test_a_run_made_longer_or_taken_back_sees_the_same_tokens(base: Path, run_di
     again = columns(run_dir)
     for column, values in first.items():
         np.testing.assert_allclose(again[column], values, rtol=1e-6, err_msg=column)
+
+
+def test_checkpoints_alone_are_a_run_too(run_dir: Path) -> None:
+    """As a killed `reshard` leaves them; a plain `train` would delete them."""
+    (run_dir / "config.yaml").unlink()
+    before = files(run_dir)
+    with pytest.raises(ConfigError, match="already holds a run; pass --resume to go on with it"):
+        check_run_dir(run_dir, overwrite=False, resume=False)
+    check_run_dir(run_dir, overwrite=True, resume=False)
+    check_run_dir(run_dir, overwrite=False, resume=True)
+    assert files(run_dir) == before
 
 
 def test_a_finished_run_says_so_and_stays_as_it_is(run_dir: Path, tiny_corpus: Path) -> None:

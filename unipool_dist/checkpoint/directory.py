@@ -68,8 +68,20 @@ class CheckpointDirectory:
         rename_durably(folder, doomed)
         shutil.rmtree(doomed)
 
+    def delete_all(self) -> None:
+        """Delete every checkpoint, and those set aside. Interrupted at any moment, it leaves all of them or none."""
+        doomed = self.path.with_name(self.path.name + _DELETING)
+        if doomed.exists():
+            shutil.rmtree(doomed)
+        if self.path.is_dir():
+            rename_durably(self.path, doomed)
+            shutil.rmtree(doomed)
+
     def clean_up(self) -> None:
         """Remove drafts and half-deleted folders that a killed process has left."""
+        doomed = self.path.with_name(self.path.name + _DELETING)
+        if doomed.exists():
+            shutil.rmtree(doomed)
         if self.path.is_dir():
             for entry in self.path.iterdir():
                 if entry.is_dir() and entry.name.endswith((_WRITING, _DELETING)):

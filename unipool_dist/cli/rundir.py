@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from unipool_dist.checkpoint.directory import CHECKPOINTS
+from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.config import Config, dump_config
 from unipool_dist.errors import ConfigError
 from unipool_dist.probe.record import PROBE_DIR
@@ -32,7 +32,8 @@ def check_run_dir(path: Path, *, overwrite: bool, resume: bool) -> None:
     Raises:
         ConfigError: it does and neither ``overwrite`` nor ``resume`` is set, or it cannot be written.
     """
-    if (path / CONFIG_FILE).exists() and not (overwrite or resume):
+    holds_run = (path / CONFIG_FILE).exists() or CheckpointDirectory(path).steps()
+    if holds_run and not (overwrite or resume):
         raise ConfigError(
             f"run.dir={path} already holds a run; pass --resume to go on with it, choose another directory, or pass "
             f"--overwrite to replace it"
@@ -44,10 +45,17 @@ def check_run_dir(path: Path, *, overwrite: bool, resume: bool) -> None:
 
 
 def begin_run_dir(path: Path, config: Config, unigram_entropy: Mapping[str, float]) -> None:
-    """Empty ``path`` of an earlier run's files, checkpoints included; then write the resolved configuration."""
+    """Empty ``path`` of an earlier run's files; then write the resolved configuration.
+
+    Checkpoints go first: if this is interrupted, no ``--resume`` goes on with the run that was to be replaced.
+
+    Raises:
+        OSError: something cannot be deleted.
+    """
+    CheckpointDirectory(path).delete_all()
     for name in _OF_A_RUN:
         (path / name).unlink(missing_ok=True)
-    for folder in ("tensorboard", WATCHDOG, CHECKPOINTS, PROBE_DIR):
+    for folder in ("tensorboard", WATCHDOG, PROBE_DIR):
         shutil.rmtree(path / folder, ignore_errors=True)
     continue_run_dir(path, config, unigram_entropy)
 
