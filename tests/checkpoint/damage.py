@@ -109,10 +109,11 @@ def swap(one: Path, other: Path) -> None:
     aside.rename(other)
 
 
-def flip_bit(path: Path, seed: int) -> None:
+def flip_bit(path: Path, seed: int, *, after: float = 0.0) -> None:
+    """Flip one bit, anywhere or behind the share ``after`` of the file."""
     content = bytearray(path.read_bytes())
     draw = random.Random(f"{path.name} {seed}")
-    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    content[draw.randrange(int(after * len(content)), len(content))] ^= 1 << draw.randrange(8)
     replace_file(path, bytes(content))
 
 

@@ -37,7 +37,7 @@ def start(tiny_corpus: Path, tmp_path: Path, request: pytest.FixtureRequest) -> 
 def test_stopped_thrice_on_other_layouts_a_run_gives_the_same_numbers(
     start: Callable[..., Run], tiny_corpus: Path, tmp_path: Path
 ) -> None:
-    """By a signal to one rank of four, to the launcher of two, and to a single process; at last with a damaged file."""
+    """By a signal to one rank of four, to the launcher of two, and to a single process; then with damage found late."""
     steps, run_dir = f"train.steps={STEPS}", tmp_path / "run"
     directory = CheckpointDirectory(run_dir)
 
@@ -61,8 +61,9 @@ def test_stopped_thrice_on_other_layouts_a_run_gives_the_same_numbers(
         assert f"resumed after step {stops[-2]} of {STEPS}" in run.output()
     assert directory.steps() == stops[-2:], "checkpoint.keep_last=2"
 
-    flip_bit(directory.folder(stops[-1]) / "__0_0.distcp", seed=0)
-    said, errors = complete(command_of(tiny_corpus, run_dir, steps, "--resume"))
+    # In a moment: two ranks have by then loaded the masters, and set and gathered parameters from them.
+    flip_bit(directory.folder(stops[-1]) / "__0_0.distcp", seed=0, after=0.8)
+    said, errors = complete(command_of(tiny_corpus, run_dir, steps, "parallel.dp=2", "--resume", nproc=2))
     damaged = (
         f"the checkpoint of step {stops[-1]} is damaged and passed over: {directory.folder(stops[-1])}/__0_0.distcp"
     )

@@ -21,7 +21,7 @@ from unipool_dist.checkpoint.planners import PieceSavePlanner
 from unipool_dist.checkpoint.progress import CONFIG_FILE, STATE_FILE, Progress
 from unipool_dist.checkpoint.shares import Write
 from unipool_dist.checkpoint.storage import INDEX_FILE, HashingWriter
-from unipool_dist.checkpoint.transfer import collect_pieces
+from unipool_dist.checkpoint.transfer import Buffers, collect_pieces
 from unipool_dist.config import Config, dump_config
 from unipool_dist.errors import CheckpointError
 from unipool_dist.topology.agreement import failing_together
@@ -35,6 +35,7 @@ def write_checkpoint(
     config: Config,
     writes: list[Write],
     values: Callable[[Piece], Tensor],
+    buffers: Buffers,
     group: dist.ProcessGroup,
 ) -> int:
     """Write the checkpoint of ``progress.step``; return its bytes on disk.
@@ -42,6 +43,7 @@ def write_checkpoint(
     Args:
         writes: who writes what, the same on every rank.
         values: elements of a piece that this rank holds, on the CPU; they must not change meanwhile.
+        buffers: see :func:`~unipool_dist.checkpoint.transfer.receive_buffers`.
 
     Collectives, over ``group`` (gloo, all ranks): agreement on the folder; point-to-point messages for pieces that
     move; those of torch.distributed.checkpoint.save; all_gather_object of the files' hashes; agreement on the commit.
@@ -56,7 +58,7 @@ def write_checkpoint(
             if rank == 0:
                 directory.begin(step)
                 _require_room(draft, writes)
-        pieces = collect_pieces(writes, values, group)
+        pieces = collect_pieces(writes, values, buffers, group)
         writer = HashingWriter(draft)
         # The files are hashed anyway, and a second checksum in them takes longer than writing them.
         with serialization_config.patch({"save.compute_crc32": False}):  # type: ignore[attr-defined]

@@ -19,8 +19,9 @@ from unipool_dist.checkpoint.save import write_checkpoint
 from unipool_dist.checkpoint.shares import share_writes
 from unipool_dist.checkpoint.snapshot import Snapshot
 from unipool_dist.checkpoint.state import Held, RunState
+from unipool_dist.checkpoint.transfer import receive_buffers
 from unipool_dist.config import Config
-from unipool_dist.errors import CheckpointError
+from unipool_dist.errors import CheckpointError, UnipoolError
 from unipool_dist.topology.groups import ParallelGroups
 
 
@@ -36,7 +37,7 @@ class SaveReport:
     num_bytes: int = 0
     """On disk, all ranks."""
     error: Exception | None = None
-    """Why there is no checkpoint; the same on every rank."""
+    """Why there is no checkpoint; if it is a :class:`UnipoolError`, there is none on any rank."""
     warning: str | None = None
     """What went wrong beside it."""
 
@@ -77,6 +78,7 @@ class Saver:
         self._snapshot = Snapshot(
             [next(item for item in by_key[piece.key] if item.holds(piece)).part(piece) for piece in mine]
         )
+        self._buffers = receive_buffers(self._writes, groups.storage.rank())
         self._copied = threading.Event()
         self._copied.set()
         state.optimizer.register_step_pre_hook(self._wait_for_copy)
@@ -135,7 +137,12 @@ class Saver:
         return self._thread is not None and self._thread.is_alive()
 
     def wait(self) -> None:
-        """Wait for the save under way, if there is one, and report it."""
+        """Wait for the save under way, if there is one, and report it.
+
+        Raises:
+            Exception: the ranks did not agree on how it ended, because one has gone or a message was lost. No later
+                save could succeed, so the run must not go on as if one might.
+        """
         if self._thread is None:
             return
         assert self._current is not None
@@ -144,6 +151,8 @@ class Saver:
         if self._current.error is None:
             self._last_step = self._current.step
         self._report(self._current)
+        if self._current.error is not None and not isinstance(self._current.error, UnipoolError):
+            raise self._current.error
 
     def _wait_for_copy(self) -> None:
         """The weights are about to change."""
@@ -166,7 +175,7 @@ class Saver:
         try:
             values = self._copy() if copying else self._snapshot.originals
             report.num_bytes = write_checkpoint(
-                self._directory, progress, self._config, self._writes, values, self._groups.storage
+                self._directory, progress, self._config, self._writes, values, self._buffers, self._groups.storage
             )
         except Exception as error:  # handed to the training thread, which decides
             report.error = error

@@ -28,7 +28,8 @@ class HashingWriter(FileSystemWriter):
     """Writes one file per rank, flushed to disk, and knows the size and hash of every file it has written."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
+        # Nothing is copied ahead: with a GPU torch would then write tensors in the order of their sizes.
+        super().__init__(path, per_thread_copy_ahead=0)
         self.fs = self._hashing = _HashingFileSystem()
 
     @property

@@ -12,13 +12,27 @@ from unipool_dist.checkpoint.pieces import Piece
 from unipool_dist.checkpoint.planners import Filled
 from unipool_dist.checkpoint.shares import Write
 
+Buffers = dict[Piece, Tensor]
 
-def collect_pieces(writes: list[Write], values: Callable[[Piece], Tensor], group: dist.ProcessGroup) -> Filled:
+
+def receive_buffers(writes: list[Write], rank: int) -> Buffers:
+    """Memory for what ``rank`` is to write and another holds; made once, as a save should not fail for want of it."""
+    return {
+        write.piece: torch.empty(write.piece.numel, dtype=getattr(torch, write.piece.dtype))
+        for write in writes
+        if write.writer == rank != write.holder
+    }
+
+
+def collect_pieces(
+    writes: list[Write], values: Callable[[Piece], Tensor], buffers: Buffers, group: dist.ProcessGroup
+) -> Filled:
     """What this rank is to write, on the CPU.
 
     Args:
         writes: all ranks' writes, in the same order everywhere; ranks are those of ``group``.
         values: elements of a piece that this rank holds, on the CPU.
+        buffers: those of :func:`receive_buffers`.
 
     Collectives: point-to-point messages between holders and writers in ``group``, one for each piece that moves.
     """
@@ -30,7 +44,7 @@ def collect_pieces(writes: list[Write], values: Callable[[Piece], Tensor], group
             if write.holder == rank:
                 mine.append((write.piece, values(write.piece)))
             else:
-                received = torch.empty(write.piece.numel, dtype=getattr(torch, write.piece.dtype))
+                received = buffers[write.piece]
                 pending.append(dist.irecv(received, group=group, group_src=write.holder, tag=tag))
                 mine.append((write.piece, received))
         elif write.holder == rank:

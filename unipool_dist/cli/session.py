@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from unipool_dist.data import Corpus, extended, training_data, validation_sequen
 from unipool_dist.engine.evaluate import Sequences
 from unipool_dist.engine.progress import Beat
 from unipool_dist.engine.trainer import Trainer
+from unipool_dist.errors import NonFiniteError
 from unipool_dist.model.assembly import build_model
 from unipool_dist.resilience.deadline import Deadline
 from unipool_dist.resilience.exit_codes import RESUME
@@ -63,7 +65,8 @@ def train_session(config: Config, environment: Environment, start: Start, signal
     read_deepspeed_config(resolved.optimizer.deepspeed)
     with _watchdog(resolved, environment, signals) as watchdog, process_groups(resolved, environment) as groups:
         watchdog.watch(groups.by_name(), cpu_counts=groups.device.type == "cpu")
-        deadline = Deadline(resolved.run.time_limit_s)
+        # The save of an interval may begin just before time is up, and the last one waits for it.
+        deadline = Deadline(resolved.run.time_limit_s, num_saves=2 if resolved.checkpoint.interval else 1)
         stop = StopRequest(signals, deadline, groups.world, groups.device)
         with failing_together("opening the corpus"):
             corpus = Corpus.open(resolved.data.path, verify="size")
@@ -132,6 +135,7 @@ class _Session:
                 if start.from_step is not None:
                     raise
                 damaged[error.step] = error.fault
+            gc.collect()  # that model, before another is built
         reason = None if ready is None else self._train(ready, start)
         self._lock.release()
         return reason
@@ -173,7 +177,11 @@ class _Session:
         seed_generators(config.train.seed)
         if found is not None:
             self._beat("loading the checkpoint", slow=True)
-            load_checkpoint(found, state, groups.storage)
+            try:
+                load_checkpoint(found, state, groups.storage)
+            except DamagedError:
+                trainer.step.optimizer.close()
+                raise
         return _Ready(found, data, trainer, state)
 
     def _train(self, ready: _Ready, start: Start) -> str | None:
@@ -181,7 +189,7 @@ class _Session:
         self._beat("beginning", slow=True)
         self._begin(ready.found, start)
         saver = Saver(self._config, self._groups, ready.state, self._directory, ready.data, self._report_save)
-        self._deadline.observe_save(saver.num_bytes / _SLOW_BYTES_PER_S)
+        self._deadline.assume_save(saver.num_bytes / _SLOW_BYTES_PER_S)
         self._step = ready.found.step if ready.found else 0
         reason = self._should_stop()
         if reason is None:
@@ -189,6 +197,9 @@ class _Session:
                 reason = ready.trainer.run(
                     first_step=self._step + 1, observer=self._observer, saver=saver, should_stop=self._after_step
                 )
+            except NonFiniteError:
+                saver.wait()  # on every rank alike: what is being written is good
+                raise
             finally:
                 self._beat("closing", slow=True)
                 if self._observer is not None:
@@ -274,7 +285,8 @@ class _Session:
         return self._stop.poll()
 
     def _report_save(self, report: SaveReport) -> None:
-        self._deadline.observe_save(report.stall_s + report.write_s)
+        if report.error is None:  # one that failed may have been quick
+            self._deadline.observe_save(max(report.stall_s, report.write_s))
         if self._observer is not None:
             self._observer.checkpoint(report)
 

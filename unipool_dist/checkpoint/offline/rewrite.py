@@ -94,7 +94,6 @@ class _FileByFileWriter(HashingWriter):
 
     def __init__(self, path: Path, files: Sequence[Sequence[Piece]]) -> None:
         super().__init__(path)
-        self.per_thread_copy_ahead = 0  # every box is written before the next is read, on a machine with a GPU too
         self._file_of = {(piece.key, piece.shard_offset): number for number, file in enumerate(files) for piece in file}
         self._num_files = len(files)
 
