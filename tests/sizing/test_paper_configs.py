@@ -51,6 +51,38 @@ def test_a_scale_is_named_after_its_dense_model(scale: str) -> None:
     assert sum(dense.stored.values()) / 1e6 == pytest.approx(int(scale[:-1]), rel=0.01)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_training_is_that_of_the_paper(name: str) -> None:
+    """Its appendix, and Megatron's defaults where it leaves a field to these: betas, epsilon, weight decay."""
+    config = config_of(name)
+    optimizer, train, model = config.optimizer, config.train, config.model
+    assert (optimizer.name, optimizer.lr, optimizer.min_lr, optimizer.decay) == ("adamw", 5e-4, 5e-5, "cosine")
+    assert (train.steps, optimizer.warmup_steps) == (60_000, 600), "warm-up is 1 % of the steps"
+    assert (optimizer.weight_decay, optimizer.beta1, optimizer.beta2, optimizer.epsilon) == (0.01, 0.9, 0.999, 1e-8)
+    assert (optimizer.clip_grad, train.dtype, train.seed) == (1.0, "bf16", 1234)
+    assert (train.global_batch_size, train.micro_batch_size, model.sequence_length) == (512, 16, 1024)
+    assert train.eval_interval == 1000
+    assert train.eval_sequences == 100 * train.global_batch_size, "100 batches"
+    assert (model.rotary_base, model.init_std, model.num_query_groups) == (1e6, 0.01, 4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_routing_and_its_loss_are_those_of_the_paper(name: str) -> None:
+    scale, kind = name.split("-")[:2]
+    pool = config_of(name).pool
+    layer_loss = kind == "vanilla" or name == "182m-shared-softmax-layer"
+    assert pool.router == {
+        "dense": "none", "unipool": "norm", "shared": "softmax", "vanilla": "norm" if "norm" in name else "softmax"
+    }[kind]  # fmt: skip
+    assert pool.balance.loss == ("none" if kind == "dense" else "layer" if layer_loss else "pool")
+    if kind != "dense":
+        # 0.01 in the loss of an ordinary MoE at every scale; in the pool's at 182M, and twice that above.
+        assert pool.balance.alpha == (0.01 if layer_loss or scale == "182m" else 0.02)
+        assert pool.balance.scores == "raw"
+    if pool.balance.loss == "pool":
+        assert pool.balance.window == "microbatch"
+
+
 LAYOUTS = [
     (8, ()),
     (16, ("parallel.dp=16",)),
