@@ -11,7 +11,7 @@ from tests.support.using import complete
 from unipool_dist.data import Corpus
 from unipool_dist.errors import DataError
 from unipool_dist.inference import heldout
-from unipool_dist.inference.heldout import CONTEXT_WORDS, CONTINUATION_WORDS, held_out_questions
+from unipool_dist.inference.heldout import CONTEXT_WORDS, CONTINUATION_WORDS, _documents, held_out_questions
 
 
 def test_the_answer_continues_the_context_in_the_validation_text(tiny_corpus: Path, tmp_path: Path) -> None:
@@ -36,6 +36,41 @@ def test_the_questions_are_the_same_every_time(tiny_corpus: Path) -> None:
 def test_a_corpus_with_too_little_text_is_refused(tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heldout, "CONTEXT_WORDS", 10_000)
     with pytest.raises(DataError, match="prepare a larger corpus or choose other tasks"):
+        held_out_questions(Corpus.open(tiny_corpus))
+
+
+def test_of_a_large_corpus_only_the_beginning_is_read(tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = Corpus.open(tiny_corpus)
+    assert heldout.READ_TOKENS > 400_000, "small corpora have all their passages"
+    whole = {domain: _documents(corpus, domain) for domain in corpus.domains}
+    assert all(len(documents) > 4 for documents in whole.values())
+    monkeypatch.setattr(heldout, "READ_TOKENS", 3000)
+    for domain, documents in whole.items():
+        begun = _documents(corpus, domain)
+        assert 1 < len(begun) < len(documents) and begun == documents[: len(begun)], "whole documents"
+        assert sum(len(corpus.tokenizer.encode(text)) for text in begun) < 3000
+    monkeypatch.setattr(heldout, "READ_TOKENS", 40)  # within the first document
+    assert [len(_documents(corpus, domain)) for domain in corpus.domains] == [1, 1]
+
+
+def test_choices_differ_in_a_text_that_repeats_itself(tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passages = [(str(i), continuation) for i, continuation in enumerate("xxxxxxyzw")]
+    monkeypatch.setattr(heldout, "_passages", lambda corpus, domain: list(passages))
+    questions = held_out_questions(Corpus.open(tiny_corpus))
+    assert len(questions) == 2 * len(passages)
+    for question in questions:
+        assert sorted(question.choices) == ["w", "x", "y", "z"]
+        assert (question.context, question.choices[question.answer]) in passages
+
+
+def test_a_text_with_too_few_different_passages_has_no_questions(
+    tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, enough = [(str(i), c) for i, c in enumerate("xxxyz")], [(str(i), c) for i, c in enumerate("wxyz")]
+    monkeypatch.setattr(heldout, "_passages", lambda corpus, domain: list(few if domain == "prose" else enough))
+    assert {question.domain for question in held_out_questions(Corpus.open(tiny_corpus))} == {"sums"}
+    monkeypatch.setattr(heldout, "_passages", lambda corpus, domain: list(few))
+    with pytest.raises(DataError, match="no domain with 4 different passages"):
         held_out_questions(Corpus.open(tiny_corpus))
 
 

@@ -21,6 +21,8 @@ CONTINUATION_WORDS = 16
 NUM_CHOICES = 4
 PER_DOMAIN = 100
 """Questions asked of one domain, if it has so many passages."""
+READ_TOKENS = 2_000_000
+"""Of a domain's validation text, from its beginning: enough for the questions, and decoded in seconds."""
 _WORD = re.compile(r"\s*\S+")  # with the white space before it, so that words joined are the text again
 
 
@@ -38,23 +40,24 @@ def held_out_questions(corpus: Corpus, seed: int = 0) -> list[Question]:
     """At most :data:`PER_DOMAIN` questions for each domain; the same for every run on this corpus.
 
     Raises:
-        DataError: no domain has as many passages as a question has choices.
+        DataError: no domain has as many different passages as a question has choices.
     """
     questions = []
     for domain in corpus.domains:
         passages = _passages(corpus, domain)
         draw = random.Random(f"{seed}/{domain}")
         draw.shuffle(passages)
-        if len(passages) < NUM_CHOICES:
-            continue
-        for number, (context, continuation) in enumerate(passages[:PER_DOMAIN]):
-            others = [other for i, (_, other) in enumerate(passages) if i != number and other != continuation]
+        continuations = list(dict.fromkeys(continuation for _, continuation in passages))
+        for context, continuation in passages[:PER_DOMAIN]:
+            others = [other for other in continuations if other != continuation]
+            if len(others) < NUM_CHOICES - 1:  # a text that repeats itself
+                continue
             wrong = draw.sample(others, NUM_CHOICES - 1)
             answer = draw.randrange(NUM_CHOICES)
             questions.append(Question(domain, context, [*wrong[:answer], continuation, *wrong[answer:]], answer))
     if not questions:
         raise DataError(
-            f"the validation text of {corpus.path} has no domain with {NUM_CHOICES} passages of "
+            f"the validation text of {corpus.path} has no domain with {NUM_CHOICES} different passages of "
             f"{CONTEXT_WORDS + CONTINUATION_WORDS} words in one document, which task heldout needs; prepare a larger "
             f"corpus or choose other tasks"
         )
@@ -74,7 +77,10 @@ def _passages(corpus: Corpus, domain: str) -> list[tuple[str, str]]:
 
 
 def _documents(corpus: Corpus, domain: str) -> list[str]:
+    """Those within the first :data:`READ_TOKENS`; documents lie in the order of their hashes, so any part will do."""
     store = corpus.prefix(domain, "validation").with_suffix(".validation.bin")
-    tokens = np.fromfile(store, dtype=store_dtype(corpus.vocab_size))
+    tokens = np.fromfile(store, dtype=store_dtype(corpus.vocab_size), count=READ_TOKENS)
     ends = np.flatnonzero(tokens == corpus.tokenizer.eod)
+    if len(tokens) == READ_TOKENS and len(ends):
+        tokens = tokens[: ends[-1] + 1]  # the last document may end in the middle of a word
     return [corpus.tokenizer.decode(ids.tolist()) for ids in np.split(tokens, ends + 1) if len(ids)]
