@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -18,12 +19,17 @@ from unipool_dist.topology.groups import process_groups
 Call = Callable[[int], int]
 
 
-def _drive(environment: Environment, fail: bool) -> Any:
+ERRORS = {"user's": DataError, "library's": KeyError}
+
+
+def _drive(environment: Environment, fail: str | None) -> Any:
     done: list[int] = []
     with process_groups(tiny_config(world_size=environment.world_size), environment) as groups:
 
         def work(argument: int) -> int:
             """Communicates, so it hangs unless all take part."""
+            if fail == "work's":
+                raise DataError("no such expert")
             done.append(argument)
             total = torch.tensor(argument * (groups.rank + 1))
             dist.all_reduce(total, group=groups.world)
@@ -31,22 +37,31 @@ def _drive(environment: Environment, fail: bool) -> Any:
 
         def drive(call: Call) -> list[int]:
             answers = [call(5), call(7)]
-            if fail:
-                raise DataError("that file is damaged")
+            if fail in ERRORS:
+                raise ERRORS[fail]("that file is damaged")
             return answers
 
         try:
             return driven_by_rank_0(groups.storage, work, drive), done
-        except UnipoolError as error:
+        except (UnipoolError, KeyError) as error:
             return f"{type(error).__name__}: {error}", done
 
 
 def test_every_rank_works_whenever_rank_0_calls(workers: Workers) -> None:
-    assert workers.run(_drive, 3, False) == [([30, 42], [5, 7]), (None, [5, 7]), (None, [5, 7])]
-    assert workers.run(_drive, 1, False) == [([5, 7], [5, 7])]
+    assert workers.run(_drive, 3, None) == [([30, 42], [5, 7]), (None, [5, 7]), (None, [5, 7])]
+    assert workers.run(_drive, 1, None) == [([5, 7], [5, 7])]
 
 
-def test_an_error_of_rank_0_ends_the_others_waiting(workers: Workers) -> None:
-    first, *others = workers.run(_drive, 3, True)
-    assert first == ("DataError: that file is damaged", [5, 7])
-    assert others == [("RemoteError: rank 0 stopped: DataError: that file is damaged", [5, 7])] * 2
+@pytest.mark.parametrize(
+    ("fail", "said"), [("user's", "DataError: that file is damaged"), ("library's", "KeyError: 'that file is damaged'")]
+)
+def test_an_error_of_rank_0_ends_the_others_waiting(workers: Workers, fail: str, said: str) -> None:
+    """Whatever it is: else they would wait for the group's timeout."""
+    first, *others = workers.run(_drive, 3, fail)
+    assert first == (said, [5, 7])
+    assert others == [(f"RemoteError: rank 0 stopped: {said}", [5, 7])] * 2
+
+
+def test_an_error_in_the_work_of_all_is_everybodys_own(workers: Workers) -> None:
+    """Not announced: nobody would listen."""
+    assert workers.run(_drive, 3, "work's") == [("DataError: no such expert", [])] * 3

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from unipool_dist.errors import RemoteError, UnipoolError
+from unipool_dist.errors import RemoteError
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -28,20 +28,27 @@ def driven_by_rank_0(
     Collectives: for each call one broadcast_object_list over ``group``, then those of ``work``; one broadcast more.
 
     Raises:
-        UnipoolError: on rank 0, as ``drive`` raised it; on the others :class:`RemoteError`.
+        RemoteError: on the other ranks, of whatever ``drive`` raised on rank 0.
     """
     if group.rank() != 0:
         _serve(group, work)
         return None
 
+    working = False
+
     def call(argument: A) -> R:
+        nonlocal working
         _exchange(group, ("work", argument))
-        return work(argument)
+        working = True
+        answer = work(argument)
+        working = False
+        return answer
 
     try:
         result = drive(call)
-    except UnipoolError as error:
-        _exchange(group, ("failed", f"{type(error).__name__}: {error}"))
+    except Exception as error:
+        if not working:  # else the others are in the same work, where they would not hear
+            _exchange(group, ("failed", f"{type(error).__name__}: {error}"))
         raise
     _exchange(group, ("done", None))
     return result
