@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from unipool_dist.errors import UnipoolError
-from unipool_dist.observe import MetricsWriter
+from unipool_dist.observe import MetricsWriter, report
 from unipool_dist.observe.console import train_line, validation_line
 from unipool_dist.observe.figures import LossCurves, loss_figure, running_mean, usage_figure
 from unipool_dist.observe.report import collect_losses, write_figures
+from unipool_dist.observe.run_name import name_of
 
 RECORD: dict[str, float | int] = {
     "step": 7, "loss": 5.25, "aux_loss": 0.0101, "grad_norm": 1.5,
@@ -69,6 +70,35 @@ def test_figures_are_made_from_a_run_folder(tmp_path: Path) -> None:
     assert written == {"loss_curve": tmp_path / "loss_curve.png", "expert_usage": tmp_path / "expert_usage.png"}
     for path in written.values():
         assert min(png_size(path)) > 500
+
+
+def test_the_runs_of_an_experiment_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert name_of(tmp_path / "small") == "small" and name_of(tmp_path / "seed-one") == "seed-one"
+    run_dir = tmp_path / "vanilla" / "seed-1"
+    run_dir.mkdir(parents=True)
+    assert name_of(run_dir) == "vanilla/seed-1", "seed-1 is also that of every other variant"
+    monkeypatch.chdir(run_dir)
+    assert name_of(Path()) == "vanilla/seed-1"
+
+
+def test_figures_are_titled_with_the_name_that_tells_runs_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = []
+
+    def keep(figure: Figure, path: Path) -> Path:
+        titles.append(figure.get_suptitle() or axes_of(figure).get_title())
+        return path
+
+    monkeypatch.setattr(report, "save", keep)
+    run_dir = tmp_path / "vanilla" / "seed-1"
+    run_dir.mkdir(parents=True)
+    writer = MetricsWriter(run_dir, tensorboard=False)
+    writer.train(RECORD)
+    writer.usage(7, np.array([[3, 1], [0, 4]]))
+    writer.close()
+    write_figures(run_dir)
+    assert len(titles) == 2 and all("vanilla/seed-1" in title for title in titles), titles
 
 
 @pytest.mark.parametrize("content", [None, ""])

@@ -12,6 +12,7 @@ from unipool_dist.errors import UnipoolError
 from unipool_dist.observe.figures import LossCurves, loss_figure, save, usage_figure
 from unipool_dist.observe.jsonlines import read_json_lines
 from unipool_dist.observe.metrics import METRICS_FILE, USAGE_FILE
+from unipool_dist.observe.run_name import name_of
 
 DATA_SUMMARY_FILE = "data_summary.json"
 
@@ -31,16 +32,17 @@ def write_figures(run_dir: Path) -> dict[str, Path]:
         raise UnipoolError(
             f"{path} is missing or empty, so there is nothing to draw; is {run_dir} the folder of a run?"
         )
+    name = name_of(run_dir)
     curves = collect_losses(records)
     curves.unigram_entropy = _unigram_entropy(run_dir)
-    written = {"loss_curve": save(loss_figure(curves, run_dir.name), run_dir / "loss_curve.png")}
+    written = {"loss_curve": save(loss_figure(curves, name), run_dir / "loss_curve.png")}
 
     path = run_dir / USAGE_FILE
     windows = read_json_lines(path) if path.exists() else []
     if windows:
         last = windows[-1]
         counts_LE = np.array(last["counts"], dtype=np.int64)
-        figure = usage_figure(counts_LE, last["num_pools"], last["step"], run_dir.name)
+        figure = usage_figure(counts_LE, last["num_pools"], last["step"], name)
         written["expert_usage"] = save(figure, run_dir / "expert_usage.png")
     return written
 
