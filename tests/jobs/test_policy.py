@@ -7,15 +7,36 @@ from typing import Any
 import pytest
 
 from unipool_dist.jobs.attempts import Attempt
-from unipool_dist.jobs.policy import MAX_CUT_OFF, after_tasks, may_start, outcome_of
+from unipool_dist.jobs.policy import (
+    MAX_CUT_OFF,
+    MAX_FRUITLESS,
+    MAX_STOPPED,
+    Decision,
+    after_doctor,
+    after_tasks,
+    may_start,
+    outcome_of,
+)
 
 
-def attempt(step_before: int = 0, **ended: Any) -> Attempt:
-    return Attempt("7", 0, ["n1"], 4, step_before, 0.0, **ended)
+def attempt(step_before: int = 0, job_id: str = "7", **ended: Any) -> Attempt:
+    return Attempt(job_id, 0, ["n1"], 4, step_before, 0.0, **ended)
 
 
-def failed(step: int | None) -> Attempt:
-    return attempt(outcome="failed", status=1, step=step, detail="status 1")
+def failed(step: int | None, job_id: str = "7") -> Attempt:
+    return attempt(step or 0, job_id, outcome="failed", status=1, step=step, detail="status 1")
+
+
+def stopped(step: int, reason: str = "SIGUSR1 on a rank", **known: Any) -> Attempt:
+    return attempt(step, outcome="stopped", status=75, step=step, detail=reason, **known)
+
+
+def decide(attempts: list[Attempt], step: int = 0, checkpoint: int = 0) -> Decision:
+    return after_tasks(attempts, step=max(step, attempts[-1].step or 0), checkpoint=checkpoint)
+
+
+def refused(attempts: list[Attempt], step: int, checkpoint: int = 0, job_id: str = "7") -> Decision | None:
+    return may_start(attempts, job_id, step=step, checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -37,39 +58,86 @@ def test_outcome(status: int, state: str | None, ended_by_slurm: bool, outcome: 
 
 
 def test_a_finished_run_ends() -> None:
-    assert after_tasks([attempt(outcome="finished", status=0)], reason=None).action == "end"
+    assert decide([attempt(outcome="finished", status=0)]).action == "end"
 
 
 def test_a_stopped_run_goes_on_unless_somebody_stopped_it_with_sigint() -> None:
-    stopped = attempt(outcome="stopped", status=75, step=10)
-    assert after_tasks([stopped], reason="SIGUSR1 on a rank").action == "requeue"
-    assert after_tasks([stopped], reason="SIGTERM on a rank").action == "requeue"
-    assert after_tasks([stopped], reason="SIGINT on a rank").action == "end"
+    assert decide([stopped(10)]).action == "requeue"
+    assert decide([stopped(10, "SIGTERM on a rank")]).action == "requeue"
+    assert decide([stopped(10, "SIGINT on a rank")]).action == "end"
 
 
-def test_what_slurm_ends_is_left_to_slurm() -> None:
-    assert after_tasks([attempt(outcome="interrupted", status=143, step=3)], reason=None).action == "end"
+def test_what_slurm_ends_is_left_to_slurm_and_the_advice_is_for_a_run_whose_time_was_up() -> None:
+    decision = decide([attempt(outcome="interrupted", status=143, step=3)])
+    assert decision.action == "end" and "--signal" in decision.advice and "warning_s" in decision.advice
 
 
 def test_the_second_failure_at_a_step_is_the_last() -> None:
-    assert after_tasks([failed(12)], reason=None).action == "requeue"
-    decision = after_tasks([failed(12), failed(12)], reason=None)
+    assert decide([failed(12)]).action == "requeue"
+    decision = decide([failed(12), failed(12)])
     assert decision.action == "give_up" and "after step 12" in decision.because
     # A failure elsewhere in between, from a lost node for instance, does not hide it.
-    assert after_tasks([failed(12), failed(7), failed(12)], reason=None).action == "give_up"
-    assert after_tasks([failed(12), failed(13)], reason=None).action == "requeue"
+    assert decide([failed(12), failed(7), failed(12)]).action == "give_up"
+    assert decide([failed(12), failed(13)]).action == "requeue"
 
 
 def test_failures_before_the_first_step_count_only_in_a_row() -> None:
-    assert after_tasks([failed(None), failed(None)], reason=None).action == "give_up"
-    stopped = attempt(outcome="stopped", status=75, step=9)
-    assert after_tasks([failed(None), stopped, failed(None)], reason=None).action == "requeue"
+    assert decide([failed(None), failed(None)]).action == "give_up"
+    assert decide([failed(None), stopped(9), failed(None)], step=9).action == "requeue"
+
+
+def test_a_run_that_is_submitted_again_is_tried_again() -> None:
+    """Whoever does it has dealt with what ended the earlier job."""
+    assert decide([failed(12, "6"), failed(12, "6"), failed(12)]).action == "requeue"
+    assert decide([failed(None, "6"), failed(None)]).action == "requeue"
+    assert refused([attempt(4, "6")] * MAX_CUT_OFF, 4, job_id="7") is None
+    assert refused([attempt(4, "6")] * MAX_CUT_OFF, 4, job_id="6") is not None
 
 
 def test_starts_that_are_cut_off_end_some_day() -> None:
     cut = [attempt(step_before=4)] * MAX_CUT_OFF
-    refusal = may_start(cut, 4)
+    refusal = refused(cut, 4)
     assert refusal is not None and refusal.action == "give_up" and f"{MAX_CUT_OFF} starts" in refusal.because
-    assert may_start(cut, 5) is None, "a step was done"
-    assert may_start(cut[1:], 4) is None
-    assert may_start([*cut[1:], failed(4)], 4) is None, "the last one ended by itself"
+    assert refused(cut, 5) is None, "a step was done"
+    assert refused(cut, 4, checkpoint=4) is None, "a checkpoint was saved"
+    assert refused(cut[1:], 4) is None
+    assert refused([*cut[1:], failed(4)], 4) is None, "the last one ended by itself"
+
+
+def test_starts_that_are_stopped_before_a_step_end_soon() -> None:
+    """With a time limit that leaves no time to train, for instance."""
+    decision = decide([stopped(8)] * MAX_STOPPED, step=8)
+    assert decision.action == "give_up" and "SIGUSR1" in decision.because and "--time" in decision.advice
+    assert decide([stopped(8)] * (MAX_STOPPED - 1), step=8).action == "requeue"
+    assert decide([stopped(8)] * MAX_STOPPED, step=9).action == "requeue"
+    assert decide([stopped(step) for step in range(MAX_STOPPED * 2)]).action == "requeue", "each did a step"
+    limit = "the time limit run.time_limit_s=1 is near"
+    assert decide([stopped(8, limit)] * MAX_STOPPED, step=8).action == "give_up"
+
+
+def test_a_run_that_repeats_lost_steps_and_saves_them_comes_further() -> None:
+    """It was at step 90 when it was cut off, and saves some steps more of those that were lost each time."""
+    again = [
+        Attempt("7", 0, ["n1"], 4, step_before, 0.0, outcome="stopped", detail="SIGUSR1", checkpoint_before=saved)
+        for step_before, saved in ((90, 10), (20, 20), (30, 30), (40, 40))
+    ]
+    assert decide(again, step=50, checkpoint=50).action == "requeue"
+    assert decide([*again, again[-1], again[-1]], step=40, checkpoint=40).action == "give_up"
+
+
+@pytest.mark.parametrize(
+    "ended", [{"outcome": "interrupted"}, {"outcome": "stopped", "detail": "SIGTERM on a rank"}], ids=["ended", "told"]
+)
+def test_starts_that_slurm_ends_without_a_step_end_some_day_too(ended: dict[str, str]) -> None:
+    """Its other node is lost each time, or it is preempted."""
+    fruitless = [attempt(4, **ended)] * MAX_FRUITLESS
+    refusal = refused(fruitless, 4)
+    assert refusal is not None and refusal.action == "give_up" and f"{MAX_FRUITLESS} " in refusal.because
+    assert refused(fruitless[1:], 4) is None, "it may be preempted often"
+    assert refused(fruitless, 5) is None
+
+
+def test_a_doctor_that_is_ended_by_signals_again_and_again_is_given_up() -> None:
+    last = MAX_FRUITLESS - 1
+    assert after_doctor(137, "", restart=last - 1, ended_by_slurm=False).action == "requeue"  # type: ignore[union-attr]
+    assert after_doctor(137, "", restart=last, ended_by_slurm=False).action == "give_up"  # type: ignore[union-attr]

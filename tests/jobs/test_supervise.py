@@ -17,7 +17,7 @@ from tests.jobs.test_tasks import folder_with
 from unipool_dist.config import dump_config, load_config
 from unipool_dist.jobs.attempts import AttemptLog
 from unipool_dist.jobs.folder import CONFIG_FILE, JobFolder
-from unipool_dist.jobs.policy import MAX_CUT_OFF
+from unipool_dist.jobs.policy import MAX_CUT_OFF, MAX_STOPPED
 
 HEARTBEAT = """python3 - "$@" <<'END'
 import json, sys, time
@@ -42,10 +42,12 @@ class Batch:
         self.bin.mkdir()
         self.scontrol("JobState=RUNNING Restarts=0")
 
-    def scontrol(self, fields: str) -> None:
+    def scontrol(self, fields: str, before: str = "") -> None:
+        """What SLURM knows of the job; ``before`` is done first."""
         self._program(
             "scontrol",
-            f"""case $2 in
+            f"""{before}
+            case $2 in
             hostnames) printf 'n1\\nn2\\n';;
             job) echo "JobId=17 JobName=tiny {fields} NodeList=n[1-2]";;
             esac
@@ -61,13 +63,18 @@ class Batch:
     def srun(self, text: str) -> None:
         self._program("srun", text)
 
+    def change_job(self, **fields: object) -> None:
+        """As if it had been submitted so."""
+        path = self.folder.path / "job.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
     def _program(self, name: str, text: str) -> None:
         path = self.bin / name
         path.write_text(f"#!/bin/bash\n{text}\n")
         path.chmod(0o755)
 
-    def start(self, restart: int = 0) -> subprocess.Popen[str]:
-        variables = {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "n[1-2]"}
+    def start(self, restart: int = 0, job_id: int = 17) -> subprocess.Popen[str]:
+        variables = {"SLURM_JOB_ID": str(job_id), "SLURM_JOB_NODELIST": "n[1-2]"}
         if restart:
             variables["SLURM_RESTART_COUNT"] = str(restart)
         return subprocess.Popen(
@@ -78,8 +85,8 @@ class Batch:
             text=True,
         )
 
-    def run(self, restart: int = 0) -> tuple[int, str]:
-        process = self.start(restart)
+    def run(self, restart: int = 0, job_id: int = 17) -> tuple[int, str]:
+        process = self.start(restart, job_id)
         output, _ = process.communicate(timeout=240)
         return process.returncode, output
 
@@ -112,8 +119,7 @@ def test_a_stopped_run_is_requeued(batch: Batch) -> None:
 
 
 def test_without_requeue_the_job_ends_and_says_how_to_go_on(batch: Batch) -> None:
-    job = json.loads((batch.folder.path / "job.json").read_text())
-    (batch.folder.path / "job.json").write_text(json.dumps({**job, "requeue": False}))
+    batch.change_job(requeue=False)
     batch.tasks("stopped", 40, 75, "SIGUSR1 on a rank")
     status, output = batch.run()
     assert status == 75 and batch.num_requeued == 0
@@ -163,6 +169,99 @@ def test_a_run_that_is_cut_off_again_and_again_is_given_up(batch: Batch) -> None
         assert batch.run(restart)[0] == -signal.SIGKILL
     status, output = batch.run(MAX_CUT_OFF)
     assert status == 1 and "were cut off" in output and "submit --resume" in output
+    batch.tasks("finished", 100, 0)
+    assert batch.run(job_id=18)[0] == 0, "the job that was submitted as it said starts the run"
+
+
+def test_a_run_that_is_stopped_before_a_step_again_and_again_is_given_up(batch: Batch) -> None:
+    batch.tasks("stopped", 40, 75, "SIGUSR1 on a rank")
+    assert batch.run()[0] == 75
+    for restart in range(1, MAX_STOPPED):
+        batch.scontrol(f"JobState=RUNNING Restarts={restart}")
+        assert batch.run(restart)[0] == 75 and batch.num_requeued == restart + 1
+    status, output = batch.run(MAX_STOPPED)
+    assert status == 1 and batch.num_requeued == MAX_STOPPED, output
+    assert "without a step or a checkpoint beyond step 40" in output and "--time" in output
+
+
+UNREACHABLE = """if [[ $2 != hostnames ]] && (($(cat {count} 2>/dev/null || echo 0) < 2)); then
+    echo $(($(cat {count} 2>/dev/null || echo 0) + 1)) >{count}
+    echo "slurm_load_jobs error: Unable to contact slurm controller (connect failure)" >&2
+    exit 1
+fi"""
+
+
+def test_a_controller_that_does_not_answer_is_asked_again(batch: Batch) -> None:
+    batch.tasks("stopped", 40, 75, "SIGUSR1 on a rank")
+    batch.scontrol("JobState=RUNNING Restarts=0", UNREACHABLE.format(count=batch.bin / "count"))
+    status, output = batch.run()
+    assert status == 75 and batch.num_requeued == 1, output
+    assert output.count("trying again for 10 minutes") == 1 and "Unable to contact" in output
+
+
+def test_a_job_that_was_requeued_though_the_answer_was_lost_is_left_alone(batch: Batch) -> None:
+    batch.tasks("stopped", 40, 75, "SIGUSR1 on a rank")
+    # From the second look on SLURM has started it anew.
+    lost = f"[[ $1 != requeue ]] || {{ touch {batch.bin}/again; echo 'Socket timed out' >&2; exit 1; }}"
+    again = f"[[ $2 != job || ! -e {batch.bin}/again ]] || {{ echo 'JobId=17 JobState=PENDING Restarts=1'; exit; }}"
+    batch.scontrol("JobState=RUNNING Restarts=0", f"{lost}\n{again}")
+    status, output = batch.run()
+    assert status == 75 and batch.num_requeued == 0 and "SLURM has already taken this job" in output, output
+
+
+def test_the_end_of_a_node_that_was_cut_off_is_not_that_of_the_next_start(batch: Batch) -> None:
+    """SLURM has started the job anew on other nodes meanwhile, and that start is in the files."""
+    start = {"event": "start", "job_id": "17", "restart": 1, "nodes": ["n3"], "num_tasks": 2, "step_before": 3}
+    later = json.dumps({**start, "started": time.time() + 1000})
+    beat = HEARTBEAT.format(state="stopped", step=50, reason="SIGUSR1 on a rank", run=str(batch.run_dir), status=1)
+    batch.srun(f"echo '{later}' >>{batch.folder.path}/attempts.jsonl\n{beat}")
+    status, output = batch.run()
+    assert status == 1 and batch.num_requeued == 0 and "SLURM is ending the job" in output
+    old, new = AttemptLog.read(batch.folder.path).attempts
+    assert (old.outcome, old.step, new.outcome, new.restart) == ("interrupted", None, None, 1)
+
+
+def doctor(status: int, verdict: str = "") -> str:
+    """An srun under which doctor ends so, and training succeeds."""
+    found = f"""for word; do [[ $word != --status-file=* ]] || echo "{verdict}" >"${{word#*=}}"; done"""
+    return f"""[[ " $* " == *" doctor "* ]] || exit 0
+    {found if verdict else ""}
+    exit {status}"""
+
+
+@pytest.mark.parametrize(
+    ("srun", "status", "num_requeued", "said"),
+    [
+        (doctor(0, "0"), 0, 0, "the run is finished"),
+        (doctor(0, "1"), 1, 0, "doctor found faults (status 1, see above)"),
+        (doctor(1), 1, 0, "doctor found faults (status 1, see above)"),
+        (doctor(143), 75, 1, "doctor was ended by SIGTERM, which is no finding"),  # a preemption
+        (doctor(138), 75, 1, "doctor was ended by SIGUSR1"),  # the time limit is near
+        (doctor(137, "1"), 1, 0, "doctor found faults"),  # and a task that stood still was killed
+        (doctor(130), 75, 0, "do not start again"),
+    ],
+)
+def test_doctor_s_findings_end_the_job_and_signals_do_not(
+    batch: Batch, srun: str, status: int, num_requeued: int, said: str
+) -> None:
+    batch.change_job(doctor=True)
+    batch.srun(srun)
+    found, output = batch.run()
+    assert (found, batch.num_requeued) == (status, num_requeued) and said in output, output
+    assert len(AttemptLog.read(batch.folder.path).attempts) == (found == 0), "the run itself was not started"
+
+
+def test_a_doctor_that_slurm_ends_has_found_nothing(batch: Batch) -> None:
+    batch.change_job(doctor=True)
+    batch.srun(f"touch {batch.bin}/began; trap '' TERM; sleep 1.5; exit 143")
+    process = batch.start()
+    until = time.monotonic() + 30
+    while not (batch.bin / "began").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    process.terminate()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 75 and batch.num_requeued == 0
+    assert "SLURM is ending the job" in output and "found faults" not in output
 
 
 def test_what_the_watchdog_said_is_the_reason(batch: Batch) -> None:

@@ -34,7 +34,11 @@ def test_one_task_per_process(tmp_path: Path) -> None:
     assert {"--nodes=2", "--nodelist=a,b", "--ntasks=4", "--ntasks-per-node=2", "--cpus-per-task=3"} <= set(command)
     launcher = str(folder.launchers / "srun.sh")
     assert command[-4:] == ["--cpu-bind=cores", launcher, str(folder.run_dir / "job/config.yaml"), "--resume"]
-    assert doctor_command(folder, folder.run_dir, LAYOUT)[-3:-1] == [launcher, "doctor"]
+    command = doctor_command(folder, folder.run_dir, LAYOUT)
+    assert command[-6:] == [
+        launcher, "doctor", str(folder.run_dir / "job/config.yaml"),
+        "--timeout=600", "--time-limit=720", f"--status-file={folder.run_dir}/job/doctor.status",
+    ], "it is as patient with a slow start of the tasks as the run is"  # fmt: skip
 
 
 def test_one_torchrun_per_node(tmp_path: Path) -> None:

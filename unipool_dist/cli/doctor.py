@@ -128,11 +128,10 @@ def _take_part(
         except Exception:
             traceback.print_exc()
             return 1
-    if status_file is None or examination.abandoned:
-        return status  # a launcher then ends those that do not end by themselves
-    if environment.rank == 0:
+    if status_file is not None and environment.rank == 0:
         status_file.write_text(str(status))
-    return 0
+    # At another status than 0 a launcher ends the ranks that do not end by themselves.
+    return status if status_file is None or examination.abandoned else 0
 
 
 def _read_config(arguments: Sequence[str]) -> Config | None:

@@ -1,15 +1,25 @@
-"""Whether a run whose tasks have ended is to be started again: pure, from what is known of all its starts."""
+"""Whether a run whose tasks have ended is to be started again: pure, from what is known of the starts of its job.
+
+Only the starts of the present job count: who submits a run again means to have it tried again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from unipool_dist.jobs.attempts import Attempt, Outcome
+from unipool_dist.jobs.statuses import signal_of
 
+# How many starts without progress are enough. Others may lie between them that came no further either.
 MAX_CUT_OFF = 5
-"""Starts in a row that are cut off without completing a step, after which the run is not started again."""
+"""That were cut off: nodes lost, or killed without a warning."""
+MAX_STOPPED = 3
+"""That were told to stop by their time limit, or by hand."""
+MAX_FRUITLESS = 10
+"""Of any kind. Larger, as SLURM preempts a job and gives it bad nodes for reasons that pass."""
 
 
 @dataclass(frozen=True)
@@ -18,41 +28,93 @@ class Decision:
 
     action: Literal["end", "requeue", "give_up"]
     because: str
+    advice: str = ""
+    """What to do before the run is submitted again."""
 
 
-def may_start(attempts: Sequence[Attempt], step: int) -> Decision | None:
-    """``give_up`` if the last starts were all cut off at ``step``, so that one more promises nothing; else ``None``."""
-    fruitless = 0
-    for attempt in reversed(attempts):
-        if attempt.outcome is not None or attempt.step_before != step:
-            break
-        fruitless += 1
-    if fruitless < MAX_CUT_OFF:
-        return None
-    return Decision(
-        "give_up",
-        f"the last {fruitless} starts were cut off (nodes lost, or killed without a warning) before one more step than "
-        f"{step} was done",
-    )
+ENDED_BY_SLURM = Decision(
+    "end",
+    "SLURM is ending the job (cancelled, preempted, requeued, or its time is up)",
+    "SLURM starts it again by itself after a preemption, a requeue or the loss of a node. If its time was up, the "
+    "warning came too late to save: lengthen it (--signal in the run's job/job.sbatch, warning_s in a profile)",
+)
 
 
-def after_tasks(attempts: Sequence[Attempt], *, reason: str | None) -> Decision:
-    """What to do after the last of ``attempts`` has ended. ``reason``: why the run was stopped, if it was."""
+def may_start(attempts: Iterable[Attempt], job_id: str, *, step: int, checkpoint: int) -> Decision | None:
+    """``give_up`` if the last starts of the job came to nothing, so that one more promises nothing; else ``None``.
+
+    Args:
+        step: that the run has come to.
+        checkpoint: step of its newest checkpoint; 0: there is none.
+    """
+    fruitless = _fruitless([attempt for attempt in attempts if attempt.job_id == job_id], step, checkpoint)
+    stopped = [attempt for attempt in fruitless if attempt.outcome == "stopped" and not _is_preemption(attempt)]
+    num_cut_off = sum(attempt.outcome is None for attempt in fruitless)
+    nothing_new = f"without a step or a checkpoint beyond step {step}"
+    if len(stopped) >= MAX_STOPPED:
+        return Decision(
+            "give_up",
+            f"{len(stopped)} starts of this job were stopped {nothing_new}, the last one by: {stopped[-1].detail}",
+            "Give a start the time to train: a longer --time, or run.time_limit_s in the run's job/config.yaml; then",
+        )
+    if num_cut_off >= MAX_CUT_OFF:
+        return Decision(
+            "give_up",
+            f"{num_cut_off} starts of this job were cut off (nodes lost, or killed without a warning) {nothing_new}",
+            "See what becomes of its nodes (sinfo --list-reasons) and of its memory; then",
+        )
+    if len(fruitless) >= MAX_FRUITLESS:
+        return Decision(
+            "give_up",
+            f"{len(fruitless)} starts of this job have ended {nothing_new}: {_kinds(fruitless)}",
+            "See above what ended them. If they only lacked time for the next checkpoint, lower checkpoint.interval in "
+            "the run's job/config.yaml; then",
+        )
+    return None
+
+
+def after_tasks(attempts: Sequence[Attempt], *, step: int, checkpoint: int) -> Decision:
+    """What to do after the last of ``attempts`` has ended; ``step`` and ``checkpoint`` as in :func:`may_start`, now."""
     last = attempts[-1]
     if last.outcome == "finished":
         return Decision("end", "the run is finished")
     if last.outcome == "interrupted":
-        return Decision("end", "SLURM is ending the job (cancelled, preempted, requeued, or its time is up)")
+        return ENDED_BY_SLURM
+    if last.outcome == "stopped" and "SIGINT" in (last.detail or ""):
+        return Decision("end", "the run was stopped by SIGINT, which means: save, and do not start again")
+    earlier = [attempt for attempt in attempts[:-1] if attempt.job_id == last.job_id]
     if last.outcome == "stopped":
-        if reason is not None and "SIGINT" in reason:
-            return Decision("end", "the run was stopped by SIGINT, which means: save, and do not start again")
-        return Decision("requeue", f"the run was stopped and its state saved ({reason})")
-    # A start that failed before its first step says nothing of a step: only two of them in a row count.
-    earlier = attempts[-2:-1] if last.step is None else attempts[:-1]
-    where = "before its first step" if last.step is None else f"after step {last.step}"
-    if any(attempt.outcome == "failed" and attempt.step == last.step for attempt in earlier):
-        return Decision("give_up", f"the run has failed twice {where}: {last.detail}")
-    return Decision("requeue", f"the run failed {where} ({last.detail}), for the first time there")
+        decision = Decision("requeue", f"the run was stopped and its state saved ({last.detail})")
+    else:
+        decision = _after_failure(last, earlier)
+    if decision.action != "requeue":
+        return decision
+    return may_start([*earlier, last], last.job_id, step=step, checkpoint=checkpoint) or decision
+
+
+def after_doctor(status: int, verdict: str, *, restart: int, ended_by_slurm: bool) -> Decision | None:
+    """What to do when the doctor before the first start has ended; ``None``: start the run.
+
+    Args:
+        status: of its tasks.
+        verdict: exit status that it has come to; empty: it did not come so far.
+        restart: how often the job was started anew; all of these starts ended before the run's first.
+    """
+    if ended_by_slurm:
+        return ENDED_BY_SLURM
+    found = verdict.strip() not in ("", "0")
+    if status == 0 and not found:
+        return None
+    number = signal_of(status)
+    if found or number is None:
+        status = int(verdict) if found else status
+        return Decision("give_up", f"doctor found faults (status {status}, see above)", "Deal with them; then")
+    because = f"doctor was ended by {number.name}, which is no finding"
+    if number == signal.SIGINT:
+        return Decision("end", f"{because}; SIGINT means: do not start again")
+    if restart + 1 >= MAX_FRUITLESS:
+        return Decision("give_up", f"{because}, in the {restart + 1}th start of this job", "See what sent it; then")
+    return Decision("requeue", because)
 
 
 def outcome_of(status: int, state: str | None, *, ended_by_slurm: bool) -> Outcome:
@@ -64,3 +126,42 @@ def outcome_of(status: int, state: str | None, *, ended_by_slurm: bool) -> Outco
     if state == "stopped":
         return "stopped"
     return "failed"
+
+
+def _after_failure(last: Attempt, earlier: Sequence[Attempt]) -> Decision:
+    # A start that failed before its first step says nothing of a step: only two of them in a row count.
+    compared = earlier[-1:] if last.step is None else earlier
+    where = "before its first step" if last.step is None else f"after step {last.step}"
+    if any(attempt.outcome == "failed" and attempt.step == last.step for attempt in compared):
+        return Decision(
+            "give_up",
+            f"the run has failed twice {where}: {last.detail}",
+            "The first error above it is the cause; then",
+        )
+    return Decision("requeue", f"the run failed {where} ({last.detail}), for the first time there")
+
+
+def _fruitless(attempts: Sequence[Attempt], step: int, checkpoint: int) -> list[Attempt]:
+    """The last ones, since which the run has done no step and saved no checkpoint beyond those it had then.
+
+    A step alone does not tell: a run that has lost some repeats them, and each new checkpoint is progress meanwhile.
+    """
+    fruitless: list[Attempt] = []
+    furthest = newest = -1
+    for attempt in attempts:
+        if attempt.step_before > furthest or attempt.checkpoint_before > newest:
+            fruitless = []
+        furthest, newest = max(furthest, attempt.step_before), max(newest, attempt.checkpoint_before)
+        fruitless.append(attempt)
+    return [] if step > furthest or checkpoint > newest else fruitless
+
+
+def _is_preemption(attempt: Attempt) -> bool:
+    """SLURM preempts with SIGTERM, which the tasks of a job with a grace time are the only ones to get."""
+    return "SIGTERM" in (attempt.detail or "")
+
+
+def _kinds(attempts: Sequence[Attempt]) -> str:
+    names = {None: "cut off", "interrupted": "ended by SLURM", "stopped": "stopped", "failed": "failed"}
+    counts = {name: sum(attempt.outcome == kind for attempt in attempts) for kind, name in names.items()}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)

@@ -16,18 +16,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
+from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs import slurm
 from unipool_dist.jobs.attempts import Attempt, AttemptLog
 from unipool_dist.jobs.folder import JOB, JobFolder, run_config
 from unipool_dist.jobs.layout import Layout, choose_layout
-from unipool_dist.jobs.policy import Decision, after_tasks, may_start, outcome_of
-from unipool_dist.jobs.tasks import doctor_command, task_environment, train_command
+from unipool_dist.jobs.policy import Decision, after_doctor, after_tasks, may_start, outcome_of
+from unipool_dist.jobs.requeue import requeue
+from unipool_dist.jobs.statuses import meaning
+from unipool_dist.jobs.tasks import DOCTOR_FILE, doctor_command, task_environment, train_command
 from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.resilience.heartbeat import Heartbeat, read_heartbeat
 from unipool_dist.resilience.watchdog_files import SUMMARY_FILE, WATCHDOG
-
-_REQUEUE_PATIENCE_S = 120
 
 
 class Supervisor:
@@ -67,7 +68,7 @@ class Supervisor:
         if self._is_finished(before):
             self._say(f"the run is finished (step {step} of {self._config.train.steps}): nothing to do")
             return 0
-        refusal = may_start(self._log.attempts, step)
+        refusal = may_start(self._log.attempts, self._job_id, step=step, checkpoint=self._newest_checkpoint())
         if refusal is not None:
             return self._give_up(refusal)
         profile = self._folder.profile()
@@ -79,47 +80,64 @@ class Supervisor:
         unused = self._nodes[len(layout.nodes) :]
         if unused:
             self._say(f"note: not used, since the layout does not fill them: {', '.join(unused)}")
-        if self._job.doctor and not self._log.attempts and not self._doctor(layout):
-            return 1
+        if self._job.doctor and not self._log.attempts:
+            decision = self._doctor(layout)
+            if decision is not None:
+                return self._carry_out(decision, RESUME)
         return self._attempt(layout, step)
 
     def _attempt(self, layout: Layout, step: int) -> int:
         started = time.time()
-        self._log.start(
-            Attempt(self._job_id, self._restart, list(layout.nodes), layout.num_tasks, step, round(started, 3))
-        )
+        attempt = Attempt(
+            self._job_id, self._restart, list(layout.nodes), layout.num_tasks, step, round(started, 3),
+            checkpoint_before=self._newest_checkpoint(),
+        )  # fmt: skip
+        self._log.start(attempt)
         status = self._srun(train_command(self._folder, self._run_dir, layout))
         beat = read_heartbeat(self._run_dir)
-        if beat is not None and beat.time < started:
-            beat = None  # that of an earlier start: this one did not come so far
-        outcome = outcome_of(status, beat.state if beat else None, ended_by_slurm=self._ended_by is not None)
-        detail = _stuck_since(self._run_dir, started) or f"its tasks ended with status {status}, {_meaning(status)}"
+        # This node was cut off, and SLURM has started the job anew elsewhere: the heartbeat is not that of this start.
+        taken = self._log.is_superseded()
+        if taken or (beat is not None and beat.time < started):
+            beat = None  # this start did not come so far
+        ended_by_slurm = taken or self._ended_by is not None
+        outcome = outcome_of(status, beat.state if beat else None, ended_by_slurm=ended_by_slurm)
+        detail = _stuck_since(self._run_dir, started) or f"its tasks ended with status {status}, {meaning(status)}"
         self._log.end(
             ended=round(time.time(), 3),
             outcome=outcome,
             status=status,
             step=beat.step if beat else None,
-            detail=detail,
+            detail=beat.reason or detail if beat and outcome == "stopped" else detail,
         )
-        decision = after_tasks(self._log.attempts, reason=beat.reason if beat else None)
-        if decision.action == "requeue" and self._job.requeue:
-            return self._requeue(decision)
+        decision = after_tasks(
+            self._log.attempts, step=beat.step if beat else step, checkpoint=self._newest_checkpoint()
+        )
+        if outcome == "finished":
+            self._say(decision.because)
+            return 0
+        return self._carry_out(decision, RESUME if outcome == "stopped" else status or 1)
+
+    def _carry_out(self, decision: Decision, status: int) -> int:
+        """Exit status of the job: ``status``, if the decision is no other."""
         if decision.action == "requeue":
-            self._say(f"{decision.because}: the job ends, as it was submitted with --no-requeue; to go on:")
-            self._say(f"unipool-dist submit --resume {self._folder.run_dir}")
-            return RESUME
+            return self._requeue(decision)
         if decision.action == "give_up":
             return self._give_up(decision)
         self._say(decision.because)
-        return 0 if outcome == "finished" else RESUME if outcome == "stopped" else status or 1
+        if decision.advice:
+            self._say(decision.advice)
+        self._say_how_to_go_on()
+        return status
 
-    def _doctor(self, layout: Layout) -> bool:
+    def _doctor(self, layout: Layout) -> Decision | None:
+        """``None`` if all is well."""
         self._say("doctor: looking at the nodes before the first start")
+        path = self._run_dir / JOB / DOCTOR_FILE
+        path.unlink(missing_ok=True)
         status = self._srun(doctor_command(self._folder, self._run_dir, layout))
-        if status:
-            self._say(f"doctor found faults (status {status}, see above): the run is not started; deal with them, then")
-            self._say(f"submit it again: unipool-dist submit --resume {self._folder.run_dir}")
-        return status == 0
+        verdict = path.read_text() if path.exists() else ""
+        ended_by_slurm = self._ended_by is not None
+        return after_doctor(status, verdict, restart=self._restart, ended_by_slurm=ended_by_slurm)
 
     def _srun(self, command: list[str]) -> int:
         """Exit status of srun; as a shell would give it if a signal killed srun."""
@@ -136,27 +154,32 @@ class Supervisor:
         return done.stdout.strip()
 
     def _requeue(self, decision: Decision) -> int:
-        self._say(f"{decision.because}: the job goes back into the queue and resumes from the newest whole checkpoint")
-        try:
-            # A node that was cut off may come back after SLURM has long started the job anew elsewhere.
-            fields = slurm.show_job(self._job_id)
-            if fields is None or fields.get("JobState") != "RUNNING" or int(fields.get("Restarts", 0)) != self._restart:
-                self._say("SLURM has already taken this job from here: nothing more to do")
-                return RESUME
-            slurm.requeue(self._job_id)
-        except slurm.SlurmError as error:
-            self._say(f"it could not be requeued: {error}")
-            self._say(f"go on by hand: unipool-dist submit --resume {self._folder.run_dir}")
+        if not self._job.requeue:
+            self._say(f"{decision.because}: the job ends, as it was submitted with --no-requeue")
+            self._say_how_to_go_on()
             return RESUME
-        until = time.monotonic() + _REQUEUE_PATIENCE_S
-        while self._ended_by is None and time.monotonic() < until:
-            time.sleep(0.1)  # until SLURM ends this script, which it would otherwise kill only after KillWait
+        self._say(f"{decision.because}: the job goes back into the queue and resumes from the newest whole checkpoint")
+        if not requeue(self._job_id, self._restart, is_ending=lambda: self._ended_by is not None, say=self._say):
+            self._say(
+                "if this node is off the network, SLURM starts the job anew by itself; if squeue does not show it,"
+            )
+            self._say_how_to_go_on()
         return RESUME
 
     def _give_up(self, decision: Decision) -> int:
-        self._say(f"{decision.because}: the job is not started again. The first error above it is the cause; then")
-        self._say(f"go on with: unipool-dist submit --resume {self._folder.run_dir}")
+        self._say(f"{decision.because}: the job is not started again. {decision.advice}")
+        self._say_how_to_go_on()
         return 1
+
+    def _say_how_to_go_on(self) -> None:
+        self._say(f"go on with: unipool-dist submit --resume {self._folder.run_dir}")
+
+    def _newest_checkpoint(self) -> int:
+        """Step of it; 0 if there is none, or none can be seen."""
+        try:
+            return max(CheckpointDirectory(self._run_dir).steps(), default=0)
+        except OSError:
+            return 0
 
     def _greeting(self, before: Heartbeat | None) -> str:
         times = f", restart {self._restart}" if self._restart else ""
@@ -191,16 +214,6 @@ def _stuck_since(run_dir: Path, started: float) -> str | None:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _meaning(status: int) -> str:
-    if status == 0:
-        return "success"
-    if status == RESUME:
-        return "start me again"
-    if status > 128 and status - 128 in {int(number) for number in signal.Signals}:
-        return f"killed by {signal.Signals(status - 128).name}"
-    return "an error"
 
 
 def main(arguments: list[str]) -> int:

@@ -10,6 +10,10 @@ from unipool_dist.jobs.folder import CONFIG_FILE, JOB, JobFolder
 from unipool_dist.jobs.layout import Layout
 from unipool_dist.jobs.profile import Profile
 
+DOCTOR_FILE = "doctor.status"
+"""In the job folder: the exit status that doctor has come to, if it came to one."""
+_DOCTOR_MEASURES_S = 120
+
 
 def train_command(folder: JobFolder, run_dir: Path, layout: Layout) -> list[str]:
     """Train the run in ``run_dir``, from its newest checkpoint if it has one."""
@@ -17,8 +21,23 @@ def train_command(folder: JobFolder, run_dir: Path, layout: Layout) -> list[str]
 
 
 def doctor_command(folder: JobFolder, run_dir: Path, layout: Layout) -> list[str]:
-    """Look at the nodes as the run will use them."""
-    return _command(folder, layout, ["doctor", str(run_dir / JOB / CONFIG_FILE)])
+    """Look at the nodes as the run will use them; what it has found comes in :data:`DOCTOR_FILE`.
+
+    All tasks end with 0 then: by `--kill-on-bad-exit` the first to end with another status would have the others
+    killed, and the step would end with the status of a task that was killed by a signal.
+    """
+    timeout_s = layout.config.parallel.timeout_s
+    return _command(
+        folder,
+        layout,
+        [
+            "doctor",
+            str(run_dir / JOB / CONFIG_FILE),
+            f"--timeout={timeout_s:g}",
+            f"--time-limit={timeout_s + _DOCTOR_MEASURES_S:g}",  # that counts the waiting for the last task, too
+            f"--status-file={run_dir / JOB / DOCTOR_FILE}",
+        ],
+    )
 
 
 def task_environment(variables: Mapping[str, str], profile: Profile, layout: Layout, port: str) -> dict[str, str]:
