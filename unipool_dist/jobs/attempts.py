@@ -1,12 +1,14 @@
 """``job/attempts.jsonl``: every start of a run as a job, and how it ended as far as the batch script saw.
 
-A start without an end was cut off: its node was lost, or SLURM killed the batch script.
+A start without an end was cut off: its node was lost, or SLURM killed the batch script. An end belongs to the start of
+its job and restart: the batch script on a node that was cut off may write its end after SLURM has started the job anew.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -37,11 +39,17 @@ class Attempt:
     step: int | None = None
     """Last step completed when it ended; ``None`` if it had not come to training."""
     detail: str | None = None
+    """Why it was stopped, or how it failed."""
+    checkpoint_before: int = 0
+    """Step of the newest checkpoint when it started; 0: there was none."""
 
 
 @dataclass
 class AttemptLog:
-    """The attempts of the run whose job folder is ``folder``. One batch script at a time writes."""
+    """The attempts of the run whose job folder is ``folder``, oldest first.
+
+    A file system that fails is no reason to end a run, or not to requeue it: what cannot be written is said on stderr.
+    """
 
     folder: Path
     attempts: list[Attempt] = field(default_factory=list)
@@ -57,9 +65,8 @@ class AttemptLog:
                 kind = event.pop("event")
                 if kind == "start":
                     log.attempts.append(Attempt(**event))
-                elif log.attempts:
-                    for name, value in event.items():
-                        setattr(log.attempts[-1], name, value)
+                else:
+                    log._ended(event)
             except (ValueError, KeyError, TypeError):
                 continue
         return log
@@ -71,16 +78,41 @@ class AttemptLog:
         self._append({"event": "start"} | {k: v for k, v in asdict(attempt).items() if k not in unset})
 
     def end(self, **fields: Any) -> None:
-        """Write down how the last attempt ended."""
+        """Write down how the attempt that was started last through this object has ended."""
+        last = self.attempts[-1]
         for name, value in fields.items():
-            setattr(self.attempts[-1], name, value)
-        self._append({"event": "end"} | fields)
+            setattr(last, name, value)
+        self._append({"event": "end", "job_id": last.job_id, "restart": last.restart} | fields)
+
+    def is_superseded(self) -> bool:
+        """Whether somebody has started the run anew since the last attempt here, as far as the file can be read."""
+        try:
+            newest = AttemptLog.read(self.folder).attempts[-1:]
+        except OSError:
+            return False
+        return any(attempt.started > self.attempts[-1].started for attempt in newest)
+
+    def _ended(self, event: dict[str, Any]) -> None:
+        """Without a job, as earlier versions wrote it, the end is that of the last start."""
+        key = event.pop("job_id", None), event.pop("restart", None)
+        ends = [item for item in self.attempts if key == (None, None) or key == (item.job_id, item.restart)]
+        for name, value in event.items() if ends else ():
+            setattr(ends[-1], name, value)
 
     def _append(self, event: dict[str, Any]) -> None:
-        with (self.folder / ATTEMPTS_FILE).open("a", encoding="utf-8") as file:
-            file.write("\n" * self._last_line_is_cut() + json.dumps(event) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        path = self.folder / ATTEMPTS_FILE
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n" * self._last_line_is_cut() + json.dumps(event) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            print(
+                f"warning: {path} cannot be written: {error}. The run goes on, but this {event['event']} is not "
+                "counted in deciding whether to start it again, and `unipool-dist status` knows nothing of it",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _last_line_is_cut(self) -> bool:
         path = self.folder / ATTEMPTS_FILE
