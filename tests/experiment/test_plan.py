@@ -88,6 +88,14 @@ def test_a_run_begun_with_another_configuration_is_refused(tmp_path: Path) -> No
     check_unchanged(changed[:0], {})
 
 
+def test_a_run_begun_by_another_version_is_named(tmp_path: Path) -> None:
+    run, *others = runs_of(tmp_path)
+    run.directory.mkdir(parents=True)
+    (run.directory / "config.yaml").write_text("wings: {span: 3}\n")
+    with pytest.raises(ConfigError, match=r"wings: no such(.|\n)*/plain/seed-1 may be a run of another version"):
+        check_unchanged([run, *others], resolved_configs([run, *others], 1))
+
+
 def test_paths_layout_and_logging_make_no_other_run(tmp_path: Path) -> None:
     (run, *_) = runs_of(tmp_path)
     (moved, *_) = runs_of(tmp_path, output="elsewhere")

@@ -84,13 +84,13 @@ def check_unchanged(runs: Sequence[Run], resolved: Mapping[str, Config]) -> None
     Layout, logging, checkpoints and paths may differ.
 
     Raises:
-        ConfigError: naming every run and field.
+        ConfigError: naming every run and field; or a directory's configuration is not of this version.
     """
     faults = []
     for run in runs:
         begun = run.directory / "config.yaml"
         if begun.exists():
-            faults += [f"{run.directory}: {line}" for line in run_differences(load_config(begun), resolved[run.name])]
+            faults += [f"{run.directory}: {line}" for line in run_differences(_begun(begun), resolved[run.name])]
     if faults:
         raise ConfigError(
             "these runs were begun with another configuration than the experiment's file describes now:\n  "
@@ -123,6 +123,17 @@ def _run(experiment: Experiment, folder: Path, name: str, seed: int) -> Run:
     with naming_variant(name):
         config = load_config(folder / base if base else None, [override(*field) for field in fields.items()])
     return Run(name, seed, directory, config)
+
+
+def _begun(path: Path) -> Config:
+    """The configuration that a run was begun with."""
+    try:
+        return load_config(path)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}\n{path.parent} may be a run of another version of unipool-dist; use that, or delete the "
+            f"directory to train it anew"
+        ) from None
 
 
 def _check_known(option: str, given: Sequence[Any], known: Sequence[Any]) -> None:
