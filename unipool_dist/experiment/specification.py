@@ -13,7 +13,7 @@ from unipool_dist.errors import ConfigError
 
 FROZEN_FILE = "experiment.yaml"
 """In the experiment's directory: what its file said when the experiment was last started."""
-_RESERVED = ("job", "logs", "report")  # folders of the experiment's directory that hold no runs
+_RESERVED = ("figures", "job", "logs", "report")  # folders of the experiment's directory that hold no runs
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 _DECIDED = {"run.dir": "output", "train.seed": "seeds"}
 
@@ -116,6 +116,7 @@ def _faults(experiment: Experiment) -> list[str]:
         faults.append("variants: there is none; name at least one")
     if experiment.baseline is not None and experiment.baseline not in experiment.variants:
         faults.append(f"baseline: {experiment.baseline} is none of the variants ({', '.join(experiment.variants)})")
+    faults += _title_faults(experiment)
     faults += _seed_faults("seeds", experiment.seeds) + _set_faults("set", experiment.set)
     for name, variant in experiment.variants.items():
         if not _NAME.fullmatch(name):
@@ -128,6 +129,18 @@ def _faults(experiment: Experiment) -> list[str]:
         if variant.seeds is not None:
             faults += _seed_faults(f"variants.{name}.seeds", variant.seeds)
     return faults
+
+
+def _title_faults(experiment: Experiment) -> list[str]:
+    """Reports tell variants apart by what they call them."""
+    titles: dict[str, list[str]] = {}
+    for name, variant in experiment.variants.items():
+        titles.setdefault(variant.title or name, []).append(name)
+    return [
+        f"variants: {' and '.join(names)} have the same title {title!r}; give each one of its own"
+        for title, names in titles.items()
+        if len(names) > 1
+    ]
 
 
 def _seed_faults(where: str, seeds: list[int]) -> list[str]:
