@@ -52,8 +52,15 @@ def test_a_damaged_checkpoint_is_passed_over_but_never_used(workers: Workers, sm
     flip_bit(directory.folder(60) / "__0_0.distcp", 100_000)
     run, notes = workers.run(_opened, 2, None, tmp_path / "run", (), free_port(), _identity_and_notes)[0]
     assert run == (40, 40 * TOKENS_PER_STEP)
-    assert len(notes) == 1 and notes[0].startswith("warning: the checkpoint of step 60 is damaged and passed over: ")
+    assert len(notes) == 2 and notes[0].startswith("warning: the checkpoint of step 60 is damaged and passed over: ")
     assert "DamagedError: the checkpoint of step 60 is damaged" in open_it(workers, tmp_path / "run", step=60)
+
+
+def test_a_model_that_is_not_trained_to_the_end_is_said_to_be_so(workers: Workers, small_run: Path) -> None:
+    ((_, notes),) = workers.run(_opened, 1, 40, small_run, (), 0, _identity_and_notes)
+    assert notes == ("note: the model is that of step 40 of 60; it is not trained to the end",)
+    ((_, notes),) = workers.run(_opened, 1, None, small_run, (), 0, _identity_and_notes)
+    assert notes == ()
 
 
 def _identity_and_notes(run: OpenedRun) -> tuple[tuple[int, int], tuple[str, ...]]:

@@ -72,7 +72,7 @@ def opened_run(run_dir: Path, config: Config, environment: Environment, step: in
             groups=groups,
             model=model,
             pipeline=Pipeline(config, groups, model),
-            notes=tuple(_notes(found, corpus)),
+            notes=tuple(_notes(found, corpus, config.train.steps)),
         )
 
 
@@ -125,9 +125,11 @@ def _check(found: Found, config: Config, corpus: Corpus) -> None:
         )
 
 
-def _notes(found: Found, corpus: Corpus) -> Iterator[str]:
+def _notes(found: Found, corpus: Corpus, steps: int) -> Iterator[str]:
     for step, fault in found.damaged.items():
         yield f"warning: the checkpoint of step {step} is damaged and passed over: {fault}"
+    if found.step < steps:
+        yield f"note: the model is that of step {found.step} of {steps}; it is not trained to the end"
     content = found.progress.data.content_hash
     if content is not None and content != corpus.content_hash:
         yield f"note: the corpus at {corpus.path} is not the one that the run was trained on"
