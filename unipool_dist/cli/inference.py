@@ -20,6 +20,7 @@ from unipool_dist.resilience.orphans import end_with_launcher
 from unipool_dist.topology.environment import read_environment
 
 if TYPE_CHECKING:
+    from unipool_dist.config import Config
     from unipool_dist.data import Batch
     from unipool_dist.inference.opened import OpenedRun
 
@@ -59,17 +60,20 @@ sequences_option = click.option(
 )
 
 
-def on_every_rank(use: Use, work: Callable[[OpenedRun], None]) -> None:
+def on_every_rank(
+    use: Use, work: Callable[[OpenedRun], None], check: Callable[[Config], None] = lambda config: None
+) -> None:
     """Open the run and do ``work`` on every rank: in this process, or with ``--nproc`` in processes of their own.
 
-    Those get this command's own arguments. What can be found wrong before they start is found here.
+    Those get this command's own arguments. What can be found wrong before they start is found here; ``check`` raises
+    for configurations with which the command can do nothing.
     """
     from unipool_dist.inference.layout import inference_config
 
     # Else torch tells of a lost peer in twenty lines of C++ frames, before the line that says what happened.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if use.nproc is not None:
-        inference_config(use.run, use.overrides, use.nproc)
+        check(inference_config(use.run, use.overrides, use.nproc))
         from unipool_dist.cli.launch import launch_local
 
         launch_local(_own_arguments(click.get_current_context()), use.nproc)
@@ -78,6 +82,7 @@ def on_every_rank(use: Use, work: Callable[[OpenedRun], None]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is to be saved; no traceback from every rank
     environment = read_environment()
     config = inference_config(use.run, use.overrides, environment.world_size)
+    check(config)
     from unipool_dist.cli.ending import ending_clearly
     from unipool_dist.inference.opened import opened_run
 

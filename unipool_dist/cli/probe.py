@@ -9,8 +9,10 @@ import click
 
 from unipool_dist.cli.inference import Use, chosen_batches, count_bar, on_every_rank, sequences_option, use_options
 from unipool_dist.cli.table import aligned
+from unipool_dist.errors import UnipoolError
 
 if TYPE_CHECKING:
+    from unipool_dist.config import Config
     from unipool_dist.inference.opened import OpenedRun
     from unipool_dist.probe.record import Probe
 
@@ -34,7 +36,7 @@ def probe(against: Path | None, seeds: int, sequences: int | Literal["all"] | No
     RUN/probe/affinity.png    domains and experts
 
     With --against also RUN/probe/against-NAME/ with these figures of both runs; that one has to be probed before, on
-    the same sequences. Random routing is the same for a seed on any layout.
+    the same sequences. Random routing is the same for a seed on any layout. A dense model has nothing to be probed.
     """
     from unipool_dist.probe.record import check_comparable, read_probe
 
@@ -59,18 +61,27 @@ def probe(against: Path | None, seeds: int, sequences: int | Literal["all"] | No
         written += draw([found], written[0].parent)
         click.echo("\n".join([*_text(found), "", *map(str, written)]))
         if other is not None:
-            folder = written[0].parent / f"against-{other.run}"
+            folder = written[0].parent / f"against-{other.run.replace('/', '-')}"
             folder.mkdir(exist_ok=True)
             click.echo("\n".join(map(str, draw([found, other], folder))))
 
-    on_every_rank(Use(**use), work)
+    on_every_rank(Use(**use), work, _check_that_it_routes)
+
+
+def _check_that_it_routes(config: Config) -> None:
+    if config.pool.router == "none":
+        raise UnipoolError(
+            "the run has pool.router=none: its model is dense, so there is no routing to probe; probe one with experts"
+        )
 
 
 def _text(found: Probe) -> list[str]:
     """Loss added by layer and form; then what there is to say in a number."""
+    num_seeds = len(found.randomized["pool"].loss)
+    spread = f" ± SD of {num_seeds} seeds" if num_seeds > 1 else ""
     forms = {"pool": f"of all {found.num_experts}", "matched": "of the 8 most used"}
     added = {form: each.added_to(found.loss) for form, each in found.randomized.items()}
-    rows = [("random layer", *(f"loss added, {forms[form]}" for form in added))]
+    rows = [("random layer", *(f"loss added{spread}, {forms[form]}" for form in added))]
     rows += [
         (str(layer), *(_mean_and_spread(added_SL[:, layer]) for added_SL in added.values()))
         for layer in range(found.num_layers)
@@ -89,6 +100,6 @@ def _text(found: Probe) -> list[str]:
 
 
 def _mean_and_spread(values: Any) -> str:
-    """Over seeds, with the standard deviation where there are several."""
+    """Over seeds, with the standard deviation where there are several, as the header says."""
     spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
     return f"{values.mean():+.4f}{spread}"

@@ -13,8 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from unipool_dist.observe.figures import UNUSED_COLOUR, expert_order, save
 from unipool_dist.observe.usage import effective_experts
-from unipool_dist.probe.measure import MATCHED
-from unipool_dist.probe.record import Probe
+from unipool_dist.probe.record import MATCHED, Probe
 
 _COLOURS = {"pool": "#4c78a8", "matched": "#e45756"}
 _LINEAR_BELOW = 0.01
@@ -33,9 +32,14 @@ def draw(probes: Sequence[Probe], folder: Path) -> list[Path]:
 
 
 def randomized_figure(probes: Sequence[Probe]) -> Figure:
-    """Loss added by random routing, layer by layer, for each form; bars from the smallest to the largest seed."""
+    """Loss added by random routing, layer by layer, for each form; bars from the smallest to the largest seed.
+
+    A run that has one form only has it in the colour of what it is to be compared with: beside a run that has both,
+    that of the matched form, as many experts against as many.
+    """
     figure = Figure(figsize=(max(7.5, 5.5 * len(probes)), 4.8), layout="constrained")
     panels = figure.subplots(1, len(probes), sharey=True, squeeze=False)[0]
+    only = "pool" if all(probe.has_one_form for probe in probes) else "matched"
     for axes, probe in zip(panels, probes, strict=True):
         layers = np.arange(probe.num_layers)
         for number, (form, found) in enumerate(probe.randomized.items()):
@@ -43,9 +47,8 @@ def randomized_figure(probes: Sequence[Probe]) -> Figure:
             mean_L = added_SL.mean(axis=0)
             spread = np.stack([mean_L - added_SL.min(axis=0), added_SL.max(axis=0) - mean_L])
             shift = 0.08 * number  # so that bars of equal height do not hide each other
-            axes.errorbar(
-                layers + shift, mean_L, spread, color=_COLOURS[form], marker="o", capsize=3, label=_form(form, probe)
-            )
+            colour = _COLOURS[only if probe.has_one_form else form]
+            axes.errorbar(layers + shift, mean_L, spread, color=colour, marker="o", capsize=3, label=_form(form, probe))
         axes.axhline(0, color="0.2", linestyle="--", linewidth=1)
         axes.set_title(f"{probe.title}; loss as it is {probe.loss:.4f}", fontsize=10)
         axes.set_xlabel("layer whose routing is random")

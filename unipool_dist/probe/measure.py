@@ -17,14 +17,12 @@ from unipool_dist.checkpoint.offline.counting import Count, uncounted
 from unipool_dist.data import Batch
 from unipool_dist.inference.losses import AT_ONCE, Loss, together, validation_losses
 from unipool_dist.inference.opened import OpenedRun
+from unipool_dist.observe.run_name import name_of
 from unipool_dist.observe.usage import Counts
 from unipool_dist.probe.observation import Recorder
-from unipool_dist.probe.record import Probe, Randomized
+from unipool_dist.probe.record import MATCHED, Probe, Randomized
 from unipool_dist.probe.routing import RandomRouting, tapped
 from unipool_dist.probe.sharing import Path, layers_using, lift, most_used
-
-MATCHED = 8
-"""Experts of the matched form, as many as the layers of the paper's ordinary MoE have."""
 
 
 def num_evaluations(run: OpenedRun, num_seeds: int) -> int:
@@ -51,7 +49,7 @@ def measure(run: OpenedRun, batches: Mapping[str, Batch], num_seeds: int, count:
         for form, candidates in _candidates(run, counts_LE).items()
     }
     return Probe(
-        run=run.run_dir.resolve().name,
+        run=name_of(run.run_dir),
         step=run.step,
         num_layers=model.num_layers,
         num_pools=num_pools,

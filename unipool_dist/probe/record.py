@@ -16,6 +16,8 @@ from unipool_dist.observe.usage import Counts, Floats
 PROBE_DIR = "probe"
 PROBE_FILE = "probe.json"
 FORMAT_VERSION = 1
+MATCHED = 8
+"""Experts of the matched form, as many as the layers of the paper's ordinary MoE have."""
 
 
 class _Record(BaseModel):
@@ -41,6 +43,7 @@ class Probe(_Record):
 
     format_version: int = FORMAT_VERSION
     run: str
+    """What figures call it, see :func:`unipool_dist.observe.run_name.name_of`."""
     step: int
     num_layers: int
     num_pools: int
@@ -56,8 +59,8 @@ class Probe(_Record):
     domains: dict[str, float]
     """The same of each domain."""
     randomized: dict[str, Randomized]
-    """``pool``: over the layer's whole pool; ``matched``: over the 8 experts that it uses most, where there are
-    more."""
+    """``pool``: over the layer's whole pool; ``matched``: over the :data:`MATCHED` experts that it uses most, where
+    there are more."""
     distinct: list[float]
     """[layer]: distinct experts that a token has met over experts it was sent to, from the first layer to this."""
     counts: dict[str, list[list[int]]]
@@ -66,6 +69,15 @@ class Probe(_Record):
     """[expert]: layers that make at least ``1 / (2 G)`` of its choices, G being the layers of its pool."""
     lift: list[list[float | None]]
     """[domain][expert]: its share of the domain's choices over the mean of its shares in all domains; null: in none."""
+
+    @property
+    def has_one_form(self) -> bool:
+        """Whether the pool has no more experts than the matched form draws from, so that both forms are ``pool``."""
+        return "matched" not in self.randomized
+
+    def in_form(self, form: str) -> Randomized:
+        """``pool`` or ``matched``, which are one where :attr:`has_one_form`."""
+        return self.randomized["pool" if self.has_one_form else form]
 
     @property
     def all_counts(self) -> Counts:
