@@ -11,7 +11,7 @@ import yaml
 
 from unipool_dist.config import dump_config, load_config, resolve_config
 from unipool_dist.observe.metrics import MetricsWriter
-from unipool_dist.probe.record import Probe, Randomized, write_probe
+from unipool_dist.probe.record import MATCHED, Probe, Randomized, write_probe
 from unipool_dist.resilience.heartbeat import HeartbeatWriter
 
 STEPS = 80
@@ -73,22 +73,27 @@ def usage_table(num_layers: int, num_pools: int, num_experts: int) -> np.ndarray
 
 
 def made_probe(run: str, counts: np.ndarray, num_pools: int, loss: float) -> Probe:
-    """A probe of two seeds, in which layer l adds l / 10."""
+    """A probe of two seeds, in which layer l adds l / 10, with the forms that a real one has."""
     num_layers, num_experts = counts.shape
+    size = num_experts // num_pools
     added = [[loss + layer / 10 for layer in range(num_layers)]] * 2
-    randomized = Randomized(candidates=[list(range(4))] * num_layers, loss=added, domains={})
+    drawn_from = {"pool": size} | ({"matched": MATCHED} if size > MATCHED else {})
+    randomized = {
+        form: Randomized(candidates=[list(range(number))] * num_layers, loss=added, domains={})
+        for form, number in drawn_from.items()
+    }
     return Probe(
         run=run,
         step=STEPS,
         num_layers=num_layers,
         num_pools=num_pools,
-        num_experts=num_experts // num_pools,
+        num_experts=size,
         top_k=1,
         corpus="0123",
         tokens={"prose": 100, "sums": 100},
         loss=loss,
         domains={"prose": loss, "sums": loss},
-        randomized={"pool": randomized, "matched": randomized},
+        randomized=randomized,
         distinct=[1.0, 0.9, 0.8, 0.7],
         counts={"prose": counts.tolist()},
         layers_using=[1] * num_experts,
@@ -97,11 +102,12 @@ def made_probe(run: str, counts: np.ndarray, num_pools: int, loss: float) -> Pro
 
 
 def make_experiment(folder: Path, losses: Mapping[str, Mapping[int, float]], **fields: object) -> Path:
-    """An experiment with a run for every loss; the variant ``dense`` is dense, ``layered`` has a pool in each layer."""
+    """An experiment with a run for every loss; all but ``dense``, which is dense, are probed; ``layered`` has a pool in
+    each layer, of so few experts that both forms of the probe are one."""
     overrides = {"dense": DENSE, "layered": ("pool.num_experts=4", "pool.layers_per_group=1")}
     for name, by_seed in losses.items():
         for seed, loss in by_seed.items():
-            sizes = overrides.get(name, ("pool.num_experts=8",))
+            sizes = overrides.get(name, ("pool.num_experts=16",))
             make_run(folder / name / f"seed-{seed}", seed=seed, loss=loss, overrides=sizes, probed=name != "dense")
     describe(folder, {name: {"title": f"The {name} one"} for name in losses}, **fields)
     return folder

@@ -119,6 +119,28 @@ def test_every_figure_is_a_file_that_is_not_blank_with_alt_text_and_caption(
             assert min(picture.size) > 180 and len(np.unique(np.asarray(picture.convert("L")))) > 20, path
 
 
+def test_a_small_pool_stands_beside_the_matched_form_of_a_large_one(made: tuple[Path, Page, dict[str, Any]]) -> None:
+    _, page, _ = made
+    (number,) = (
+        i for i, image in enumerate(page.images) if "random" in image["alt"] and "8 experts" in page.captions[i]
+    )
+    assert "for 2 variants" in page.images[number]["alt"]
+    assert "from the 8 experts that the layer uses most (of The layered one, with no more" in page.captions[number]
+
+
+def test_a_probe_of_an_earlier_checkpoint_is_told_and_left_out(tmp_path: Path) -> None:
+    make_experiment(tmp_path / "x", {"pool": {1: 3.0, 2: 3.1}}, seeds=[1, 2])
+    for seed, figures in ((1, 4), (2, 0)):
+        path = tmp_path / "x" / "pool" / f"seed-{seed}" / "probe" / "probe.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 40}))
+        complete("report", tmp_path / "x")
+        page = Page((tmp_path / "x" / "report.html").read_text())
+        said = f"the probe of pool, seed {seed}, is of step 40, and not of the last, 80; it is left out"
+        assert said in page.text[: page.text.index("Results")]
+        probed = [caption for caption in page.captions if "probed on" in caption]
+        assert len(probed) == figures and all("1 run probed" in caption for caption in probed)
+
+
 def test_json_has_the_numbers_of_the_page(made: tuple[Path, Page, dict[str, Any]]) -> None:
     _, page, document = made
     assert set(page.cells) == {"variants", "runs", "domains"}

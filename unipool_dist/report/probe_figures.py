@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from unipool_dist.observe.usage import Floats
-from unipool_dist.probe.record import Probe
+from unipool_dist.probe.record import MATCHED, Probe
 from unipool_dist.report import text
 from unipool_dist.report.pictures import WIDTH, Findings, Picture, extremes, label_ends
 
@@ -27,7 +27,7 @@ def probe_pictures(findings: Findings) -> list[Picture]:
         *(
             _randomized(findings, probes, form)
             for form in ("pool", "matched")
-            if any(form in probe.randomized for found in probes.values() for probe in found)
+            if form == "pool" or not all(probe.has_one_form for found in probes.values() for probe in found)
         ),
         _distinct(findings, probes),
         _ownership(findings, probes),
@@ -35,18 +35,18 @@ def probe_pictures(findings: Findings) -> list[Picture]:
 
 
 def _randomized(findings: Findings, probes: dict[str, list[Probe]], form: str) -> Picture:
-    """Loss added when one layer's experts are drawn at random, layer by layer."""
-    probes = {name: [probe for probe in found if form in probe.randomized] for name, found in probes.items()}
-    probes = {name: found for name, found in probes.items() if found}
+    """Loss added when one layer's experts are drawn at random, layer by layer.
+
+    Of pools that have no more experts than the matched form draws from, it is the whole pool, which is what the
+    matched form of the others is to be compared with.
+    """
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
     means: dict[str, float] = {}
     least = 0.0
     for number, (name, found) in enumerate(probes.items()):
         style = findings.styles[name]
-        mean_L, low_L, high_L = _over_runs(
-            found, lambda probe: probe.randomized[form].added_to(probe.loss).mean(axis=0)
-        )
+        mean_L, low_L, high_L = _over_runs(found, lambda probe: probe.in_form(form).added_to(probe.loss).mean(axis=0))
         layers = np.arange(len(mean_L)) + 0.06 * (number - (len(probes) - 1) / 2)
         axes.errorbar(
             layers,
@@ -71,17 +71,22 @@ def _randomized(findings: Findings, probes: dict[str, list[Probe]], form: str) -
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
-    drawn_from = "the whole pool"
+    drawn_from, but = "the whole pool", ""
     if form == "matched":
-        sizes = sorted({len(probe.randomized[form].candidates[0]) for found in probes.values() for probe in found})
+        several = (probe for found in probes.values() for probe in found if not probe.has_one_form)
+        sizes = sorted({len(probe.randomized[form].candidates[0]) for probe in several})
         drawn_from = f"the {' or '.join(map(str, sizes))} experts that the layer uses most"
+        whole = [findings.styles[name].title for name, found in probes.items() if found[0].has_one_form]
+        if whole:
+            but = f" (of {', '.join(whole)}, with no more than {MATCHED} in a pool: from the whole pool)"
     return Picture(
         f"probe_randomized_{form}",
         f"Random experts, from {drawn_from}",
         figure,
         f"Line chart of the loss added by random routing in each layer, for {len(probes)} variants",
         f"Loss added, mean over layers: {extremes(means, text.difference)}. One layer at a time chooses at random from "
-        f"{drawn_from}; bars, where there are several runs, go from the lowest to the highest. {_of_one_text(probes)}",
+        f"{drawn_from}{but}; bars, where there are several runs, go from the lowest to the highest. "
+        f"{_of_one_text(probes)}",
     )
 
 

@@ -57,6 +57,9 @@ class Run:
     """Step, and nats per token of every domain."""
     usage: Usage | None = None
     probe: Probe | None = None
+    """Of the model after the last step."""
+    stale_probe_step: int | None = None
+    """Of a probe that is of an earlier checkpoint, and not taken."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of the software that wrote its newest checkpoint."""
 
@@ -128,6 +131,8 @@ def read_run(run_dir: Path, variant: str, seed: int) -> Run:
     steps = sorted(training)
     state, detail = _state(run_dir, config, steps[-1] if steps else 0, evaluations)
     usage_path = run_dir / USAGE_FILE
+    probe = read_probe(run_dir) if (run_dir / PROBE_DIR / PROBE_FILE).exists() else None
+    is_last = probe is not None and bool(steps) and probe.step == steps[-1]
     return Run(
         run_dir,
         variant,
@@ -141,7 +146,8 @@ def read_run(run_dir: Path, variant: str, seed: int) -> Run:
         speeds=[training[step][2] for step in steps],
         evaluations=sorted(evaluations.items()),
         usage=read_usage(usage_path, steps[-1]) if steps and usage_path.exists() else None,
-        probe=read_probe(run_dir) if (run_dir / PROBE_DIR / PROBE_FILE).exists() else None,
+        probe=probe if is_last else None,
+        stale_probe_step=None if probe is None or is_last else probe.step,
         versions=_versions(run_dir),
     )
 

@@ -183,7 +183,8 @@ def _is_resolved(config: Config) -> bool:
 
 
 def _warnings(experiment: Experiment, runs: list[Run]) -> list[str]:
-    """Runs of a variant that differ in more than the seed, and variants that were not measured on the same text."""
+    """Runs of a variant that differ in more than the seed, variants that were not measured on the same text, and probes
+    of a model that went on training."""
     warnings = []
     first: dict[str, dict[str, Any]] = {}
     for run in runs:
@@ -206,6 +207,12 @@ def _warnings(experiment: Experiment, runs: list[Run]) -> list[str]:
     }
     if len(set(domains.values())) > 1:
         warnings.append("validation losses are means over different domains, as variants differ in these")
+    warnings += [
+        f"the probe of {run.variant}, seed {run.seed}, is of step {run.stale_probe_step}, and not of the last, "
+        f"{run.steps[-1]}; it is left out: run `unipool-dist probe {shlex.quote(str(run.directory))}` again"
+        for run in runs
+        if run.is_finished and run.stale_probe_step is not None
+    ]
     return warnings
 
 
