@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,11 @@ from pathlib import Path
 import pytest
 
 from unipool_dist.config import load_config
+from unipool_dist.errors import ConfigError
+from unipool_dist.jobs import slurm
 from unipool_dist.jobs.folder import JobFolder, run_config
+from unipool_dist.jobs.limits import check_time_limit, time_limit_s
+from unipool_dist.jobs.submission import check_idle
 
 CONFIG = "model.num_layers=2"
 
@@ -149,6 +154,7 @@ def test_the_profile_reaches_the_script(tmp_path: Path, fake_slurm: Path, config
             "--nodes=4-2 must be a number of nodes or a range",
         ),
         (("--nodes", "2", "--gpus-per-node", "1", "--time", "soon"), "--time soon"),
+        (("--nodes", "2", "--gpus-per-node", "1", "--time", "4"), "--time=4 is 240 s, and warning_s=180 s"),
         ((*COMMON, "--sweep", "seed=1,2"), "is not of the form section.field=value"),
         (("--nodes", "1", "--gpus-per-node", "1", "--time", "10"), "parallel.pp=2"),
         (("data.path=nowhere", *COMMON), "nowhere"),
@@ -196,6 +202,72 @@ def test_a_taken_directory_is_refused_and_resume_submits_it_again(
     called = (fake_slurm / "sbatch.called").read_text().split()
     assert called == ["--parsable", "--nodes=2-3", "--time=30", str(tmp_path / "here/job/job.sbatch")]
     assert JobFolder(tmp_path / "here").submissions() == ["4711", "4711"]
+
+
+def test_resume_waits_for_the_jobs_it_is_told_to_and_no_others(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
+    """One of them may have failed meanwhile, and SLURM would have the job wait for ever."""
+    assert submit(tmp_path, fake_slurm, str(config), "run.dir=here", *COMMON, "--after", "12").returncode == 0
+    script = tmp_path / "here/job/job.sbatch"
+    assert "#SBATCH --dependency=afterok:12\n" in script.read_text()
+    before = script.read_text()
+    dry = submit(tmp_path, fake_slurm, "--resume", "here", "--time", "30", "--after", "13", "--dry-run")
+    assert {"#SBATCH --time=30", "#SBATCH --dependency=afterok:13"} <= set(dry.stdout.splitlines()), dry.stderr
+    assert "--time=1:00:00" not in dry.stdout and "afterok:12" not in dry.stdout
+    assert len(dry.stdout.splitlines()) == len(before.splitlines()) and script.read_text() == before
+    assert submit(tmp_path, fake_slurm, "--resume", "here").returncode == 0
+    assert "--dependency" not in script.read_text() and "#SBATCH --time=1:00:00\n" in script.read_text()
+    assert (fake_slurm / "sbatch.called").read_text().split() == ["--parsable", str(script)]
+
+
+def test_resume_refuses_a_time_limit_that_leaves_no_time(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
+    assert submit(tmp_path, fake_slurm, str(config), "run.dir=here", *COMMON).returncode == 0
+    done = submit(tmp_path, fake_slurm, "--resume", "here", "--time", "2")
+    assert done.returncode == 1 and "--time=2 is 120 s, and warning_s=180 s" in done.stderr
+
+
+@pytest.mark.parametrize("state", ["PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUE_HOLD"])
+def test_what_slurm_has_not_done_with_is_not_submitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    folder = JobFolder(tmp_path)
+    folder.path.mkdir()
+    folder.add_submission("7")
+    monkeypatch.setattr(slurm, "show_array", lambda job_id: [{"JobId": job_id, "JobState": state}])
+    with pytest.raises(ConfigError, match=f"job 7 of .* is {state.lower()}"):
+        check_idle(folder)
+    monkeypatch.setattr(slurm, "show_array", lambda job_id: [{"JobId": job_id, "JobState": "NODE_FAIL"}])
+    check_idle(folder)
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        ("3", 180),
+        ("2:30", 180),  # SLURM counts begun minutes
+        ("1:02:03", 3780),
+        ("1-2", 93600),
+        ("1-2:3", 93780),
+        ("1-0:0:1", 86460),
+        ("0", None),
+        ("UNLIMITED", None),
+    ],
+)
+def test_time_limits_are_read_as_sbatch_reads_them(limit: str, seconds: int | None) -> None:
+    assert time_limit_s(limit) == seconds
+
+
+def test_a_time_limit_leaves_time_before_the_warning() -> None:
+    check_time_limit("5", 180)
+    check_time_limit("1", 0)
+    check_time_limit("UNLIMITED", 180)
+    with pytest.raises(ConfigError, match=r"--time=4 .*warning_s=180 .*more than 4 minutes"):
+        check_time_limit("4", 180)
+
+
+def test_the_example_profile_names_documents_that_are_there() -> None:
+    root = Path(__file__).parents[2]
+    named = re.findall(r"docs/[\w-]+\.md", (root / "slurm/profiles/example.yaml").read_text())
+    assert named and all((root / name).is_file() for name in named), named
 
 
 def test_the_example_profile_is_valid_and_names_every_field() -> None:

@@ -127,18 +127,24 @@ def resources_of(name: str, nodes: str, gpus_per_node: int | None, tasks_per_nod
 
 def _submit_again(run_dir: Path, *, nodes: str | None, limit: str | None, after: str | None, dry_run: bool) -> None:
     from unipool_dist.jobs.folder import JobFolder
+    from unipool_dist.jobs.limits import check_time_limit
+    from unipool_dist.jobs.render import overridden
     from unipool_dist.jobs.submission import check_idle
     from unipool_dist.jobs.submission import submit as hand_in
 
     folder = JobFolder(run_dir.resolve())
     job = folder.read()
-    if dry_run:
-        click.echo(folder.script.read_text(encoding="utf-8"), nl=False)
-        return
-    check_idle(folder)
+    if limit is not None:
+        check_time_limit(limit, folder.profile().warning_s)
     options = [f"--nodes={nodes}"] if nodes else []
     options += [f"--time={limit}"] if limit else []
     options += [f"--dependency=afterok:{after}"] if after else []
+    script = folder.script.read_text(encoding="utf-8")
+    if dry_run:
+        click.echo(overridden(script, options), nl=False)
+        return
+    check_idle(folder)
+    folder.script.write_text(overridden(script, ()), encoding="utf-8")  # it does not wait for the same jobs again
     tell_submitted(hand_in(folder, options), folder.run_dir, array=len(job.runs) > 1)
 
 

@@ -60,7 +60,9 @@ class Profile(_Part):
         "srun", description="srun: one task per GPU; torchrun: one task per node, which starts the processes"
     )
     warning_s: Annotated[int, Field(ge=0)] = Field(
-        180, description="seconds before the time limit at which the run saves and is requeued; 0: no warning"
+        180,
+        description="seconds before the time limit at which the run saves and is requeued; the limit has to be a minute "
+        "more at least; 0: no warning",
     )
     sbatch: list[str] = Field([], description="further options of sbatch, e.g. --mail-type=END")
     srun: list[str] = Field([], description="further options of srun, e.g. --cpu-bind=cores")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from unipool_dist.errors import ConfigError
 from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.jobs.profile import Profile
 
+_AFTER = "--dependency=afterok:"
 TEMPLATE = Path(__file__).resolve().parents[2] / "slurm" / "job.sbatch.j2"
 
 
@@ -65,7 +67,7 @@ def options(folder: JobFolder, resources: Resources, profile: Profile) -> list[s
     if resources.array is not None:
         chosen.append(f"--array={resources.array}")
     if resources.after is not None:
-        chosen.append(f"--dependency=afterok:{resources.after}")
+        chosen.append(f"{_AFTER}{resources.after}")
     if profile.warning_s and resources.time not in ("0", "UNLIMITED"):
         chosen.append(f"--signal=USR1@{profile.warning_s}")  # to the tasks alone, not to the batch script
     log = "%A_%a.log" if resources.array is not None else "%j.log"
@@ -89,6 +91,15 @@ def _tasks(resources: Resources, profile: Profile) -> list[str]:
     if fewest == most:
         return [f"--ntasks-per-node={resources.tasks_per_node}", *([f"--cpus-per-task={cpus}"] if cpus else [])]
     return [f"--cpus-per-task={resources.tasks_per_node * (cpus or 1)}"]
+
+
+def overridden(script: str, options: Sequence[str]) -> str:
+    """``script`` with ``options`` of sbatch in place of those of the same name in it, and without the jobs it waits for:
+    one that has failed meanwhile would have it wait for ever."""
+    names = tuple(f"#SBATCH {option.partition('=')[0]}=" for option in options)
+    lines = [line for line in script.splitlines() if not line.startswith((*names, f"#SBATCH {_AFTER}"))]
+    end = max((i for i, line in enumerate(lines) if line.startswith("#SBATCH ")), default=0) + 1
+    return "\n".join([*lines[:end], *(f"#SBATCH {option}" for option in options), *lines[end:]]) + "\n"
 
 
 def render_script(

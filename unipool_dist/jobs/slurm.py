@@ -10,6 +10,13 @@ from pathlib import Path
 from unipool_dist.errors import UnipoolError
 
 _PATIENCE_S = 60
+ALIVE = frozenset(
+    {
+        *("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "COMPLETING"),
+        *("RESIZING", "SIGNALING", "STAGE_OUT", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"),
+    }
+)
+"""States of a job that SLURM has not done with."""
 
 
 class SlurmError(UnipoolError):

@@ -20,6 +20,7 @@ from unipool_dist.jobs import slurm
 from unipool_dist.jobs.folder import JOB, Job, JobFolder
 from unipool_dist.jobs.freeze import freeze_code, freeze_config, freeze_environment
 from unipool_dist.jobs.layout import choose_layout
+from unipool_dist.jobs.limits import check_time_limit
 from unipool_dist.jobs.profile import Profile
 from unipool_dist.jobs.render import Resources, render_script
 from unipool_dist.jobs.sweep import combinations, folder_name
@@ -57,7 +58,8 @@ def prepare(
     """Check everything that can be checked before a node is there: of one run, or of a sweep's.
 
     Raises:
-        UnipoolError: the configuration is wrong, no number of nodes asked for fits it, or the run directory is taken.
+        UnipoolError: the configuration is wrong, no number of nodes asked for fits it, the time limit leaves no time to
+            train, or the run directory is taken.
     """
     runs = combinations(sweeps)
     names = ["."] if not sweeps else [folder_name(i, combination) for i, combination in enumerate(runs)]
@@ -74,7 +76,7 @@ def prepare(
     if sweeps:
         return prepare_array(request, folder, configs, max_parallel=max_parallel)
     _check_path(root)
-    return Prepared(folder, configs, request.resources, _check_layouts(configs, request))
+    return Prepared(folder, configs, request.resources, _check(configs, request))
 
 
 def prepare_array(
@@ -86,12 +88,12 @@ def prepare_array(
         configs: by run directory, relative to that of ``folder``.
 
     Raises:
-        UnipoolError: no number of nodes asked for fits one of them.
+        UnipoolError: no number of nodes asked for fits one of them, or the time limit leaves no time to train.
     """
     _check_path(folder.run_dir)
     limit = f"%{max_parallel}" if max_parallel else ""
     resources = replace(request.resources, array=f"0-{len(configs) - 1}{limit}")
-    return Prepared(folder, configs, resources, _check_layouts(configs, request))
+    return Prepared(folder, configs, resources, _check(configs, request))
 
 
 def script_of(request: Request, prepared: Prepared) -> str:
@@ -182,11 +184,7 @@ def check_idle(folder: JobFolder) -> None:
         ConfigError: the job that was submitted last waits or runs.
     """
     for job_id in folder.submissions()[-1:]:
-        alive = [
-            fields
-            for fields in slurm.show_array(job_id)
-            if fields.get("JobState") in ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING")
-        ]
+        alive = [fields for fields in slurm.show_array(job_id) if fields.get("JobState") in slurm.ALIVE]
         if alive:
             raise ConfigError(
                 f"job {job_id} of {folder.run_dir} is {alive[0]['JobState'].lower()}; wait for it, or end it first: "
@@ -206,8 +204,10 @@ def _check_path(root: Path) -> None:
         raise ConfigError(f"run.dir={root}: choose a path without spaces, quotes, backslashes and percent signs")
 
 
-def _check_layouts(configs: Mapping[str, Config], request: Request) -> list[str]:
-    """Raises if no number of nodes asked for works; returns notes on those that would not be used in full."""
+def _check(configs: Mapping[str, Config], request: Request) -> list[str]:
+    """Raises if no number of nodes asked for works, or the time limit is too short; returns notes on nodes that would
+    not be used in full."""
+    check_time_limit(request.resources.time, request.profile.warning_s)
     notes: dict[str, None] = {}
     for name, config in configs.items():
         try:
