@@ -116,20 +116,27 @@ def _text(run: OpenedRun, losses: dict[str, Loss], total: Loss, accuracies: dict
         *aligned(rows, right=range(1, 5)),
     ]
     if accuracies:
-        rows = [("task", "questions", "accuracy %", "normalized %")]
-        rows += [
-            (
-                name,
-                f"{accuracy.questions:,}",
-                _percent(accuracy.plain, accuracy.plain_error),
-                _percent(accuracy.normalized, accuracy.normalized_error),
-            )
-            for name, accuracy in accuracies.items()
-        ]
-        mean = sum(accuracy.plain for accuracy in accuracies.values()) / len(accuracies)
-        rows.append(("mean", "", _percent(mean, None), ""))
-        lines += ["", *aligned(rows, right=range(1, 4))]
+        lines += ["", *aligned(_task_rows(accuracies), right=range(1, 4))]
     return "\n".join(lines)
+
+
+def _task_rows(accuracies: dict[str, Accuracy]) -> list[tuple[str, ...]]:
+    """The paper's tasks and their mean, then heldout, which is none of them and in no mean."""
+    from unipool_dist.inference.tasks import PAPER_TASKS
+
+    def row(name: str) -> tuple[str, ...]:
+        found = accuracies[name]
+        plain, normalized = _percent(found.plain, found.plain_error), _percent(found.normalized, found.normalized_error)
+        return name, f"{found.questions:,}", plain, normalized
+
+    papers = [name for name in accuracies if name in PAPER_TASKS]
+    rows: list[tuple[str, ...]] = [("task", "questions", "accuracy %", "normalized %"), *map(row, papers)]
+    if len(papers) > 1:
+        which = "the paper's 7" if len(papers) == len(PAPER_TASKS) else f"these {len(papers)}"
+        rows.append(
+            (f"mean of {which}", "", _percent(sum(accuracies[n].plain for n in papers) / len(papers), None), "")
+        )
+    return [*rows, *(row(name) for name in accuracies if name not in PAPER_TASKS)]
 
 
 def _percent(share: float | None, error: float | None) -> str:
