@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from unipool_dist.jobs import status as status_module
 from unipool_dist.jobs.attempts import Attempt, AttemptLog
 from unipool_dist.jobs.slurm import parse_fields
 from unipool_dist.jobs.status import status_of
-from unipool_dist.resilience.heartbeat import HeartbeatWriter
+from unipool_dist.resilience.heartbeat import HeartbeatWriter, State
 
 
 def record(run_dir: Path, step: int) -> None:
@@ -57,6 +58,51 @@ def test_a_run_that_ended(run_dir: Path, state: str, reason: str | None) -> None
     HeartbeatWriter(run_dir, steps=100, resumed_from=20).write(31, state, reason)  # type: ignore[arg-type]
     (found,) = status_of(run_dir)
     assert (found.job_state, found.reason, found.step) == (state, reason, 31)
+
+
+def started(run_dir: Path, at: float) -> AttemptLog:
+    """The run as a job that was started once, at this time relative to now."""
+    (run_dir / "job").mkdir(exist_ok=True)
+    log = AttemptLog(run_dir / "job")
+    log.start(Attempt("50", 0, ["n1"], 1, 30, time.time() + at))
+    return log
+
+
+OUTCOMES = [
+    ("failed", "an error", "failed", "an error"),
+    ("interrupted", "killed", "interrupted", "SLURM has ended the job; submit --resume goes on"),
+    ("stopped", "SIGUSR1 on a rank", "stopped", "SIGUSR1 on a rank"),
+    ("finished", None, "finished", None),  # as one that was finished already: it wrote no heartbeat
+]
+
+
+@pytest.mark.parametrize(("outcome", "detail", "state", "reason"), OUTCOMES)
+@pytest.mark.parametrize("beat", ["stopped", "training"])
+def test_the_last_start_that_ended_is_newer_than_an_old_heartbeat(
+    run_dir: Path, beat: State, outcome: str, detail: str | None, state: str, reason: str | None
+) -> None:
+    HeartbeatWriter(run_dir, steps=100, resumed_from=20).write(30, beat, "SIGTERM on a rank")
+    started(run_dir, 10).end(ended=time.time() + 20, outcome=outcome, status=1, step=None, detail=detail)
+    (found,) = status_of(run_dir)
+    assert (found.job_state, found.reason) == (state, reason)
+
+
+def test_a_start_that_slurm_ended_is_not_said_to_train(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own heartbeat is from just before."""
+    log = started(run_dir, -10)
+    HeartbeatWriter(run_dir, steps=100, resumed_from=20).write(31)
+    log.end(ended=time.time() + 1, outcome="interrupted", status=143, step=31, detail="killed")
+    (found,) = status_of(run_dir)
+    assert (found.job_state, found.step) == ("interrupted", 31)
+
+
+def test_a_start_after_a_stop_trains_until_it_has_been_silent_for_long(run_dir: Path) -> None:
+    HeartbeatWriter(run_dir, steps=100, resumed_from=20).write(30, "stopped", "SIGTERM on a rank")
+    log = started(run_dir, 0.01)
+    assert status_of(run_dir)[0].job_state == "training"
+    log.end(ended=time.time() - 0.5, outcome="failed", status=1, step=None, detail="an error")
+    HeartbeatWriter(run_dir, steps=100, resumed_from=20)  # somebody has started it with a launcher
+    assert status_of(run_dir)[0].job_state == "training"
 
 
 def test_slurm_is_asked_for_the_tasks_of_an_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

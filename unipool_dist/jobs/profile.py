@@ -61,8 +61,8 @@ class Profile(_Part):
     )
     warning_s: Annotated[int, Field(ge=0)] = Field(
         180,
-        description="seconds before the time limit at which the run saves and is requeued; the limit has to be a minute "
-        "more at least; 0: no warning",
+        description="seconds before the time limit at which the run saves and is requeued; the limit has to be over a "
+        "minute more; 0: no warning",
     )
     sbatch: list[str] = Field([], description="further options of sbatch, e.g. --mail-type=END")
     srun: list[str] = Field([], description="further options of srun, e.g. --cpu-bind=cores")

@@ -94,8 +94,8 @@ def _tasks(resources: Resources, profile: Profile) -> list[str]:
 
 
 def overridden(script: str, options: Sequence[str]) -> str:
-    """``script`` with ``options`` of sbatch in place of those of the same name in it, and without the jobs it waits for:
-    one that has failed meanwhile would have it wait for ever."""
+    """``script`` with ``options`` of sbatch in place of those of the same name in it, and without the jobs it waits
+    for: one that has failed meanwhile would have it wait for ever."""
     names = tuple(f"#SBATCH {option.partition('=')[0]}=" for option in options)
     lines = [line for line in script.splitlines() if not line.startswith((*names, f"#SBATCH {_AFTER}"))]
     end = max((i for i, line in enumerate(lines) if line.startswith("#SBATCH ")), default=0) + 1

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.errors import UnipoolError
-from unipool_dist.jobs.attempts import AttemptLog
+from unipool_dist.jobs.attempts import Attempt, AttemptLog
 from unipool_dist.jobs.folder import JOB, JobFolder
-from unipool_dist.jobs.slurm import SlurmError, show_array
+from unipool_dist.jobs.slurm import ALIVE, SlurmError, show_array
 from unipool_dist.resilience.heartbeat import Heartbeat, read_heartbeat
 
 _TAIL_BYTES = 1 << 16
@@ -124,24 +124,40 @@ def _status(run_dir: Path, job_id: str | None, fields: Mapping[str, str]) -> Run
     )
 
 
-def _state(fields: Mapping[str, str], beat: Heartbeat | None, attempts: list) -> tuple[str, str | None]:
-    """State and reason. Without SLURM: finished, stopped, failed, training, silent (it was training and has not
-    completed a step for long: crashed, cut off or stuck), or waiting (never started)."""
+def _state(fields: Mapping[str, str], beat: Heartbeat | None, attempts: Sequence[Attempt]) -> tuple[str, str | None]:
+    """State and reason: of SLURM as long as it has not done with the job; else of the last start, if its end is written
+    down; else of the heartbeat, unless that is older than the last start.
+
+    Without SLURM: finished, stopped, failed, interrupted (SLURM ended it), training, silent (it was training and has
+    not completed a step for long: crashed, cut off or stuck), or waiting (never started).
+    """
     state = fields.get("JobState")
-    ended = attempts[-1].detail if attempts and attempts[-1].outcome == "failed" else None
-    if state in ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING"):
+    if state is not None and state in ALIVE:
         reason = fields.get("Reason")
         return state, reason if state == "PENDING" and reason not in (None, "None") else None
-    if beat is None:
-        return ("failed", ended) if ended else (state or "waiting", None)
-    if beat.state != "training":
+    last = attempts[-1] if attempts else None
+    if last is not None and last.ended is not None and (beat is None or beat.time <= last.ended):
+        return _outcome(last, beat, state)
+    if beat is not None and beat.state != "training" and (last is None or beat.time >= last.started):
         return beat.state, beat.reason
-    if ended is not None:
-        return "failed", ended
     if state is not None and state != "COMPLETED":
         return state, None
-    silent_s = time.time() - beat.time
+    if beat is None and last is None:
+        return "waiting", None
+    silent_s = time.time() - max(beat.time if beat else 0.0, last.started if last else 0.0)
     return ("training", None) if silent_s < SILENT_S else ("silent", f"no step for {silent_s / 60:.0f} minutes")
+
+
+def _outcome(last: Attempt, beat: Heartbeat | None, state: str | None) -> tuple[str, str | None]:
+    """State and reason of a start whose end is known; ``state`` is SLURM's, if it still knows the job."""
+    if last.outcome == "stopped":
+        is_of_last = beat is not None and beat.time >= last.started and beat.state == "stopped"
+        return "stopped", beat.reason if beat is not None and is_of_last else last.detail
+    if last.outcome == "interrupted":
+        if state is not None and state != "COMPLETED":
+            return state, None
+        return "interrupted", "SLURM has ended the job; submit --resume goes on"
+    return last.outcome or "failed", last.detail if last.outcome == "failed" else None
 
 
 def _time_left(beat: Heartbeat | None, last: Mapping[str, Any]) -> float | None:
