@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ pytest.importorskip("lm_eval", reason="pip install 'unipool-dist[eval]'")
 
 from tests.support.using import LAYOUTS, complete, refused, with_run
 from tests.support.workers import Workers, free_port
+from unipool_dist.cli.eval import _task_rows
 from unipool_dist.data import Corpus
 from unipool_dist.errors import DataError
 from unipool_dist.inference.driving import driven_by_rank_0
@@ -158,10 +160,51 @@ def test_the_command_reports_every_task(small_run: Path, task_data: Path) -> Non
     assert tasks["race"]["normalized"] is None and tasks["piqa"]["normalized"] is not None
 
 
+def test_the_mean_is_that_of_the_papers_tasks() -> None:
+    def rows(*names: str) -> list[tuple[str, str]]:
+        # heldout is right 90 % of the time, the others 10 %, 20 %, ...
+        shares = {name: 0.9 if name == "heldout" else 0.1 * i for i, name in enumerate(("heldout", *PAPER_TASKS))}
+        return [
+            (name, share)
+            for name, _, share, _ in _task_rows({n: Accuracy(9, shares[n], None, None, None) for n in names})
+        ][1:]
+
+    seven = [(name, f"{10 * i:.2f}") for i, name in enumerate(PAPER_TASKS, start=1)]
+    assert rows("heldout", *PAPER_TASKS) == [*seven, ("mean of the paper's 7", "40.00"), ("heldout", "90.00")]
+    assert rows("piqa", "heldout", "race") == [
+        ("piqa", "30.00"), ("race", "70.00"), ("mean of these 2", "50.00"), ("heldout", "90.00")
+    ]  # fmt: skip
+    assert rows("heldout") == [("heldout", "90.00")]
+
+
 def test_rows_of_another_form_are_refused(tiny_corpus: Path, task_data: Path) -> None:
     (task_data / "piqa" / "validation.jsonl").write_text('{"text": "no question"}\n')
     with pytest.raises(DataError, match=r"task piqa: lm-eval [\d.]+ cannot use the rows in .*those of baber/piqa"):
         accuracies(lambda requests: [], Corpus.open(tiny_corpus), _files(task_data), ["piqa"], at_once=4)
+
+
+def test_a_later_row_of_another_form_is_refused_too(tiny_corpus: Path, task_data: Path) -> None:
+    """lm-eval looks at the first when the task is made, at the others when it is asked."""
+    good, odd = json.dumps(ROWS["arc_easy"][0]), json.dumps(ROWS["arc_easy"][1] | {"answerKey": "Z"})
+    (task_data / "arc_easy" / "test.jsonl").write_text(f"{good}\n{odd}\n")
+    with pytest.raises(
+        DataError, match=r"task arc_easy: lm-eval [\d.]+ cannot use the rows in .*allenai/ai2_arc"
+    ) as error:
+        accuracies(_all_alike, Corpus.open(tiny_corpus), _files(task_data), ["piqa", "arc_easy"], at_once=4)
+    cause = error.value.__cause__
+    assert cause is not None and "evaluate" in {each.name for each in traceback.extract_tb(cause.__traceback__)}
+
+
+def _all_alike(requests: list[Request]) -> list[Score]:
+    return [Score(-1.0, False) for _ in requests]
+
+
+def test_an_error_of_the_model_is_not_put_down_to_the_rows(tiny_corpus: Path, task_data: Path) -> None:
+    def broken(requests: list[Request]) -> list[Score]:
+        raise RuntimeError("gloo: connection closed by peer")
+
+    with pytest.raises(RuntimeError, match="connection closed by peer"):
+        accuracies(broken, Corpus.open(tiny_corpus), _files(task_data), ["piqa"], at_once=4)
 
 
 def test_what_is_missing_is_said_before_anything_starts(small_run: Path, tmp_path: Path) -> None:

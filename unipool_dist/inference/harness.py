@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from unipool_dist.checkpoint.offline.counting import Bar, no_bar
+from unipool_dist.checkpoint.offline.counting import Bar, Count, no_bar
 from unipool_dist.data import Corpus, Tokenizer
 from unipool_dist.errors import DataError, UnipoolError
 from unipool_dist.inference.heldout import held_out_questions
@@ -32,6 +33,8 @@ except ImportError as error:
     raise UnipoolError(f"--tasks needs the package lm-eval: pip install 'unipool-dist[eval]' ({error})") from None
 
 Answer = Callable[[list[Request]], list[Score]]
+_Bar = Callable[[int], AbstractContextManager[Count]]
+"""``progress(total)``"""
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,27 @@ def accuracies(
         answer: scores requests; is given at most ``at_once`` at a time.
         files: of the tasks that are not made from ``corpus``.
         limit: questions of each task that are asked, from the first on.
-        progress: told of requests.
+        progress: told of the requests of each task.
 
     Raises:
         DataError: a task's data is not what lm-eval expects of it.
+        Exception: as ``answer`` raised it.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     _lm_eval_task.tqdm = partial(tqdm, disable=True)  # shows bars of its own, terminal or not
     manager = TaskManager(include_path=_task_folders(names), include_defaults=False)
-    tasks = [_task(manager, name, corpus, files) for name in names]
-    model = _Model(answer, corpus.tokenizer, at_once, progress)
-    results = lm_eval.evaluate(model, manager.load(tasks), limit=limit, bootstrap_iters=1, log_samples=False)
-    return {name: _accuracy(results["results"][name], results["n-samples"][name]["effective"]) for name in names}
+    tasks = {name: _task(manager, name, corpus, files) for name in names}  # all, before the first is asked
+    found = {}
+    for name, task in tasks.items():
+        model = _Model(answer, corpus.tokenizer, at_once, partial(progress, name))
+        try:
+            results = lm_eval.evaluate(model, manager.load([task]), limit=limit, bootstrap_iters=1, log_samples=False)
+        except Exception as error:
+            if error is model.failure or name == HELD_OUT:
+                raise
+            raise _unusable(name, files[name], error) from error
+        found[name] = _accuracy(results["results"][name], results["n-samples"][name]["effective"])
+    return found
 
 
 def _task_folders(names: Sequence[str]) -> list[str]:
@@ -101,11 +113,17 @@ def _task(manager: TaskManager, name: str, corpus: Corpus, files: dict[str, list
     try:
         # lm-eval lets fields of its tasks be set in the definition of a group.
         return manager.load([{"group": "local", "task": [definition]}])["tasks"][name]
-    except Exception as error:  # whatever its functions raise at rows of another form
-        raise DataError(
-            f"task {name}: lm-eval {lm_eval.__version__} cannot use the rows in {', '.join(map(str, files[name]))} "
-            f"({type(error).__name__}: {error}); they are to be those of {PAPER_TASKS[name].dataset}"
-        ) from error
+    except Exception as error:
+        raise _unusable(name, files[name], error) from error
+
+
+def _unusable(name: str, files: Sequence[Path], error: Exception) -> DataError:
+    """For whatever lm-eval's functions raise at rows of another form: at the first row when the task is made, at
+    others when it is asked."""
+    return DataError(
+        f"task {name}: lm-eval {lm_eval.__version__} cannot use the rows in {', '.join(map(str, files))} "
+        f"({type(error).__name__}: {error}); they are to be those of {PAPER_TASKS[name].dataset}"
+    )
 
 
 def _accuracy(values: Mapping[str, Any], questions: int) -> Accuracy:
@@ -121,9 +139,11 @@ def _accuracy(values: Mapping[str, Any], questions: int) -> Accuracy:
 class _Model(TemplateLM):
     """A run's model as lm-eval sees it. An empty context is the end of a document."""
 
-    def __init__(self, answer: Answer, tokenizer: Tokenizer, at_once: int, progress: Bar) -> None:
+    def __init__(self, answer: Answer, tokenizer: Tokenizer, at_once: int, progress: _Bar) -> None:
         super().__init__()
         self._answer, self._tokenizer, self._at_once, self._progress = answer, tokenizer, at_once, progress
+        self.failure: Exception | None = None
+        """What ``answer`` raised, which is no fault of a task's rows."""
 
     @property
     def eot_token_id(self) -> int:
@@ -141,12 +161,19 @@ class _Model(TemplateLM):
         # Answers are longest first within a call; sorted before, calls are of equal lengths too.
         order = sorted(range(len(wanted)), key=lambda i: -len(wanted[i].context) - len(wanted[i].continuation))
         answers: dict[int, Score] = {}
-        with self._progress("choices", len(order)) as count:
+        with self._progress(len(order)) as count:
             for start in range(0, len(order), self._at_once):
                 part = order[start : start + self._at_once]
-                answers |= zip(part, self._answer([wanted[i] for i in part]), strict=True)
+                answers |= zip(part, self._scores([wanted[i] for i in part]), strict=True)
                 count(len(part))
         return [(answers[i].logprob, answers[i].greedy) for i in range(len(wanted))]
+
+    def _scores(self, requests: list[Request]) -> list[Score]:
+        try:
+            return self._answer(requests)
+        except Exception as error:
+            self.failure = error
+            raise
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         raise NotImplementedError("no task here measures the likelihood of whole documents")
