@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -83,7 +84,12 @@ def test_a_run_of_one_form_is_drawn_in_the_colour_of_what_it_is_compared_with(pr
 def _lines(figure: Figure) -> list[dict[str, str]]:
     """By panel, colours by label."""
     return [
-        {container.get_label(): container.lines[0].get_color() for container in axes.containers} for axes in figure.axes
+        {
+            str(each.get_label()): str(each.lines[0].get_color())
+            for each in axes.containers
+            if isinstance(each, ErrorbarContainer)
+        }
+        for axes in figure.axes
     ]
 
 
