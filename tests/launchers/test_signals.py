@@ -78,7 +78,8 @@ def stand_ins(folder: Path, **programs: str) -> str:
 
 
 def real_program(folder: Path) -> str:
-    return stand_ins(folder, unipool_dist=f'#!/bin/sh\nexec "{sys.executable}" -m unipool_dist "$@"\n')
+    """It says when it is started, before Python is."""
+    return stand_ins(folder, unipool_dist=f'#!/bin/sh\necho started\nexec "{sys.executable}" -m unipool_dist "$@"\n')
 
 
 @pytest.mark.parametrize("launcher", ["local.sh", "srun.sh", "torchrun.sh"])
@@ -130,7 +131,7 @@ def test_a_trainer_stopped_while_it_imports_ends_with_75(
     options = () if launcher == "srun.sh" else ("--nproc", "1")
     variables = {**TASK, "MASTER_ADDR": "localhost"} if launcher == "srun.sh" else {}
     started.append(Started(tmp_path / "log", launcher, *options, *arguments, **variables, PATH=path))
-    time.sleep(0.1)
+    started[0].wait_for("started")
     started[0].process.send_signal(signal.SIGUSR1)
     status, output = started[0].end()
     assert status == 75, output
