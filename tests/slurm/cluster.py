@@ -14,6 +14,8 @@ from pathlib import Path
 from tests.slurm.machines import ClusterError, Machines
 
 USER = "trainer"
+_SLURM_EVERY_S = 0.5  # each question costs the trainers, on the same cores, some of their time
+_NO_ANSWER = re.compile(r"timed out|unable to contact|connection (failure|refused)|zero bytes", re.IGNORECASE)
 ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "DEADLINE", "BOOT_FAIL"})
 
 
@@ -107,11 +109,22 @@ class Cluster(Machines):
 
     def job(self, job_id: int) -> Job:
         """What SLURM knows of a job; it forgets a job that ended five minutes ago."""
-        return parse_jobs(self.run(["scontrol", "--oneliner", "show", "job", str(job_id)]).stdout)[0]
+        return parse_jobs(self.ask(["scontrol", "--oneliner", "show", "job", str(job_id)]))[0]
 
     def jobs(self) -> list[Job]:
         """All jobs that SLURM knows of."""
-        return parse_jobs(self.run(["scontrol", "--oneliner", "show", "job"]).stdout)
+        return parse_jobs(self.ask(["scontrol", "--oneliner", "show", "job"]))
+
+    def ask(self, command: Sequence[str], timeout_s: float = 60) -> str:
+        """What a command of SLURM says that may be given twice: it is, while the controller is too busy to answer."""
+        until = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self.run(command).stdout
+            except ClusterError as error:
+                if not _NO_ANSWER.search(str(error)) or time.monotonic() > until:
+                    raise
+            time.sleep(_SLURM_EVERY_S)
 
     def wait(self, job_id: int, *states: str, timeout_s: float, num_restarts: int = 0) -> Job:
         """Return as soon as the job is in one of ``states`` after ``num_restarts`` requeues.
@@ -126,18 +139,24 @@ class Cluster(Machines):
             if job.state in ENDED or time.monotonic() > until:
                 wanted = f"{' or '.join(states)} after {num_restarts} requeues"
                 raise ClusterError(f"waited for {wanted}, within {timeout_s} s, in vain:\n{self.describe(job)}")
-            time.sleep(0.1)
+            time.sleep(_SLURM_EVERY_S)
 
     def cancel(self, job_id: int) -> None:
         """``scancel``; returns at once."""
         self.run(["scancel", str(job_id)])
 
     def release(self, job_id: int) -> None:
-        """Let a requeued job start now rather than ten seconds after it was requeued."""
-        self.wait(job_id, "PENDING", timeout_s=30)
+        """Let a requeued job start now rather than ten seconds after it was requeued, if it has not done so already."""
+        job = self.wait(job_id, "PENDING", "RUNNING", timeout_s=30)
+        if job.state == "RUNNING":
+            return
         # Earlier, the job would be started with a credential that was revoked, and fail.
-        time.sleep(max(0.0, self.job(job_id).requeued_at_s + 3 - time.time()))
-        self.run(["scontrol", "update", f"jobid={job_id}", "StartTime=now"])
+        time.sleep(max(0.0, job.requeued_at_s + 3 - time.time()))
+        try:
+            self.ask(["scontrol", "update", f"jobid={job_id}", "StartTime=now"])
+        except ClusterError:
+            if self.job(job_id).state == "PENDING":
+                raise
 
     def log(self, job_id: int) -> str:
         """What the job has said so far."""
@@ -158,7 +177,7 @@ class Cluster(Machines):
     def node_states(self) -> dict[str, str]:
         """The state of each node in SLURM's words: ``idle``, ``allocated``, ``down*`` (* is: silent), ..."""
         command = ["sinfo", "--noheader", "--Node", "--partition=main", "--format=%N %T"]
-        return dict(line.split() for line in self.run(command).stdout.splitlines())
+        return dict(line.split() for line in self.ask(command).splitlines())
 
     def heal(self, timeout_s: float = 90) -> None:
         """Cancel all jobs and bring back every node; when it returns, all nodes are idle and nothing runs on them.
@@ -166,7 +185,7 @@ class Cluster(Machines):
         Raises ClusterError after ``timeout_s``.
         """
         for user in ("root", USER):
-            self.run(["scancel", f"--user={user}"])
+            self.ask(["scancel", f"--user={user}"])
         for node in self.nodes:
             if self.has_slurmd(node):
                 self.reconnect(node)
@@ -186,7 +205,7 @@ class Cluster(Machines):
 
     def _is_well(self) -> bool:
         idle = all(state == "idle" for state in self.node_states().values())
-        queue = self.run(["squeue", "--noheader"]).stdout.strip()
+        queue = self.ask(["squeue", "--noheader"]).strip()
         return idle and not queue and not any(self.processes(node) for node in self.nodes)
 
     def _power_cycle(self, node: str) -> None:

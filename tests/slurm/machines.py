@@ -163,7 +163,7 @@ def _link(path: str) -> str | None:
     return None
 
 
-def _command(process: psutil.Process) -> list[str]:
+def command_of(process: psutil.Process) -> list[str]:
     """Empty for a process that is gone or waits to be reaped."""
     with suppress(psutil.Error):
         return process.cmdline()
@@ -171,10 +171,10 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def _is_slurmd(process: psutil.Process) -> bool:
-    return Path((_command(process) or [""])[0]).name == "slurmd"
+    return Path((command_of(process) or [""])[0]).name == "slurmd"
 
 
 def _is_of_boot(process: psutil.Process) -> bool:
     """The shell that is the node's first process, and what it waits for; and what is being reaped."""
-    command = _command(process)
+    command = command_of(process)
     return not command or command[0] == "idle-loop" or any(word.endswith("/node.sh") for word in command[:2])

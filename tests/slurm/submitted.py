@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
+import psutil
 
 from tests.slurm.cluster import ENDED, Cluster, Job
+from tests.slurm.machines import command_of
 from tests.support.running import train_records
 from tests.support.runs import TINY_RUN
 from unipool_dist.jobs.attempts import Attempt, AttemptLog
@@ -34,6 +37,7 @@ SETTINGS = (
     "checkpoint.interval=10",
 )
 COLUMNS = ("loss", "grad_norm", "aux_loss")
+_SLURM_EVERY_S = 0.5  # each question costs the trainers, on the same cores, some of their time; files cost nothing
 
 
 @dataclass
@@ -98,23 +102,26 @@ class SubmittedRun:
 
     def wait_for_end(self, state: str = "COMPLETED", timeout_s: float = 180, num_restarts: int = 0) -> Job:
         """Until the job has ended in ``state``."""
-        self._until(
-            state,
-            lambda: (job := self.cluster.job(self.job_id)).state in ENDED and job.num_restarts >= num_restarts,
-            timeout_s,
-        )
-        job = self.cluster.job(self.job_id)
+        job = self._until_job(state, lambda job: job.state in ENDED and job.num_restarts >= num_restarts, timeout_s)
         assert job.state == state, f"{job.state}, not {state}:\n{self.log()[-6000:]}"
         return job
 
-    def recover(self, fault: str, do: Callable[[], object], timeout_s: float = 120) -> Recovery:
+    def recover(
+        self,
+        fault: str,
+        do: Callable[[], object],
+        timeout_s: float = 120,
+        *,
+        before_restart: Callable[[], object] = lambda: None,
+    ) -> Recovery:
         """Let something happen to the run that trains; return once it trains again."""
         restarts = self.cluster.job(self.job_id).num_restarts
         starts = len(self.attempts())
         started = time.monotonic()
         do()
-        self._until("a requeue", lambda: self.cluster.job(self.job_id).num_restarts > restarts, timeout_s)
+        self._until_job("a requeue", lambda job: job.num_restarts > restarts, timeout_s)
         requeued_s = time.monotonic() - started
+        before_restart()
         self.cluster.release(self.job_id)
         self._until("a new start", lambda: len(self.attempts()) > starts, timeout_s)
         restarted_s, since = time.monotonic() - started, time.time()
@@ -142,14 +149,40 @@ class SubmittedRun:
         for name in COLUMNS:
             np.testing.assert_allclose(found[name], reference[name], rtol=1e-4, err_msg=name)
 
+    def check_nothing_runs(self, grace_s: float = 5) -> None:
+        """Once the job has ended: no node that has power still has a process that trains, a cut-off one included."""
+        until = time.monotonic() + grace_s
+        while left := {node: found for node in self.cluster.nodes if (found := trainers(self.cluster, node))}:
+            assert time.monotonic() < until, f"left running: {left}\n{self.log()[-6000:]}"
+            time.sleep(_SLURM_EVERY_S)
+
     def _until(self, what: str, condition: Callable[[], bool], timeout_s: float) -> None:
-        until = time.monotonic() + timeout_s
+        """Until what the run's files tell fulfils ``condition``; fails when the job has ended without it."""
+        until, asked = time.monotonic() + timeout_s, 0.0
         while not condition():
-            job = self.cluster.job(self.job_id)
-            gone = job.state in ENDED and not condition()
-            if gone or time.monotonic() > until:
-                raise AssertionError(f"waited for {what} in vain; job {job.state}:\n{self.log()[-6000:]}")
+            if (now := time.monotonic()) - asked >= _SLURM_EVERY_S:
+                job = self.cluster.job(self.job_id)
+                if now > until or (job.state in ENDED and not condition()):
+                    self._fail(what, job)
+                asked = time.monotonic()
             time.sleep(0.1)
+
+    def _until_job(self, what: str, condition: Callable[[Job], bool], timeout_s: float) -> Job:
+        """Until what SLURM knows of the job fulfils ``condition``; fails when it has ended without it."""
+        until = time.monotonic() + timeout_s
+        while not condition(job := self.cluster.job(self.job_id)):
+            if time.monotonic() > until or job.state in ENDED:
+                self._fail(what, job)
+            time.sleep(_SLURM_EVERY_S)
+        return job
+
+    def _fail(self, what: str, job: Job) -> NoReturn:
+        raise AssertionError(f"waited for {what} in vain; job {job.state}:\n{self.log()[-6000:]}")
+
+
+def trainers(cluster: Cluster, node: str) -> list[psutil.Process]:
+    """Processes on the node that train."""
+    return [process for process in cluster.processes(node) if "train" in command_of(process)[1:8]]
 
 
 def columns(run_dir: Path) -> dict[str, list[float]]:

@@ -6,11 +6,10 @@ import signal
 import subprocess
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.submitted import SETTINGS, SubmittedRun, columns
+from tests.slurm.submitted import SETTINGS, SubmittedRun, columns, trainers
 from tests.support.running import one_thread
 from tests.support.runs import train_command
 
@@ -46,17 +45,13 @@ def run(cluster: Cluster, shared: Path) -> SubmittedRun:
     return SubmittedRun(cluster, shared / "run")
 
 
-def trainers(cluster: Cluster, node: str) -> list[psutil.Process]:
-    """Processes on the node that train."""
-    return [process for process in cluster.processes(node) if "train" in process.cmdline()[1:8]]
-
-
 def test_scontrol_requeue(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]) -> None:
     run.submit(corpus, *TWO_NODES, overrides=LAYOUT)
     run.wait_for_step(MIDDLE)
     run.recover("scontrol requeue", lambda: run.cluster.run(["scontrol", "requeue", str(run.job_id)]))
     run.wait_for_end()
     run.check_losses(uninterrupted)
+    run.check_nothing_runs()
     assert "restart 1" in run.log()
 
 
@@ -65,12 +60,19 @@ def test_the_warning_before_the_time_limit(
 ) -> None:
     run.submit(corpus, *TWO_NODES, overrides=(*LAYOUT, SLOW), profile="warning_s: 30")
     run.wait_for_step(8)
-    shorten = ["scontrol", "update", f"jobid={run.job_id}", "TimeLimit=1"]
-    recovery = run.recover("time limit: warning signal", lambda: run.cluster.run(shorten))
+
+    def set_limit(minutes: int) -> None:
+        run.cluster.ask(["scontrol", "update", f"jobid={run.job_id}", f"TimeLimit={minutes}"])
+
+    def lengthen() -> None:  # as long as it waits, or the second start would be warned before it trains
+        run.cluster.wait(run.job_id, "PENDING", "RUNNING", timeout_s=30)
+        set_limit(10)
+
+    recovery = run.recover("time limit: warning signal", lambda: set_limit(1), before_restart=lengthen)
     assert recovery.lost_steps == 0, "it had time to save"
-    run.cluster.run(["scontrol", "update", f"jobid={run.job_id}", "TimeLimit=10"])
     run.wait_for_end()
     run.check_losses(uninterrupted_slow)
+    run.check_nothing_runs()
     assert "SIGUSR1" in run.log() and "goes back into the queue" in run.log()
 
 
@@ -85,6 +87,7 @@ def test_a_node_loses_its_power(
     job = run.wait_for_end()
     assert node not in job.nodes, "it stays dead"
     run.check_losses(uninterrupted)
+    run.check_nothing_runs()
 
 
 @pytest.mark.parametrize("victim", [0, 1], ids=["first node", "other node"])
@@ -99,6 +102,7 @@ def test_a_node_is_cut_off_the_network(
     job = run.wait_for_end()
     assert node not in job.nodes
     run.check_losses(uninterrupted)
+    run.check_nothing_runs()
 
 
 def test_a_task_is_killed(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]) -> None:
@@ -108,6 +112,7 @@ def test_a_task_is_killed(run: SubmittedRun, corpus: Path, uninterrupted: dict[s
     run.recover("one task killed", lambda: trainers(run.cluster, node)[0].kill())
     run.wait_for_end()
     run.check_losses(uninterrupted)
+    run.check_nothing_runs()
 
 
 def test_a_task_hangs(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]) -> None:
@@ -119,6 +124,7 @@ def test_a_task_hangs(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, 
     )
     run.wait_for_end()
     run.check_losses(uninterrupted)
+    run.check_nothing_runs()
 
 
 def test_slurmd_is_killed(run: SubmittedRun, corpus: Path, uninterrupted_slow: dict[str, list[float]]) -> None:
@@ -128,6 +134,7 @@ def test_slurmd_is_killed(run: SubmittedRun, corpus: Path, uninterrupted_slow: d
     run.recover("slurmd killed", lambda: run.cluster.kill_slurmd(node))
     run.wait_for_end()
     run.check_losses(uninterrupted_slow)
+    run.check_nothing_runs()
 
 
 def test_preemption(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]) -> None:
@@ -140,6 +147,7 @@ def test_preemption(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, li
     run.recover("preempted", preempt)
     run.wait_for_end()
     run.check_losses(uninterrupted)
+    run.check_nothing_runs()
 
 
 def test_four_nodes_become_three_and_two(
@@ -154,3 +162,4 @@ def test_four_nodes_become_three_and_two(
     assert [len(attempt.nodes) for attempt in run.attempts()] == [4, 3, 2]
     assert [f"dp {n} x tp 1 = {n} processes on {n} nodes" in run.log() for n in (4, 3, 2)] == [True] * 3
     run.check_losses(uninterrupted)
+    run.check_nothing_runs()

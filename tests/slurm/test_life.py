@@ -22,7 +22,9 @@ def status(cluster: Cluster, run_dir: Path, user: str = "root") -> list[dict]:
     return found
 
 
-def test_an_ordinary_user_submits_without_an_environment(cluster: Cluster, corpus: Path, shared: Path) -> None:
+def test_an_ordinary_user_submits_without_an_environment_and_a_requeue_finds_the_run_finished(
+    cluster: Cluster, corpus: Path, shared: Path
+) -> None:
     run = SubmittedRun(cluster, shared / "run", user=USER)
     said = run.submit(
         corpus, "--nodes", "2", "--tasks-per-node", "1", "--time", "10", "--doctor",
@@ -34,15 +36,9 @@ def test_an_ordinary_user_submits_without_an_environment(cluster: Cluster, corpu
     (state,) = status(cluster, run.run_dir, USER)
     assert (state["job_state"], state["step"], state["last_checkpoint"], state["starts"]) == ("finished", 6, 6, 1)
     assert "doctor" in run.log()
-
-
-def test_a_finished_run_ends_at_once_when_it_is_requeued(cluster: Cluster, corpus: Path, shared: Path) -> None:
-    run = SubmittedRun(cluster, shared / "run")
-    run.submit(corpus, *ONE_NODE, overrides=SHORT)
-    run.wait_for_end()
-    cluster.run(["scontrol", "requeue", str(run.job_id)])
+    cluster.ask(["scontrol", "requeue", str(run.job_id)])
     cluster.release(run.job_id)
-    run.wait_for_end(num_restarts=1, timeout_s=30)
+    run.wait_for_end(num_restarts=1, timeout_s=60)
     assert "the run is finished (step 6 of 6): nothing to do" in run.log()
     assert len(run.attempts()) == 1, "no task was started"
 
