@@ -12,7 +12,6 @@ from unipool_dist.jobs.policy import (
     MAX_FRUITLESS,
     MAX_STOPPED,
     Decision,
-    after_doctor,
     after_tasks,
     may_start,
     outcome_of,
@@ -135,9 +134,3 @@ def test_starts_that_slurm_ends_without_a_step_end_some_day_too(ended: dict[str,
     assert refusal is not None and refusal.action == "give_up" and f"{MAX_FRUITLESS} " in refusal.because
     assert refused(fruitless[1:], 4) is None, "it may be preempted often"
     assert refused(fruitless, 5) is None
-
-
-def test_a_doctor_that_is_ended_by_signals_again_and_again_is_given_up() -> None:
-    last = MAX_FRUITLESS - 1
-    assert after_doctor(137, "", restart=last - 1, ended_by_slurm=False).action == "requeue"  # type: ignore[union-attr]
-    assert after_doctor(137, "", restart=last, ended_by_slurm=False).action == "give_up"  # type: ignore[union-attr]

@@ -17,7 +17,7 @@ from tests.jobs.test_tasks import folder_with
 from unipool_dist.config import dump_config, load_config
 from unipool_dist.jobs.attempts import AttemptLog
 from unipool_dist.jobs.folder import CONFIG_FILE, JobFolder
-from unipool_dist.jobs.policy import MAX_CUT_OFF, MAX_STOPPED
+from unipool_dist.jobs.policy import MAX_CUT_OFF, MAX_FRUITLESS, MAX_STOPPED
 
 HEARTBEAT = """python3 - "$@" <<'END'
 import json, sys, time
@@ -249,6 +249,14 @@ def test_doctor_s_findings_end_the_job_and_signals_do_not(
     found, output = batch.run()
     assert (found, batch.num_requeued) == (status, num_requeued) and said in output, output
     assert len(AttemptLog.read(batch.folder.path).attempts) == (found == 0), "the run itself was not started"
+
+
+def test_a_doctor_that_never_comes_to_a_verdict_is_given_up(batch: Batch) -> None:
+    batch.change_job(doctor=True)
+    batch.srun("exit 137")
+    status, output = batch.run(restart=MAX_FRUITLESS)
+    assert status == 1 and f"{MAX_FRUITLESS} starts of this job have ended before doctor" in output
+    assert batch.num_requeued == 0 and "doctor: looking at the nodes" not in output
 
 
 def test_a_doctor_that_slurm_ends_has_found_nothing(batch: Batch) -> None:

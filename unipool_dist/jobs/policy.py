@@ -92,13 +92,21 @@ def after_tasks(attempts: Sequence[Attempt], *, step: int, checkpoint: int) -> D
     return may_start([*earlier, last], last.job_id, step=step, checkpoint=checkpoint) or decision
 
 
-def after_doctor(status: int, verdict: str, *, restart: int, ended_by_slurm: bool) -> Decision | None:
+def may_examine(restart: int) -> Decision | None:
+    """As :func:`may_start`, for the doctor before the run's first start. ``restart``: how often the job was started
+    anew; all of its starts came to an end before that of doctor."""
+    if restart < MAX_FRUITLESS:
+        return None
+    because = f"{restart} starts of this job have ended before doctor had come to a verdict"
+    return Decision("give_up", because, "See above what ended them; then")
+
+
+def after_doctor(status: int, verdict: str, *, ended_by_slurm: bool) -> Decision | None:
     """What to do when the doctor before the first start has ended; ``None``: start the run.
 
     Args:
         status: of its tasks.
         verdict: exit status that it has come to; empty: it did not come so far.
-        restart: how often the job was started anew; all of these starts ended before the run's first.
     """
     if ended_by_slurm:
         return ENDED_BY_SLURM
@@ -112,8 +120,6 @@ def after_doctor(status: int, verdict: str, *, restart: int, ended_by_slurm: boo
     because = f"doctor was ended by {number.name}, which is no finding"
     if number == signal.SIGINT:
         return Decision("end", f"{because}; SIGINT means: do not start again")
-    if restart + 1 >= MAX_FRUITLESS:
-        return Decision("give_up", f"{because}, in the {restart + 1}th start of this job", "See what sent it; then")
     return Decision("requeue", because)
 
 

@@ -22,7 +22,7 @@ from unipool_dist.jobs import slurm
 from unipool_dist.jobs.attempts import Attempt, AttemptLog
 from unipool_dist.jobs.folder import JOB, JobFolder, run_config
 from unipool_dist.jobs.layout import Layout, choose_layout
-from unipool_dist.jobs.policy import Decision, after_doctor, after_tasks, may_start, outcome_of
+from unipool_dist.jobs.policy import Decision, after_doctor, after_tasks, may_examine, may_start, outcome_of
 from unipool_dist.jobs.requeue import requeue
 from unipool_dist.jobs.statuses import meaning
 from unipool_dist.jobs.tasks import DOCTOR_FILE, doctor_command, task_environment, train_command
@@ -81,7 +81,7 @@ class Supervisor:
         if unused:
             self._say(f"note: not used, since the layout does not fill them: {', '.join(unused)}")
         if self._job.doctor and not self._log.attempts:
-            decision = self._doctor(layout)
+            decision = may_examine(self._restart) or self._doctor(layout)
             if decision is not None:
                 return self._carry_out(decision, RESUME)
         return self._attempt(layout, step)
@@ -137,7 +137,7 @@ class Supervisor:
         status = self._srun(doctor_command(self._folder, self._run_dir, layout))
         verdict = path.read_text() if path.exists() else ""
         ended_by_slurm = self._ended_by is not None
-        return after_doctor(status, verdict, restart=self._restart, ended_by_slurm=ended_by_slurm)
+        return after_doctor(status, verdict, ended_by_slurm=ended_by_slurm)
 
     def _srun(self, command: list[str]) -> int:
         """Exit status of srun; as a shell would give it if a signal killed srun."""
