@@ -34,11 +34,12 @@ def test_an_end_belongs_to_the_start_of_its_job_and_restart(tmp_path: Path) -> N
     """The batch script of a node that was cut off ends when SLURM has long started the job anew."""
     cut_off = AttemptLog(tmp_path)
     cut_off.start(Attempt("5", 0, ["n1"], 1, 0, 10.0))
-    assert not cut_off.is_superseded()
+    AttemptLog.read(tmp_path).start(Attempt("6", 1, ["n2"], 1, 3, 20.0))
+    assert not cut_off.is_superseded(), "that is another job, which does not get the run's lock"
     AttemptLog.read(tmp_path).start(Attempt("5", 1, ["n2"], 1, 3, 30.0))
     assert cut_off.is_superseded()
     cut_off.end(ended=40.0, outcome="failed", status=1, step=3, detail="an error")
-    first, second = AttemptLog.read(tmp_path).attempts
+    first, _, second = AttemptLog.read(tmp_path).attempts
     assert (first.outcome, first.ended, second.outcome, second.ended) == ("failed", 40.0, None, None)
 
 

@@ -85,12 +85,13 @@ class AttemptLog:
         self._append({"event": "end", "job_id": last.job_id, "restart": last.restart} | fields)
 
     def is_superseded(self) -> bool:
-        """Whether somebody has started the run anew since the last attempt here, as far as the file can be read."""
+        """Whether SLURM has started the job of the last attempt here anew meanwhile, as far as the file can be read."""
+        last = self.attempts[-1]
         try:
-            newest = AttemptLog.read(self.folder).attempts[-1:]
+            written = AttemptLog.read(self.folder).attempts
         except OSError:
             return False
-        return any(attempt.started > self.attempts[-1].started for attempt in newest)
+        return any(attempt.job_id == last.job_id and attempt.restart > last.restart for attempt in written)
 
     def _ended(self, event: dict[str, Any]) -> None:
         """Without a job, as earlier versions wrote it, the end is that of the last start."""

@@ -36,7 +36,7 @@ ENDED_BY_SLURM = Decision(
     "end",
     "SLURM is ending the job (cancelled, preempted, requeued, or its time is up)",
     "SLURM starts it again by itself after a preemption, a requeue or the loss of a node. If its time was up, the "
-    "warning came too late to save: lengthen it (--signal in the run's job/job.sbatch, warning_s in a profile)",
+    "warning came too late to save: lengthen it (--signal in the run's job/job.sbatch, warning_s in a profile); then",
 )
 
 
