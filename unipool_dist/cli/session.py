@@ -83,12 +83,16 @@ def train_session(config: Config, environment: Environment, start: Start, signal
 
 def _watchdog(config: Config, environment: Environment, signals: StopSignals) -> Watchdog:
     return Watchdog(
-        config.run.watchdog_s or 0.75 * config.parallel.timeout_s,
+        _watchdog_limit_s(config),
         Path(config.run.dir) / WATCHDOG,
         environment.rank,
         environment.world_size,
         on_alarm=signals.mute,
     )
+
+
+def _watchdog_limit_s(config: Config) -> float:
+    return config.run.watchdog_s or 0.75 * config.parallel.timeout_s
 
 
 @dataclass(frozen=True)
@@ -217,8 +221,9 @@ class _Session:
             if self._groups.rank == 0:
                 check_run_dir(self._run_dir, overwrite=start.overwrite, resume=start.resume)
                 # Its former self may be alive on a node that was cut off, until its watchdog or a timeout ends it.
+                # To wait as long as the watchdog does would look stuck, and who holds the lock would not be said.
                 restarted = self._environment.restarts > 0
-                self._lock.acquire(wait_s=0.9 * self._config.parallel.timeout_s if restarted else 0.0)
+                self._lock.acquire(wait_s=0.8 * _watchdog_limit_s(self._config) if restarted else 0.0)
                 if self._config.data.verify == "hash":
                     Corpus.open(self._config.data.path, verify="hash")
                 self._directory.clean_up()
