@@ -55,6 +55,8 @@ class Round:
     num_bytes: int
     step_s: float
     step_beside_save_s: float
+    lost_s: float
+    """By which training is later than without the save that was written beside it, the stall included."""
 
 
 def config_of(quick: bool) -> Config:
@@ -113,19 +115,23 @@ class _Bench:
         load_s = self._timed(self._load, before=self._forget_checkpoint)
         step_s = self._timed(lambda: self._train(3)) / 3
         self._saved += 1
+        begun = time.perf_counter()
         self._saver.save(self._saved)
         steps, started = 0, time.perf_counter()
         while not self._saved_everywhere():
             self._train(1)
             steps += 1
-        beside_s = (time.perf_counter() - started) / max(steps, 1)
+        ended = time.perf_counter()
+        beside_s = (ended - started) / max(steps, 1)
         self._saver.wait()
         report = self._reports[-1]
         assert report.error is None, report.error
-        figures = torch.tensor([report.stall_s, report.write_s, beside_s])
+        figures = torch.tensor([report.stall_s, report.write_s, beside_s, ended - begun - steps * step_s])
         dist.all_reduce(figures, dist.ReduceOp.MAX)
-        stall_s, write_s, beside_s = figures.tolist()
-        return Round(disk_write_s, save_s, disk_read_s, load_s, stall_s, write_s, report.num_bytes, step_s, beside_s)
+        stall_s, write_s, beside_s, lost_s = figures.tolist()
+        return Round(
+            disk_write_s, save_s, disk_read_s, load_s, stall_s, write_s, report.num_bytes, step_s, beside_s, lost_s
+        )
 
     def _train(self, steps: int) -> None:
         for number in range(steps):
@@ -221,9 +227,10 @@ def table(rounds: list[Round]) -> list[str]:
         ("save beside training, until on disk", [r.beside_s for r in rounds], "s"),
         ("training step, no save under way", [r.step_s for r in rounds], "s"),
         ("training step beside a save", [r.step_beside_save_s for r in rounds], "s"),
+        ("training later by, stall and slower steps", [r.lost_s for r in rounds], "s"),
     ]
     lines = [f"{size:.3f} GB on {WORLD} ranks, {len(rounds)} rounds: median (first .. third quartile)"]
-    return lines + [f"{name:38}{_spread(values)} {unit}".rstrip() for name, values, unit in rows]
+    return lines + [f"{name:42}{_spread(values)} {unit}".rstrip() for name, values, unit in rows]
 
 
 def _spread(values: list[float]) -> str:
