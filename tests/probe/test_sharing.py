@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unipool_dist.probe.scale import is_logarithmic
 from unipool_dist.probe.sharing import Path, count_choices, layers_using, lift, most_used, path_of
 
 # Two tokens, three layers, one choice: token 0 meets experts 4, 4, 1; token 1 meets 2, 0 and, by a score of 0, nobody.
@@ -77,3 +78,11 @@ def test_affinity_of_domains_and_experts() -> None:
 def test_affinity_does_not_depend_on_how_much_text_there_is() -> None:
     counts = np.array([[5, 7, 1], [3, 2, 9]])
     assert lift(counts * [[1], [10]]) == pytest.approx(lift(counts))
+
+
+@pytest.mark.parametrize(
+    ("added", "logarithmic"),
+    [([0.05, 0.25], False), ([0.02, 2.0], True), ([0.0, 0.001], False), ([-0.001, 0.19], False), ([0.0, 0.3], True)],
+)
+def test_losses_of_different_magnitude_are_drawn_on_a_logarithmic_scale(added: list[float], logarithmic: bool) -> None:
+    assert is_logarithmic(np.array(added)) is logarithmic

@@ -14,9 +14,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from unipool_dist.observe.figures import UNUSED_COLOUR, expert_order, save
 from unipool_dist.observe.usage import effective_experts
 from unipool_dist.probe.record import MATCHED, Probe
+from unipool_dist.probe.scale import is_logarithmic, scale_added
 
 _COLOURS = {"pool": "#4c78a8", "matched": "#e45756"}
-_LINEAR_BELOW = 0.01
 _LIFT_LIMIT = 4.0  # colours end here; few experts go beyond
 
 
@@ -40,6 +40,8 @@ def randomized_figure(probes: Sequence[Probe]) -> Figure:
     figure = Figure(figsize=(max(7.5, 5.5 * len(probes)), 4.8), layout="constrained")
     panels = figure.subplots(1, len(probes), sharey=True, squeeze=False)[0]
     only = "pool" if all(probe.has_one_form for probe in probes) else "matched"
+    added = np.concatenate([f.added_to(probe.loss).mean(axis=0) for probe in probes for f in probe.randomized.values()])
+    logarithmic = is_logarithmic(added)
     for axes, probe in zip(panels, probes, strict=True):
         layers = np.arange(probe.num_layers)
         for number, (form, found) in enumerate(probe.randomized.items()):
@@ -53,11 +55,10 @@ def randomized_figure(probes: Sequence[Probe]) -> Figure:
         axes.set_title(f"{probe.title}; loss as it is {probe.loss:.4f}", fontsize=10)
         axes.set_xlabel("layer whose routing is random")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_yscale("symlog", linthresh=_LINEAR_BELOW)  # one layer can cost a hundred times what another does
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        label = scale_added(axes, logarithmic)
         axes.grid(alpha=0.25)
         axes.legend(fontsize=9, frameon=False, title=f"experts drawn from ({_seeds(probe)})", title_fontsize=9)
-    panels[0].set_ylabel(f"loss added (nats per token; logarithmic beyond {_LINEAR_BELOW:g})")
+    panels[0].set_ylabel(label)
     figure.suptitle("What it costs to send the tokens of one layer to random experts", fontsize=12)
     return figure
 

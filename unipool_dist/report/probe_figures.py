@@ -7,14 +7,13 @@ from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from unipool_dist.observe.usage import Floats
 from unipool_dist.probe.record import MATCHED, Probe
+from unipool_dist.probe.scale import LINEAR_BELOW, is_logarithmic, scale_added
 from unipool_dist.report import text
 from unipool_dist.report.pictures import WIDTH, Findings, Picture, extremes, label_ends
-
-_LINEAR_BELOW = 0.01
 
 
 def probe_pictures(findings: Findings) -> list[Picture]:
@@ -44,6 +43,7 @@ def _randomized(findings: Findings, probes: dict[str, list[Probe]], form: str) -
     axes = figure.subplots()
     means: dict[str, float] = {}
     least = 0.0
+    every: list[Floats] = []
     for number, (name, found) in enumerate(probes.items()):
         style = findings.styles[name]
         mean_L, low_L, high_L = _over_runs(found, lambda probe: probe.in_form(form).added_to(probe.loss).mean(axis=0))
@@ -61,11 +61,10 @@ def _randomized(findings: Findings, probes: dict[str, list[Probe]], form: str) -
         )
         means[style.title] = float(mean_L.mean())
         least = min(least, float(low_L.min()))
+        every.append(mean_L)
     axes.axhline(0, color="0.25", linestyle="--", linewidth=1)
-    axes.set_yscale("symlog", linthresh=_LINEAR_BELOW)  # one layer can cost a hundred times what another does
-    axes.set_ylim(bottom=1.3 * least - _LINEAR_BELOW / 4)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text.minus(f"{value:g}")))
-    axes.set_ylabel(f"loss added (nats per token;\nlogarithmic beyond {_LINEAR_BELOW:g})")
+    axes.set_ylabel(scale_added(axes, is_logarithmic(np.concatenate(every))))
+    axes.set_ylim(bottom=1.3 * least - LINEAR_BELOW / 4)
     axes.set_xlabel("layer whose experts are drawn at random")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
