@@ -40,7 +40,9 @@ def test_the_benchmark_of_checkpoints_runs(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True, timeout=600)
     rounds = json.loads(done.stdout[done.stdout.index("[") :])
     assert len(rounds) == 2
-    assert all(value > 0 for figures in rounds for value in figures.values())
+    for figures in rounds:
+        del figures["lost_s"]  # a difference, which noise can make negative
+        assert all(value > 0 for value in figures.values())
     assert not list(tmp_path.iterdir()), "its files are gone"
 
 
