@@ -27,6 +27,7 @@ class CheckpointDirectory:
 
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / CHECKPOINTS
+        self._doomed = self.path.with_name(CHECKPOINTS + _DELETING)
 
     def steps(self) -> list[int]:
         """Steps of which there is a checkpoint, ascending; whether its files are still good is for others to say."""
@@ -70,18 +71,16 @@ class CheckpointDirectory:
 
     def delete_all(self) -> None:
         """Delete every checkpoint, and those set aside. Interrupted at any moment, it leaves all of them or none."""
-        doomed = self.path.with_name(self.path.name + _DELETING)
-        if doomed.exists():
-            shutil.rmtree(doomed)
+        if self._doomed.exists():
+            shutil.rmtree(self._doomed)
         if self.path.is_dir():
-            rename_durably(self.path, doomed)
-            shutil.rmtree(doomed)
+            rename_durably(self.path, self._doomed)
+            shutil.rmtree(self._doomed)
 
     def clean_up(self) -> None:
         """Remove drafts and half-deleted folders that a killed process has left."""
-        doomed = self.path.with_name(self.path.name + _DELETING)
-        if doomed.exists():
-            shutil.rmtree(doomed)
+        if self._doomed.exists():
+            shutil.rmtree(self._doomed)
         if self.path.is_dir():
             for entry in self.path.iterdir():
                 if entry.is_dir() and entry.name.endswith((_WRITING, _DELETING)):

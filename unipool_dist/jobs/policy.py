@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unipool_dist.jobs.attempts import Attempt, Outcome
-from unipool_dist.jobs.statuses import signal_of
+from unipool_dist.jobs.exit_statuses import signal_of
 
 # How many starts without progress are enough. Others may lie between them that came no further either.
 MAX_CUT_OFF = 5

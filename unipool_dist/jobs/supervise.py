@@ -20,11 +20,11 @@ from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs import slurm
 from unipool_dist.jobs.attempts import Attempt, AttemptLog
+from unipool_dist.jobs.exit_statuses import meaning
 from unipool_dist.jobs.folder import JOB, JobFolder, run_config
 from unipool_dist.jobs.layout import Layout, choose_layout
 from unipool_dist.jobs.policy import Decision, after_doctor, after_tasks, may_examine, may_start, outcome_of
 from unipool_dist.jobs.requeue import requeue
-from unipool_dist.jobs.statuses import meaning
 from unipool_dist.jobs.tasks import DOCTOR_FILE, doctor_command, task_environment, train_command
 from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.resilience.heartbeat import Heartbeat, read_heartbeat
