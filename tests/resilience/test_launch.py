@@ -34,7 +34,7 @@ from unipool_dist.resilience.signals import StopSignals
 end_with_launcher()
 rank = int(os.environ["RANK"])
 with StopSignals(rank) as signals:
-    print(f"process {os.getpid()}", flush=True)
+    os.write(1, f"process {os.getpid()}\\n".encode())  # not print(): unbuffered, it writes the line's end apart
     while signals.received is None or "stubborn" in sys.argv:
         time.sleep(0.05)
     signals.ignore_from_now()

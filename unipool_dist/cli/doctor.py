@@ -121,7 +121,8 @@ def _take_part(
         try:
             status = examination.run()
         except UnipoolError as error:
-            print(f"error (rank {environment.rank}): {error}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"error (rank {environment.rank}): {error}\n")  # print() may cut it in two
+            sys.stderr.flush()
             return 1
         except SystemExit as ended:  # by a signal
             return int(ended.code or 0)

@@ -48,5 +48,7 @@ def _communication_error(config: Config, environment: Environment, error: Except
 
 def _stop(environment: Environment, message: str) -> None:
     sys.stdout.flush()
-    print(f"error (rank {environment.rank}): {message}", file=sys.stderr, flush=True)
+    # Not print(): with PYTHONUNBUFFERED it writes the line's end apart, and other ranks' lines come in between.
+    sys.stderr.write(f"error (rank {environment.rank}): {message}\n")
+    sys.stderr.flush()
     os._exit(1)

@@ -27,5 +27,6 @@ def end_with_launcher() -> None:
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     if os.getppid() != int(launcher):
-        print(f"the launcher, process {launcher}, is gone: ending", file=sys.stderr, flush=True)
+        sys.stderr.write(f"the launcher, process {launcher}, is gone: ending\n")  # print() may cut it in two
+        sys.stderr.flush()
         os._exit(1)
