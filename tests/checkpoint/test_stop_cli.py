@@ -17,6 +17,7 @@ from tests.checkpoint.cli_runs import columns, command_of, complete
 from tests.checkpoint.damage import flip_bit
 from tests.support.running import Run, last_step
 from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.resilience.handover import HANDOVER_FILE
 
 STEPS = 16
 
@@ -76,6 +77,27 @@ def test_stopped_thrice_on_other_layouts_a_run_gives_the_same_numbers(
     for column, values in columns(tmp_path / "uninterrupted").items():
         assert len(values) == STEPS
         np.testing.assert_allclose(columns(run_dir)[column], values, rtol=1e-4, err_msg=column)
+
+
+def test_a_job_started_anew_elsewhere_takes_the_run_over_from_its_former_start(
+    start: Callable[..., Run], tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which nobody has ended, as on a node whose slurmd has died."""
+    steps, run_dir = "train.steps=4000", tmp_path / "run"
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    former = start(steps, "parallel.pp=2", nproc=2)
+    former.wait_for_step(3)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    later = start(steps, "--resume")
+    status, output = former.end()
+    assert status == 75, output
+    assert "stopped: SLURM has started this job anew elsewhere, and that start waits for the run; the state" in output
+    done = int(re.findall(r"^step +(\d+)/", output, re.MULTILINE)[-1])
+    later.wait_for_step(done + 1)
+    assert "is still held by process" in later.output() and f"resumed after step {done} of 4000" in later.output()
+    assert "are lost" not in later.output() and not (run_dir / HANDOVER_FILE).exists()
+    later.process.send_signal(signal.SIGTERM)
+    assert later.end()[0] == 75
 
 
 def test_a_run_saves_before_its_time_is_up(start: Callable[..., Run], tmp_path: Path) -> None:

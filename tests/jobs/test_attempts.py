@@ -19,11 +19,12 @@ def test_starts_and_ends_come_back(tmp_path: Path) -> None:
     assert second.outcome is None and second.step_before == 3 and second.restart == 1
 
 
-def test_a_line_cut_short_is_ignored_and_does_not_spoil_the_next(tmp_path: Path) -> None:
+@pytest.mark.parametrize("written", [b'{"event": "end", "outc', b'{"event": "end", "\xff": 1}', b"\0\0\0"])
+def test_a_line_cut_short_is_ignored_and_does_not_spoil_the_next(tmp_path: Path, written: bytes) -> None:
     log = AttemptLog(tmp_path)
     log.start(Attempt("5", 0, ["n1"], 1, 0, 10.0))
-    with (tmp_path / ATTEMPTS_FILE).open("a") as file:
-        file.write('{"event": "end", "outc')
+    with (tmp_path / ATTEMPTS_FILE).open("ab") as file:
+        file.write(written)
     log = AttemptLog.read(tmp_path)
     log.start(Attempt("5", 1, ["n1"], 1, 7, 30.0))
     attempts = AttemptLog.read(tmp_path).attempts

@@ -209,6 +209,13 @@ def test_a_job_that_was_requeued_though_the_answer_was_lost_is_left_alone(batch:
     assert status == 75 and batch.num_requeued == 0 and "SLURM has already taken this job" in output, output
 
 
+def test_files_that_cannot_be_read_are_an_error_that_says_how_to_go_on(batch: Batch) -> None:
+    (batch.folder.path / "attempts.jsonl").mkdir()  # a file without permission would be open to root
+    status, output = batch.run()
+    assert status == 1 and "Traceback" not in output
+    assert "attempts.jsonl" in output and f"go on with: unipool-dist submit --resume {batch.run_dir}" in output
+
+
 def test_the_end_of_a_node_that_was_cut_off_is_not_that_of_the_next_start(batch: Batch) -> None:
     """SLURM has started the job anew on other nodes meanwhile, and that start is in the files."""
     start = {"event": "start", "job_id": "17", "restart": 1, "nodes": ["n3"], "num_tasks": 2, "step_before": 3}
@@ -216,7 +223,8 @@ def test_the_end_of_a_node_that_was_cut_off_is_not_that_of_the_next_start(batch:
     beat = HEARTBEAT.format(state="stopped", step=50, reason="SIGUSR1 on a rank", run=str(batch.run_dir), status=1)
     batch.srun(f"echo '{later}' >>{batch.folder.path}/attempts.jsonl\n{beat}")
     status, output = batch.run()
-    assert status == 1 and batch.num_requeued == 0 and "SLURM is ending the job" in output
+    assert status == 75 and batch.num_requeued == 0
+    assert output.splitlines()[-1].endswith("SLURM has started job 17 anew elsewhere: its restart 0, this one, ends")
     old, new = AttemptLog.read(batch.folder.path).attempts
     assert (old.outcome, old.step, new.outcome, new.restart) == ("interrupted", None, None, 1)
 

@@ -73,7 +73,7 @@ def seen(result: subprocess.CompletedProcess[str]) -> tuple[list[str], dict[str,
 def test_srun_tells_each_task_its_rank_and_the_first_node(programs: Path) -> None:
     arguments, environment = seen(launch(programs, LAUNCHERS / "srun.sh", CONFIG, "train.steps=3", variables=TASK))
     assert arguments == ["train", CONFIG, "train.steps=3"]
-    assert read_environment(environment) == Environment(5, 6, 1, "n07", int(environment["MASTER_PORT"]))
+    assert read_environment(environment) == Environment(5, 6, 1, "n07", int(environment["MASTER_PORT"]), 0, "4711")
     assert environment["OMP_NUM_THREADS"] == "1"
 
 
@@ -91,7 +91,7 @@ def test_srun_port_depends_on_job_and_step_alone(programs: Path) -> None:
 def test_srun_keeps_a_chosen_meeting_point(programs: Path) -> None:
     chosen = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1234"}
     _, environment = seen(launch(programs, LAUNCHERS / "srun.sh", CONFIG, variables={**TASK, **chosen}))
-    assert read_environment(environment) == Environment(5, 6, 1, "10.0.0.1", 1234)
+    assert read_environment(environment) == Environment(5, 6, 1, "10.0.0.1", 1234, 0, "4711")
 
 
 def test_local_starts_one_process_per_gpu_or_as_many_as_told(programs: Path) -> None:
@@ -108,7 +108,7 @@ def test_local_starts_one_process_per_gpu_or_as_many_as_told(programs: Path) -> 
 def test_a_step_smaller_than_its_job_counts(programs: Path) -> None:
     step = {"SLURM_NTASKS": "64", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_STEP_NODELIST": "n08,n09"}
     _, environment = seen(launch(programs, LAUNCHERS / "srun.sh", CONFIG, variables={**TASK, **step}))
-    assert read_environment(environment) == Environment(1, 2, 1, "n08", int(environment["MASTER_PORT"]))
+    assert read_environment(environment) == Environment(1, 2, 1, "n08", int(environment["MASTER_PORT"]), 0, "4711")
     variables = {**JOB, "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "n08,n09", "SLURM_NODEID": "1"}
     arguments, _ = seen(launch(programs, LAUNCHERS / "torchrun.sh", "--nproc", "1", CONFIG, variables=variables))
     assert "--nnodes 2 --node-rank 1 --master-addr n08 " in " ".join(arguments)

@@ -6,6 +6,8 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ import torch.distributed as dist
 
 from tests.support.workers import Workers, free_port
 from unipool_dist.resilience.deadline import Deadline
+from unipool_dist.resilience.handover import Handover
 from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.resilience.stop import StopRequest
 from unipool_dist.topology.environment import Environment
@@ -59,3 +62,22 @@ def test_the_reason_of_one_rank_is_the_reason_of_all(
 ) -> None:
     ranks = workers.run(_polls, 4, free_port(), sent, late)
     assert ranks == [[None, reason, reason]] * 4
+
+
+def _poll_as_job(environment: Environment, port: int, run_dir: Path) -> str | None:
+    rank = environment.rank
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=environment.world_size)
+    try:
+        assert dist.group.WORLD is not None
+        handover = None if rank else Handover(run_dir, replace(environment, job_id="17"))
+        with StopSignals(rank) as signals:
+            return StopRequest(signals, Deadline(None), dist.group.WORLD, torch.device("cpu"), handover).poll()
+    finally:
+        dist.destroy_process_group()
+
+
+def test_all_ranks_hand_the_run_over_to_a_later_start_of_their_job(workers: Workers, tmp_path: Path) -> None:
+    assert workers.run(_poll_as_job, 4, free_port(), tmp_path) == [None] * 4
+    Handover(tmp_path, Environment(0, 1, 0, "127.0.0.1", 0, restarts=1, job_id="17")).ask()
+    reason = "SLURM has started this job anew elsewhere, and that start waits for the run"
+    assert workers.run(_poll_as_job, 4, free_port(), tmp_path) == [reason] * 4

@@ -26,6 +26,16 @@ def test_slurm_step() -> None:
     assert (environment.rank, environment.world_size, environment.local_rank) == (3, 4, 1)
 
 
+@pytest.mark.parametrize(
+    "launcher", [{}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", **MEETING}, {"RANK": "0", "WORLD_SIZE": "2", **MEETING}]
+)
+def test_each_launcher_says_which_start_of_which_job_it_is(launcher: dict[str, str]) -> None:
+    environment = read_environment({**launcher, "SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "3"})
+    assert (environment.job_id, environment.restarts) == ("17", 3)
+    environment = read_environment(launcher)
+    assert (environment.job_id, environment.restarts) == (None, 0)
+
+
 def test_a_step_with_fewer_tasks_than_its_job() -> None:
     variables = {"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "2", **MEETING}
     assert read_environment(variables).world_size == 2

@@ -30,6 +30,7 @@ from unipool_dist.errors import NonFiniteError
 from unipool_dist.model.assembly import build_model
 from unipool_dist.resilience.deadline import Deadline
 from unipool_dist.resilience.exit_codes import RESUME
+from unipool_dist.resilience.handover import Handover
 from unipool_dist.resilience.heartbeat import HeartbeatWriter, read_heartbeat
 from unipool_dist.resilience.lock import RunLock
 from unipool_dist.resilience.signals import StopSignals
@@ -67,7 +68,8 @@ def train_session(config: Config, environment: Environment, start: Start, signal
         watchdog.watch(groups.by_name(), cpu_counts=groups.device.type == "cpu")
         # The save of an interval may begin just before time is up, and the last one waits for it.
         deadline = Deadline(resolved.run.time_limit_s, num_saves=2 if resolved.checkpoint.interval else 1)
-        stop = StopRequest(signals, deadline, groups.world, groups.device)
+        handover = Handover(Path(resolved.run.dir), environment) if groups.rank == 0 else None
+        stop = StopRequest(signals, deadline, groups.world, groups.device, handover)
         with failing_together("opening the corpus"):
             corpus = Corpus.open(resolved.data.path, verify="size")
             resolved = with_vocabulary(resolved, corpus)
@@ -220,10 +222,13 @@ class _Session:
         with failing_together(f"opening run.dir={self._run_dir}"):
             if self._groups.rank == 0:
                 check_run_dir(self._run_dir, overwrite=start.overwrite, resume=start.resume)
-                # Its former self may be alive on a node that was cut off, until its watchdog or a timeout ends it.
-                # To wait as long as the watchdog does would look stuck, and who holds the lock would not be said.
-                restarted = self._environment.restarts > 0
-                self._lock.acquire(wait_s=0.8 * _watchdog_limit_s(self._config) if restarted else 0.0)
+                # Its former self may be alive: on a node whose slurmd has died, where it is asked to save and end; or
+                # on one that was cut off, until its watchdog or a timeout ends it. To wait as long as the watchdog does
+                # would look stuck, and who holds the lock would not be said.
+                restarted, handover = self._environment.restarts > 0, Handover(self._run_dir, self._environment)
+                wait_s = 0.8 * _watchdog_limit_s(self._config) if restarted else 0.0
+                self._lock.acquire(wait_s=wait_s, on_held=handover.ask)
+                handover.settle()
                 if self._config.data.verify == "hash":
                     Corpus.open(self._config.data.path, verify="hash")
                 self._directory.clean_up()

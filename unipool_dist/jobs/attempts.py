@@ -56,10 +56,14 @@ class AttemptLog:
 
     @classmethod
     def read(cls, folder: Path) -> AttemptLog:
-        """What there is; lines that a crash cut short are ignored."""
+        """What there is; lines that a crash cut short, or that make no sense, are ignored.
+
+        Raises:
+            OSError: the file is there and cannot be read.
+        """
         log = cls(folder)
         path = folder / ATTEMPTS_FILE
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
             try:
                 event: dict[str, Any] = json.loads(line)
                 kind = event.pop("event")

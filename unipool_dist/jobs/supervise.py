@@ -115,6 +115,11 @@ class Supervisor:
         if outcome == "finished":
             self._say(decision.because)
             return 0
+        if taken:
+            self._say(
+                f"SLURM has started job {self._job_id} anew elsewhere: its restart {self._restart}, this one, ends"
+            )
+            return RESUME
         return self._carry_out(decision, RESUME if outcome == "stopped" else status or 1)
 
     def _carry_out(self, decision: Decision, status: int) -> int:
@@ -225,4 +230,11 @@ def main(arguments: list[str]) -> int:
         return Supervisor(Path(arguments[0]), os.environ).run()
     except UnipoolError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
+    except OSError as error:  # without its files it can decide nothing
+        print(
+            f"error: the job's files cannot be used: {error}. The checkpoints are as they were; once that is dealt "
+            f"with, go on with: unipool-dist submit --resume {arguments[0]}",
+            file=sys.stderr,
+            flush=True,
+        )
+    return 1

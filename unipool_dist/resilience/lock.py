@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +33,7 @@ class RunLock:
         self._run_dir = run_dir
         self._descriptor: int | None = None
 
-    def acquire(self, wait_s: float = 0.0) -> None:
+    def acquire(self, wait_s: float = 0.0, on_held: Callable[[], None] = lambda: None) -> None:
         """Take the lock or raise; makes ``run_dir`` if need be.
 
         A file system without locks is a warning on stderr, and no error: it cannot tell two runs apart.
@@ -40,6 +41,7 @@ class RunLock:
         Args:
             wait_s: how long to wait for a process that holds it. A job that was started anew waits for what is left of
                 its former self on a node that was cut off.
+            on_held: called once, before it waits.
 
         Raises:
             RunLockedError: another process holds it.
@@ -50,7 +52,7 @@ class RunLock:
         path = self._run_dir / LOCK_FILE
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            self._lock(descriptor, path, wait_s)
+            self._lock(descriptor, path, wait_s, on_held)
             os.ftruncate(descriptor, 0)
             os.write(descriptor, json.dumps(_this_process()).encode() + b"\n")
         except BaseException:
@@ -58,7 +60,7 @@ class RunLock:
             raise
         self._descriptor = descriptor
 
-    def _lock(self, descriptor: int, path: Path, wait_s: float) -> None:
+    def _lock(self, descriptor: int, path: Path, wait_s: float, on_held: Callable[[], None]) -> None:
         give_up = time.monotonic() + wait_s
         told = False
         while True:
@@ -80,6 +82,7 @@ class RunLock:
                     ) from None
             if not told:
                 _warn(f"run.dir={self._run_dir} is still held by {_holder(path)}; waiting for at most {wait_s:g} s")
+                on_held()
                 told = True
             time.sleep(_LOOK_EVERY_S)
 

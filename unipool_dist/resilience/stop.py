@@ -8,23 +8,32 @@ import torch
 import torch.distributed as dist
 
 from unipool_dist.resilience.deadline import Deadline
+from unipool_dist.resilience.handover import Handover
 from unipool_dist.resilience.signals import StopSignals
 
 _GO_ON, _TIME_IS_UP = 0, 1
 # Where ranks have different reasons the greatest is given.
 _OF_SIGNAL = {signal.SIGUSR1: 2, signal.SIGINT: 3, signal.SIGTERM: 4}
+_HANDED_OVER = 5
 
 
 class StopRequest:
     """Asks all ranks of ``group`` whether one of them was told to stop or runs out of time.
 
     ``device`` is one that the backend of ``group`` communicates from. ``deadline.limit_s`` is the same on all ranks.
+    ``handover`` is that of rank 0; the others have none.
     """
 
     def __init__(
-        self, signals: StopSignals, deadline: Deadline, group: dist.ProcessGroup, device: torch.device
+        self,
+        signals: StopSignals,
+        deadline: Deadline,
+        group: dist.ProcessGroup,
+        device: torch.device,
+        handover: Handover | None = None,
     ) -> None:
         self._signals, self._deadline, self._group, self._device = signals, deadline, group, device
+        self._handover = handover
 
     def poll(self) -> str | None:
         """Why all ranks are to stop now, in the same words on each of them, or ``None``. Called once after every step.
@@ -36,6 +45,8 @@ class StopRequest:
         return self._reason(int(code))
 
     def _code(self) -> int:
+        if self._handover is not None and self._handover.is_asked():
+            return _HANDED_OVER
         if self._signals.received is not None:
             return _OF_SIGNAL[self._signals.received]
         return _TIME_IS_UP if self._deadline.reached() else _GO_ON
@@ -43,6 +54,8 @@ class StopRequest:
     def _reason(self, code: int) -> str | None:
         if code == _GO_ON:
             return None
+        if code == _HANDED_OVER:
+            return "SLURM has started this job anew elsewhere, and that start waits for the run"
         if code == _TIME_IS_UP:
             return f"the time limit run.time_limit_s={self._deadline.limit_s:g} is near"
         return next(f"{number.name} on a rank" for number, known in _OF_SIGNAL.items() if known == code)

@@ -24,6 +24,8 @@ class Environment:
     master_port: int
     restarts: int = 0
     """How often SLURM has started this job anew."""
+    job_id: str | None = None
+    """SLURM's number of the job; ``None``: none is known."""
 
     @property
     def device(self) -> torch.device:
@@ -55,7 +57,7 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
         rank, world_size = _int(env, "SLURM_PROCID"), _slurm_tasks(env)
         local_rank = _int(env, "SLURM_LOCALID", "0")
     else:
-        return Environment(0, 1, 0, "127.0.0.1", 0, _int(env, "SLURM_RESTART_COUNT", "0"))
+        return Environment(0, 1, 0, "127.0.0.1", 0, _int(env, "SLURM_RESTART_COUNT", "0"), env.get("SLURM_JOB_ID"))
     if not 0 <= rank < world_size:
         raise TopologyError(f"RANK={rank} is not below WORLD_SIZE={world_size}; start the run with torchrun or srun")
     if world_size > 1 and ("MASTER_ADDR" not in env or "MASTER_PORT" not in env):
@@ -67,7 +69,7 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
     if master_addr.startswith("[") and master_addr.endswith("]"):  # an IPv6 address as it is written before a port
         master_addr = master_addr[1:-1]
     port, restarts = _int(env, "MASTER_PORT", "0"), _int(env, "SLURM_RESTART_COUNT", "0")
-    return Environment(rank, world_size, local_rank, master_addr, port, restarts)
+    return Environment(rank, world_size, local_rank, master_addr, port, restarts, env.get("SLURM_JOB_ID"))
 
 
 def signalled_twice(variables: Mapping[str, str] | None = None) -> bool:
