@@ -14,6 +14,8 @@ TRAIN_CONFIG ?= configs/small.yaml
 NPROC ?= 4
 TRAIN_ARGS ?=
 PYTEST_ARGS ?=
+# Tests side by side; most of them are several processes, each of one thread.
+PYTEST_WORKERS ?= 2
 SOAK_KILLS ?= 50
 SOAK_ARGS ?=
 BENCH_ARGS ?=
@@ -44,6 +46,7 @@ help: ## this list
 	@echo "  PYTHON=...       interpreter for $(VENV) (3.11 or 3.12)"
 	@echo "  TORCH_INDEX=...  package index to take torch from (for its CPU or a CUDA build)"
 	@echo "  PYTEST_ARGS=...  further arguments of pytest, e.g. PYTEST_ARGS='-k router -x'"
+	@echo "  PYTEST_WORKERS=2 how many tests go on side by side; 0 with --pdb"
 
 setup: $(INSTALLED) ## make .venv and install everything into it; quick when up to date
 	@echo "$(VENV) is ready"
@@ -53,7 +56,7 @@ train: $(INSTALLED) ## prepare the default corpus and train a small UniPool on i
 	$(BIN)/unipool-dist train $(TRAIN_CONFIG) --nproc $(NPROC) $(TRAIN_ARGS)
 
 test: $(INSTALLED) ## run all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(PYTEST_WORKERS) --dist=loadfile $(PYTEST_ARGS)
 
 # A test that takes too long is to fail and be cleared up after, not to end all others, as the other method would.
 test-slurm: $(INSTALLED) ## run the tests on a SLURM cluster of namespaces on this machine; needs root, installs SLURM

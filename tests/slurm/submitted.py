@@ -18,6 +18,7 @@ from tests.support.running import train_records
 from tests.support.runs import TINY_RUN
 from unipool_dist.jobs.attempts import Attempt, AttemptLog
 from unipool_dist.resilience.heartbeat import Heartbeat, read_heartbeat
+from unipool_dist.resilience.lock import LOCK_FILE
 
 STEPS = 60  # from about the eightieth on rounding shows in the fifth digit, on other layouts without any fault
 # 12 sequences and 12 experts: 1, 2, 3 and 4 nodes all fit. A larger epsilon: Adam's first steps would otherwise turn
@@ -92,6 +93,9 @@ class SubmittedRun:
     def attempts(self) -> list[Attempt]:
         return AttemptLog.read(self.run_dir / "job").attempts
 
+    def _lock_holder(self) -> str:
+        return (self.run_dir / LOCK_FILE).read_text()
+
     def log(self) -> str:
         path = self.run_dir / "logs" / f"{self.job_id}.log"
         return path.read_text(errors="replace") if path.exists() else ""
@@ -116,7 +120,7 @@ class SubmittedRun:
     ) -> Recovery:
         """Let something happen to the run that trains; return once it trains again."""
         restarts = self.cluster.job(self.job_id).num_restarts
-        starts = len(self.attempts())
+        starts, holder = len(self.attempts()), self._lock_holder()
         started = time.monotonic()
         do()
         self._until_job("a requeue", lambda job: job.num_restarts > restarts, timeout_s)
@@ -125,11 +129,14 @@ class SubmittedRun:
         self.cluster.release(self.job_id)
         self._until("a new start", lambda: len(self.attempts()) > starts, timeout_s)
         restarted_s, since = time.monotonic() - started, time.time()
-        self._until(
-            "training",
-            lambda: (b := self.beat()) is not None and b.time > since and b.step > b.resumed_from,
-            timeout_s,
-        )
+
+        def trains() -> bool:
+            """The new start, not a former one that nobody has ended, nor what that has left behind."""
+            if self._lock_holder() == holder or (beat := self.beat()) is None or beat.state == "stopped":
+                return False
+            return beat.time > since and beat.step > beat.resumed_from
+
+        self._until("training", trains, timeout_s)
         resumed, done = self.beat(), self.attempts()[starts].step_before
         assert resumed is not None
         recovery = Recovery(
@@ -137,7 +144,7 @@ class SubmittedRun:
             round(requeued_s, 1),
             round(restarted_s, 1),
             round(time.monotonic() - started, 1),
-            done - resumed.resumed_from,
+            max(0, done - resumed.resumed_from),  # a former start may have gone on after this one was counted
         )
         RECOVERIES.append(recovery)
         assert 0 < resumed.resumed_from <= done, f"began anew:\n{self.log()[-6000:]}"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.slurm.cluster import Cluster
 from tests.slurm.submitted import SETTINGS, SubmittedRun, columns, trainers
-from tests.support.running import one_thread
+from tests.support.running import one_thread, train_records
 from tests.support.runs import train_command
 
 pytestmark = pytest.mark.timeout(420)
@@ -21,23 +23,41 @@ MIDDLE = 22
 SLOW = "train.global_batch_size=48"  # for what takes SLURM half a minute to see, while the run goes on
 
 
-def one_process(corpus: Path, run_dir: Path, *overrides: str) -> dict[str, list[float]]:
-    """Metrics of one process, without SLURM."""
-    command = train_command(corpus, run_dir, 1, *SETTINGS, *overrides)
-    subprocess.run(command, env=one_thread(), check=True, timeout=600, stdout=subprocess.DEVNULL)
-    return columns(run_dir)
+class OneProcess:
+    """A run of one process, without SLURM and without interruption, that goes on beside the tests."""
+
+    def __init__(self, corpus: Path, run_dir: Path, *overrides: str) -> None:
+        self._run_dir = run_dir
+        command = train_command(corpus, run_dir, 1, *SETTINGS, *overrides)
+        self.process = subprocess.Popen(command, env=one_thread(), stdout=subprocess.DEVNULL)
+
+    def columns(self) -> dict[str, list[float]]:
+        """Its metrics, once it has ended."""
+        assert self.process.wait(300) == 0
+        return columns(self._run_dir)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+def references(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[OneProcess, OneProcess]]:
+    """With the usual steps, and with SLOW ones."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    runs = OneProcess(tiny_corpus, folder / "run"), OneProcess(tiny_corpus, folder / "slow", SLOW)
+    yield runs
+    for run in runs:
+        run.process.kill()
+        run.process.wait()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(references: tuple[OneProcess, OneProcess]) -> dict[str, list[float]]:
     """What the runs of the other tests are compared with."""
-    return one_process(tiny_corpus, tmp_path_factory.mktemp("uninterrupted") / "run")
+    return references[0].columns()
 
 
 @pytest.fixture(scope="module")
-def uninterrupted_slow(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+def uninterrupted_slow(references: tuple[OneProcess, OneProcess]) -> dict[str, list[float]]:
     """The same of runs with SLOW."""
-    return one_process(tiny_corpus, tmp_path_factory.mktemp("slow") / "run", SLOW)
+    return references[1].columns()
 
 
 @pytest.fixture
@@ -137,6 +157,26 @@ def test_slurmd_is_killed(run: SubmittedRun, corpus: Path, uninterrupted_slow: d
     run.check_nothing_runs()
 
 
+def test_slurmd_of_the_only_node_is_killed(run: SubmittedRun, corpus: Path) -> None:
+    """Nobody ends what trains there, and holds the run: the job's new start elsewhere asks it to save and end."""
+    run.submit(corpus, "--nodes", "1", "--tasks-per-node", "1", "--time", "10", overrides=("train.steps=100000",))
+    run.wait_for_step(8)
+    (node,) = run.cluster.job(run.job_id).nodes
+    recovery = run.recover("slurmd of the only node killed", lambda: run.cluster.kill_slurmd(node))
+    assert recovery.lost_steps == 0
+    until = time.monotonic() + 20
+    while trainers(run.cluster, node):
+        assert time.monotonic() < until, f"left running on {node}:\n{run.log()}"
+        time.sleep(0.5)
+    first, second = run.attempts()
+    assert first.outcome == "interrupted" and first.nodes == [node] != second.nodes
+    assert (
+        "and that start waits for the run" in run.log() and "anew elsewhere: its restart 0, this one, ends" in run.log()
+    )
+    steps = [record["step"] for record in train_records(run.run_dir)]
+    assert steps == list(range(1, len(steps) + 1)), "each step once"
+
+
 def test_preemption(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]) -> None:
     run.submit(corpus, *TWO_NODES, overrides=LAYOUT)
     run.wait_for_step(MIDDLE)
@@ -146,6 +186,19 @@ def test_preemption(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, li
 
     run.recover("preempted", preempt)
     run.wait_for_end()
+    run.check_losses(uninterrupted)
+    run.check_nothing_runs()
+
+
+def test_two_nodes_become_four(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]) -> None:
+    others = run.cluster.submit("sleep 300", "--nodes=2", "--exclusive")
+    run.cluster.wait(others, "RUNNING", timeout_s=30)
+    run.submit(corpus, "--nodes", "2-4", "--tasks-per-node", "1", "--time", "10")
+    run.wait_for_step(MIDDLE)
+    run.cluster.run(["scancel", str(others)])
+    run.recover("scontrol requeue, 2 more nodes", lambda: run.cluster.run(["scontrol", "requeue", str(run.job_id)]))
+    run.wait_for_end()
+    assert [len(attempt.nodes) for attempt in run.attempts()] == [2, 4]
     run.check_losses(uninterrupted)
     run.check_nothing_runs()
 
