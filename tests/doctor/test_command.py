@@ -185,6 +185,19 @@ def test_two_nodes_that_differ_in_everything(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
 
 
+def test_a_signal_is_told_to_who_started_it_through_a_launcher_that_hides_it(tmp_path: Path) -> None:
+    program = """
+import os, signal, time
+from unipool_dist.cli import main
+from unipool_dist.doctor.examination import Examination
+Examination.run = lambda self: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(60))
+main()
+"""
+    command = [*COMMAND[:1], "-c", program, *COMMAND[3:], f"--status-file={tmp_path / 'status'}"]
+    assert subprocess.run(command, cwd=tmp_path, env=one_thread(), timeout=50).returncode == 143
+    assert (tmp_path / "status").read_text() == "143"
+
+
 def test_ranks_that_do_not_come_are_named(tmp_path: Path) -> None:
     started = time.monotonic()
     verdict = examine_as_ranks("", [0, 2], 4, "--timeout=3", cwd=tmp_path)

@@ -242,7 +242,8 @@ def doctor(status: int, verdict: str = "") -> str:
     [
         (doctor(0, "0"), 0, 0, "the run is finished"),
         (doctor(0, "1"), 1, 0, "doctor found faults (status 1, see above)"),
-        (doctor(1), 1, 0, "doctor found faults (status 1, see above)"),
+        (doctor(1), 1, 0, "doctor came to no verdict (status 1, see above)"),
+        (doctor(1, "143"), 75, 1, "doctor was ended by SIGTERM, which is no finding"),  # the same, under torchrun
         (doctor(143), 75, 1, "doctor was ended by SIGTERM, which is no finding"),  # a preemption
         (doctor(138), 75, 1, "doctor was ended by SIGUSR1"),  # the time limit is near
         (doctor(137, "1"), 1, 0, "doctor found faults"),  # and a task that stood still was killed

@@ -124,15 +124,17 @@ def _take_part(
             sys.stderr.write(f"error (rank {environment.rank}): {error}\n")  # print() may cut it in two
             sys.stderr.flush()
             return 1
-        except SystemExit as ended:  # by a signal
-            return int(ended.code or 0)
+        except SystemExit as ended:
+            status, by_signal = int(ended.code or 0), True
         except Exception:
             traceback.print_exc()
             return 1
+        else:
+            by_signal = False
     if status_file is not None and environment.rank == 0:
         status_file.write_text(str(status))
     # At another status than 0 a launcher ends the ranks that do not end by themselves.
-    return status if status_file is None or examination.abandoned else 0
+    return status if status_file is None or by_signal or examination.abandoned else 0
 
 
 def _read_config(arguments: Sequence[str]) -> Config | None:

@@ -106,17 +106,18 @@ def after_doctor(status: int, verdict: str, *, ended_by_slurm: bool) -> Decision
 
     Args:
         status: of its tasks.
-        verdict: exit status that it has come to; empty: it did not come so far.
+        verdict: exit status that it has come to, if only by a signal; empty: it did not come so far.
     """
     if ended_by_slurm:
         return ENDED_BY_SLURM
-    found = verdict.strip() not in ("", "0")
-    if status == 0 and not found:
+    said = int(verdict) if verdict.strip() else 0
+    if status == said == 0:
         return None
-    number = signal_of(status)
-    if found or number is None:
-        status = int(verdict) if found else status
-        return Decision("give_up", f"doctor found faults (status {status}, see above)", "Deal with them; then")
+    number = signal_of(said or status)  # torchrun turns what a signal did to its processes into a status of 1
+    if number is None:
+        because = "found faults" if said else "came to no verdict"
+        advice = "Deal with what it says; then"
+        return Decision("give_up", f"doctor {because} (status {said or status}, see above)", advice)
     because = f"doctor was ended by {number.name}, which is no finding"
     if number == signal.SIGINT:
         return Decision("end", f"{because}; SIGINT means: do not start again")
