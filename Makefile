@@ -47,6 +47,8 @@ help: ## this list
 	@echo "  TORCH_INDEX=...  package index to take torch from (for its CPU or a CUDA build)"
 	@echo "  PYTEST_ARGS=...  further arguments of pytest, e.g. PYTEST_ARGS='-k router -x'"
 	@echo "  PYTEST_WORKERS=2 how many tests go on side by side; 0 with --pdb"
+	@echo "  TRAIN_CONFIG=... NPROC=... TRAIN_ARGS=...      what \`make train\` trains: configs/small.yaml, 4 processes"
+	@echo "  BENCH_ARGS=...   SOAK_KILLS=50   SOAK_ARGS=... of bench and bench-checkpoint, and of soak-checkpoint"
 
 setup: $(INSTALLED) ## make .venv and install everything into it; quick when up to date
 	@echo "$(VENV) is ready"
@@ -55,7 +57,7 @@ train: $(INSTALLED) ## prepare the default corpus and train a small UniPool on i
 	$(BIN)/unipool-dist data prepare data/default
 	$(BIN)/unipool-dist train $(TRAIN_CONFIG) --nproc $(NPROC) $(TRAIN_ARGS)
 
-test: $(INSTALLED) ## run all tests
+test: $(INSTALLED) ## run all tests but those on SLURM
 	$(BIN)/python -m pytest --numprocesses=$(PYTEST_WORKERS) --dist=loadfile $(PYTEST_ARGS)
 
 # A test that takes too long is to fail and be cleared up after, not to end all others, as the other method would.
@@ -85,7 +87,7 @@ soak-checkpoint: $(INSTALLED) ## kill a run SOAK_KILLS times and see what is los
 	$(BIN)/python -W ignore -m tests.soak.checkpoint_soak --kills $(SOAK_KILLS) $(SOAK_ARGS)
 
 bench: $(BENCH_INSTALLED) ## speed and bytes sent, against dense and ideal
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
 
 clean: ## remove the virtual environments and caches; data and runs stay
 	rm -rf .venv .venv312 build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
-    path for pattern in ("*.md", "docs/*.md", "*/README.md", "configs/*/README.md") for path in ROOT.glob(pattern)
+    path
+    for pattern in ("*.md", "docs/*.md", "docs/*/*.md", "*/README.md", "configs/*/README.md", "tests/*/README.md")
+    for path in ROOT.glob(pattern)
 )
 _TEST = re.compile(r"`(tests/[\w/]+\.py)?(?:::(\w+))?`")
 _LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")

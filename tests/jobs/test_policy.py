@@ -39,21 +39,24 @@ def refused(attempts: list[Attempt], step: int, checkpoint: int = 0, job_id: str
 
 
 @pytest.mark.parametrize(
-    ("status", "state", "ended_by_slurm", "outcome"),
+    ("status", "state", "finished", "ended_by_slurm", "outcome"),
     [
-        (0, "finished", False, "finished"),
-        (0, None, False, "finished"),  # it was finished before and had nothing to do
-        (0, "finished", True, "finished"),
-        (75, "stopped", False, "stopped"),
-        (75, "stopped", True, "interrupted"),
-        (75, "training", False, "failed"),  # the watchdog: nothing was saved
-        (143, "training", True, "interrupted"),
-        (137, "training", False, "failed"),
-        (1, None, False, "failed"),
+        (0, "finished", True, False, "finished"),
+        (0, None, True, False, "finished"),  # it was finished before and had nothing to do
+        (0, "finished", True, True, "finished"),
+        (0, "training", False, False, "interrupted"),  # what srun says when it has lost a node
+        (0, None, False, False, "interrupted"),
+        (75, "stopped", False, False, "stopped"),
+        (75, "stopped", False, True, "interrupted"),
+        (75, "training", False, False, "failed"),  # the watchdog: nothing was saved
+        (143, "training", False, True, "interrupted"),
+        (137, "training", False, False, "failed"),
+        (1, None, False, False, "failed"),
+        (1, "finished", True, False, "failed"),  # at its end; the next start sees that nothing is left to do
     ],
 )
-def test_outcome(status: int, state: str | None, ended_by_slurm: bool, outcome: str) -> None:
-    assert outcome_of(status, state, ended_by_slurm=ended_by_slurm) == outcome
+def test_outcome(status: int, state: str | None, finished: bool, ended_by_slurm: bool, outcome: str) -> None:
+    assert outcome_of(status, state, finished=finished, ended_by_slurm=ended_by_slurm) == outcome
 
 
 def test_a_finished_run_ends() -> None:
@@ -68,7 +71,7 @@ def test_a_stopped_run_goes_on_unless_somebody_stopped_it_with_sigint() -> None:
 
 def test_what_slurm_ends_is_left_to_slurm_and_the_advice_is_for_a_run_whose_time_was_up() -> None:
     decision = decide([attempt(outcome="interrupted", status=143, step=3)])
-    assert decision.action == "end" and "--signal" in decision.advice and "warning_s" in decision.advice
+    assert decision.action == "end" and "#SBATCH --signal" in decision.advice
 
 
 def test_the_second_failure_at_a_step_is_the_last() -> None:

@@ -135,3 +135,15 @@ def test_the_table_and_its_json(run_dir: Path) -> None:
 def test_no_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UnipoolError, match="holds no run"):
         status_of(tmp_path)
+
+
+def test_without_a_run_it_finds_those_of_experiments_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(status_command).exit_code == 1, "there is no run"
+    for name in ("alone", "softmax/vanilla/seed-1", "paper/182m", "a/b/c/too-deep", "alone/checkpoints"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.yaml").write_text("{}\n")
+    found = json.loads(CliRunner().invoke(status_command, ["--json"]).output)
+    folder = tmp_path / "runs"
+    names = [str(Path(item["run"]).relative_to(folder)) for item in found]
+    assert names == ["alone", "paper/182m", "softmax/vanilla/seed-1"]

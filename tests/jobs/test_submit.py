@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from unipool_dist.cli.submit import submit as submit_command
 from unipool_dist.config import load_config
 from unipool_dist.errors import ConfigError
 from unipool_dist.jobs import slurm
@@ -200,7 +202,11 @@ def test_a_taken_directory_is_refused_and_resume_submits_it_again(
     resumed = submit(tmp_path, fake_slurm, "--resume", "here", "--nodes", "2-3", "--time", "30")
     assert resumed.returncode == 0, resumed.stderr
     called = (fake_slurm / "sbatch.called").read_text().split()
-    assert called == ["--parsable", "--nodes=2-3", "--time=30", str(tmp_path / "here/job/job.sbatch")]
+    script = tmp_path / "here/job/job.sbatch"
+    assert called == ["--parsable", "--time=30", str(script)]
+    # A range and --ntasks-per-node together give the fewest nodes.
+    options = [line.removeprefix("#SBATCH ") for line in script.read_text().splitlines() if line.startswith("#SBATCH")]
+    assert "--nodes=2-3" in options and not [option for option in options if "--ntasks" in option]
     assert JobFolder(tmp_path / "here").submissions() == ["4711", "4711"]
 
 
@@ -217,6 +223,20 @@ def test_resume_waits_for_the_jobs_it_is_told_to_and_no_others(tmp_path: Path, f
     assert submit(tmp_path, fake_slurm, "--resume", "here").returncode == 0
     assert "--dependency" not in script.read_text() and "#SBATCH --time=1:00:00\n" in script.read_text()
     assert (fake_slurm / "sbatch.called").read_text().split() == ["--parsable", str(script)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("configs/small.yaml", "train.steps=9"), "CONFIG, [SECTION.FIELD=VALUE ...]"),
+        (("--profile", "p.yaml", "--doctor", "--nodes", "2"), "--profile, --doctor"),
+        (("--tasks-per-node", "4", "--name", "b", "--no-requeue"), "--tasks-per-node, --name, --no-requeue"),
+        (("--gpus-per-node", "0", "--sweep", "train.seed=1,2"), "--gpus-per-node, --sweep"),
+    ],
+)
+def test_resume_refuses_what_it_would_not_heed(arguments: tuple[str, ...], named: str) -> None:
+    refused = CliRunner().invoke(submit_command, ["--resume", "here", *arguments])
+    assert refused.exit_code == 2 and f"as it was frozen, without {named}: it takes" in refused.output
 
 
 def test_resume_refuses_a_time_limit_that_leaves_no_time(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
@@ -309,3 +329,24 @@ def test_frozen_paths_do_not_depend_on_where_the_job_runs(tmp_path: Path, fake_s
     frozen = load_config(tmp_path / "here/job/config.yaml")
     assert frozen.optimizer.deepspeed == str(tmp_path / "here/job/deepspeed.json")
     assert Path(frozen.data.path).is_absolute()
+
+
+def test_no_answer_is_no_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Path, fake_slurm: Path
+) -> None:
+    """SLURM may have taken the job: what it is made of stays."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{fake_slurm}:{os.environ['PATH']}")
+    (fake_slurm / "sbatch").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(slurm, "_PATIENCE_S", 0.5)
+    done = CliRunner().invoke(submit_command, [str(config), "run.dir=here", *COMMON])
+    assert isinstance(done.exception, slurm.NoAnswerError) and "submit --resume" in str(done.exception)
+    assert JobFolder(tmp_path / "here").exists()
+
+
+def test_a_folder_of_something_else_is_not_taken(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
+    (tmp_path / "here/logs").mkdir(parents=True)
+    (tmp_path / "here/logs/mine").touch()
+    done = submit(tmp_path, fake_slurm, str(config), "run.dir=here", *COMMON)
+    assert done.returncode == 1 and "here/logs is there, and not of a run" in done.stderr
+    assert (tmp_path / "here/logs/mine").exists()

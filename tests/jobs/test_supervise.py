@@ -18,6 +18,8 @@ from unipool_dist.config import dump_config, load_config
 from unipool_dist.jobs.attempts import AttemptLog
 from unipool_dist.jobs.folder import CONFIG_FILE, JobFolder
 from unipool_dist.jobs.policy import MAX_CUT_OFF, MAX_FRUITLESS, MAX_STOPPED
+from unipool_dist.resilience.handover import HANDOVER_FILE, Handover
+from unipool_dist.resilience.lock import RunLock
 
 HEARTBEAT = """python3 - "$@" <<'END'
 import json, sys, time
@@ -73,8 +75,8 @@ class Batch:
         path.write_text(f"#!/bin/bash\n{text}\n")
         path.chmod(0o755)
 
-    def start(self, restart: int = 0, job_id: int = 17) -> subprocess.Popen[str]:
-        variables = {"SLURM_JOB_ID": str(job_id), "SLURM_JOB_NODELIST": "n[1-2]"}
+    def start(self, restart: int = 0, job_id: int = 17, **array: str) -> subprocess.Popen[str]:
+        variables = {"SLURM_JOB_ID": str(job_id), "SLURM_JOB_NODELIST": "n[1-2]", **array}
         if restart:
             variables["SLURM_RESTART_COUNT"] = str(restart)
         return subprocess.Popen(
@@ -91,9 +93,14 @@ class Batch:
         return process.returncode, output
 
     @property
-    def num_requeued(self) -> int:
+    def requeued(self) -> list[str]:
+        """The jobs, as SLURM was told."""
         path = self.bin / "requeued"
-        return len(path.read_text().split()) if path.exists() else 0
+        return path.read_text().split() if path.exists() else []
+
+    @property
+    def num_requeued(self) -> int:
+        return len(self.requeued)
 
 
 @pytest.fixture
@@ -116,6 +123,43 @@ def test_a_stopped_run_is_requeued(batch: Batch) -> None:
     assert status == 75 and batch.num_requeued == 1, output
     (attempt,) = AttemptLog.read(batch.folder.path).attempts
     assert (attempt.outcome, attempt.step, attempt.nodes) == ("stopped", 40, ["n1", "n2"])
+
+
+def test_of_an_array_the_one_task_is_requeued(batch: Batch) -> None:
+    """SLURM's number of the task that was started last is that of the array, whose requeue is one of all tasks."""
+    batch.tasks("stopped", 40, 75, "SIGUSR1 on a rank")
+    process = batch.start(SLURM_ARRAY_JOB_ID="17", SLURM_ARRAY_TASK_ID="0")
+    process.communicate(timeout=240)
+    assert process.returncode == 75 and batch.requeued == ["17_0"]
+
+
+def test_a_former_start_that_still_trains_is_asked_for_the_run_before_the_tasks_start(batch: Batch) -> None:
+    batch.tasks("finished", 100, 0)
+    lock = RunLock(batch.run_dir)
+    lock.acquire()
+    process = batch.start(restart=2)
+    former = Handover(batch.run_dir, "17", 1)
+    until = time.monotonic() + 60
+    while not former.is_asked():
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.1)
+    assert not (batch.run_dir / "heartbeat.json").exists(), "the tasks wait"
+    lock.release()
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0 and "the run is still held by process" in output
+    assert "the run is finished" in output
+
+
+def test_who_is_ended_while_it_waits_for_a_former_start_starts_nothing(batch: Batch) -> None:
+    batch.tasks("finished", 100, 0)
+    with RunLock(batch.run_dir):
+        process = batch.start(restart=1)
+        until = time.monotonic() + 60
+        while not (batch.run_dir / HANDOVER_FILE).exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75 and "SLURM is ending the job" in output and "tasks" not in output
 
 
 def test_without_requeue_the_job_ends_and_says_how_to_go_on(batch: Batch) -> None:
@@ -149,15 +193,30 @@ def test_a_job_that_slurm_has_taken_is_not_requeued_once_more(batch: Batch, fiel
     assert status == 75 and batch.num_requeued == 0 and "SLURM has already taken this job" in output
 
 
-def test_while_slurm_ends_the_job_it_waits_for_the_tasks_and_starts_nothing(batch: Batch) -> None:
-    batch.srun("trap '' TERM; sleep 1.5; exit 143")
+TASKS_THAT_SLURM_ENDS = """touch {bin}/began; trap '' TERM
+until [[ -e {bin}/end ]]; do sleep 0.05; done; exit 143"""
+
+
+def end_by_slurm(batch: Batch) -> tuple[str, subprocess.Popen[str]]:
+    """SLURM ends the job while its tasks run: first the batch script is told, then they end."""
     process = batch.start()
+    lines = []
+    assert process.stdout is not None
     until = time.monotonic() + 30
-    while not AttemptLog.read(batch.folder.path).attempts and time.monotonic() < until:
+    while not (batch.bin / "began").exists() and time.monotonic() < until:
         time.sleep(0.05)
-    time.sleep(0.3)
     process.terminate()
-    output, _ = process.communicate(timeout=120)
+    for line in process.stdout:
+        lines.append(line)
+        if "from SLURM: the job is being ended" in line:
+            (batch.bin / "end").touch()
+    process.wait(120)
+    return "".join(lines), process
+
+
+def test_while_slurm_ends_the_job_it_waits_for_the_tasks_and_starts_nothing(batch: Batch) -> None:
+    batch.srun(TASKS_THAT_SLURM_ENDS.format(bin=batch.bin))
+    output, process = end_by_slurm(batch)
     assert process.returncode == 143 and "the job is being ended" in output
     (attempt,) = AttemptLog.read(batch.folder.path).attempts
     assert attempt.outcome == "interrupted" and attempt.status == 143 and batch.num_requeued == 0
@@ -229,10 +288,24 @@ def test_the_end_of_a_node_that_was_cut_off_is_not_that_of_the_next_start(batch:
     assert (old.outcome, old.step, new.outcome, new.restart) == ("interrupted", None, None, 1)
 
 
+def test_an_srun_that_succeeds_though_the_run_is_not_finished_tells_of_a_lost_node(batch: Batch) -> None:
+    batch.tasks("training", 40, 0)
+    status, output = batch.run()
+    assert status == 75 and "SLURM is ending the job" in output and "finished" not in output
+    (attempt,) = AttemptLog.read(batch.folder.path).attempts
+    assert attempt.outcome == "interrupted"
+    batch.srun(f"mkdir -p {batch.run_dir}/checkpoints/step-00000100")  # found finished, it writes no heartbeat
+    status, output = batch.run(restart=1)
+    assert status == 0 and "the run is finished" in output
+
+
 def doctor(status: int, verdict: str = "") -> str:
     """An srun under which doctor ends so, and training succeeds."""
     found = f"""for word; do [[ $word != --status-file=* ]] || echo "{verdict}" >"${{word#*=}}"; done"""
-    return f"""[[ " $* " == *" doctor "* ]] || exit 0
+    return f"""if [[ " $* " != *" doctor "* ]]; then
+        for word; do [[ $word != */job/config.yaml ]] || mkdir -p "${{word%/job/*}}/checkpoints/step-00000100"; done
+        exit 0
+    fi
     {found if verdict else ""}
     exit {status}"""
 
@@ -270,13 +343,8 @@ def test_a_doctor_that_never_comes_to_a_verdict_is_given_up(batch: Batch) -> Non
 
 def test_a_doctor_that_slurm_ends_has_found_nothing(batch: Batch) -> None:
     batch.change_job(doctor=True)
-    batch.srun(f"touch {batch.bin}/began; trap '' TERM; sleep 1.5; exit 143")
-    process = batch.start()
-    until = time.monotonic() + 30
-    while not (batch.bin / "began").exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    process.terminate()
-    output, _ = process.communicate(timeout=120)
+    batch.srun(TASKS_THAT_SLURM_ENDS.format(bin=batch.bin))
+    output, process = end_by_slurm(batch)
     assert process.returncode == 75 and batch.num_requeued == 0
     assert "SLURM is ending the job" in output and "found faults" not in output
 

@@ -22,7 +22,9 @@ TASK = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LO
 PENDING = """#!{python}
 import signal, time
 print("started", flush=True)
-time.sleep(0.5)
+until = time.monotonic() + 30
+while not signal.sigpending() and time.monotonic() < until:
+    time.sleep(0.02)
 print(*sorted(number.name for number in signal.sigpending()))
 """
 # In place of scontrol: the launcher that called it gets a signal while it waits.

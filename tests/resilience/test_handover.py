@@ -8,7 +8,6 @@ import pytest
 
 from unipool_dist.resilience import handover
 from unipool_dist.resilience.handover import HANDOVER_FILE, Handover
-from unipool_dist.topology.environment import Environment
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +16,7 @@ def looks_always(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def start(run_dir: Path, restarts: int, job_id: str | None = "17") -> Handover:
-    return Handover(run_dir, Environment(0, 1, 0, "127.0.0.1", 0, restarts, job_id))
+    return Handover(run_dir, job_id, restarts)
 
 
 def test_a_former_start_is_asked_until_the_later_one_has_got_the_run(tmp_path: Path) -> None:
@@ -29,6 +28,17 @@ def test_a_former_start_is_asked_until_the_later_one_has_got_the_run(tmp_path: P
     later.settle()
     assert not former.is_asked() and list(tmp_path.iterdir()) == []
     later.settle()
+
+
+def test_the_last_start_is_the_one_that_gets_the_run(tmp_path: Path) -> None:
+    former, later, last = (start(tmp_path, restarts) for restarts in range(3))
+    last.ask()
+    later.ask()  # it waits as well
+    assert former.is_asked() and later.is_asked()
+    later.settle()  # it has got the lock before the last
+    assert later.is_asked() and not last.is_asked()
+    last.settle()
+    assert not later.is_asked()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,7 +68,7 @@ def _poll_as_job(environment: Environment, port: int, run_dir: Path) -> str | No
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=environment.world_size)
     try:
         assert dist.group.WORLD is not None
-        handover = None if rank else Handover(run_dir, replace(environment, job_id="17"))
+        handover = None if rank else Handover(run_dir, "17", 0)
         with StopSignals(rank) as signals:
             return StopRequest(signals, Deadline(None), dist.group.WORLD, torch.device("cpu"), handover).poll()
     finally:
@@ -78,6 +77,6 @@ def _poll_as_job(environment: Environment, port: int, run_dir: Path) -> str | No
 
 def test_all_ranks_hand_the_run_over_to_a_later_start_of_their_job(workers: Workers, tmp_path: Path) -> None:
     assert workers.run(_poll_as_job, 4, free_port(), tmp_path) == [None] * 4
-    Handover(tmp_path, Environment(0, 1, 0, "127.0.0.1", 0, restarts=1, job_id="17")).ask()
+    Handover(tmp_path, "17", 1).ask()
     reason = "SLURM has started this job anew elsewhere, and that start waits for the run"
     assert workers.run(_poll_as_job, 4, free_port(), tmp_path) == [reason] * 4

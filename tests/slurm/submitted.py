@@ -147,7 +147,7 @@ class SubmittedRun:
             max(0, done - resumed.resumed_from),  # a former start may have gone on after this one was counted
         )
         RECOVERIES.append(recovery)
-        assert 0 < resumed.resumed_from <= done, f"began anew:\n{self.log()[-6000:]}"
+        assert resumed.resumed_from > 0, f"began anew:\n{self.log()[-6000:]}"
         return recovery
 
     def check_losses(self, reference: dict[str, list[float]]) -> None:

@@ -162,17 +162,16 @@ def test_slurmd_of_the_only_node_is_killed(run: SubmittedRun, corpus: Path) -> N
     run.submit(corpus, "--nodes", "1", "--tasks-per-node", "1", "--time", "10", overrides=("train.steps=100000",))
     run.wait_for_step(8)
     (node,) = run.cluster.job(run.job_id).nodes
-    recovery = run.recover("slurmd of the only node killed", lambda: run.cluster.kill_slurmd(node))
-    assert recovery.lost_steps == 0
+    run.recover("slurmd of the only node killed", lambda: run.cluster.kill_slurmd(node))
+    assert "are lost" not in run.log()
     until = time.monotonic() + 20
     while trainers(run.cluster, node):
         assert time.monotonic() < until, f"left running on {node}:\n{run.log()}"
         time.sleep(0.5)
     first, second = run.attempts()
     assert first.outcome == "interrupted" and first.nodes == [node] != second.nodes
-    assert (
-        "and that start waits for the run" in run.log() and "anew elsewhere: its restart 0, this one, ends" in run.log()
-    )
+    assert "the run is still held by" in run.log()
+    assert "the run is finished" not in run.log(), "which srun says when it loses a node"
     steps = [record["step"] for record in train_records(run.run_dir)]
     assert steps == list(range(1, len(steps) + 1)), "each step once"
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.slurm.cluster import USER, Cluster
 from tests.slurm.submitted import SubmittedRun
+from unipool_dist.resilience.heartbeat import read_heartbeat
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -83,6 +85,23 @@ def test_a_sweep_is_an_array_of_four(cluster: Cluster, corpus: Path, shared: Pat
     states = status(cluster, run.run_dir)
     assert [item["step"] for item in states] == [6] * 4
     assert len({item["loss"] for item in states}) == 4, "each has a seed of its own"
+
+
+def test_of_a_sweep_the_task_that_stops_is_requeued_alone(cluster: Cluster, corpus: Path, shared: Path) -> None:
+    run = SubmittedRun(cluster, shared / "all")
+    run.submit(corpus, *ONE_NODE, "--sweep", "train.seed=1,2", overrides=("train.steps=100000",))
+    array = run.job_id
+    folders = sorted(path for path in run.run_dir.iterdir() if path.name[0].isdigit())
+    until = time.monotonic() + 90
+    while not all((beat := read_heartbeat(folder)) and beat.step > 0 for folder in folders):
+        assert time.monotonic() < until, [read_heartbeat(folder) for folder in folders]
+        time.sleep(0.2)
+    # The last one, whose number is that of the array. The batch script is not signalled, so that it decides.
+    cluster.run(["scancel", "--signal=TERM", f"{array}_1"])
+    cluster.wait(array, "PENDING", "RUNNING", timeout_s=60, num_restarts=1)
+    states = {item["run"]: item for item in status(cluster, run.run_dir)}
+    restarts = {Path(name).name: (item["job_state"], item["restarts"]) for name, item in states.items()}
+    assert restarts[folders[0].name] == ("RUNNING", 0) and restarts[folders[1].name][1] == 1
 
 
 def test_a_chain_starts_when_the_first_has_ended(cluster: Cluster, corpus: Path, shared: Path) -> None:

@@ -32,7 +32,7 @@ COMMANDS = {
     "train": ("unipool_dist.cli.train", "Train the model that CONFIG describes."),
 }
 """The module that each command is in, and the beginning of its help."""
-_TAKE_SIGNALS = ("train", "torchrun")  # themselves, once they can
+_TAKE_SIGNALS = ("train", "torchrun", "doctor")  # themselves, once they can
 
 
 @click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})

@@ -19,6 +19,7 @@ from unipool_dist.cli.table import aligned
 from unipool_dist.config import Config, load_config, resolve_config
 from unipool_dist.errors import UnipoolError
 from unipool_dist.resilience.orphans import end_with_launcher
+from unipool_dist.resilience.signal_watch import STOP_SIGNALS, release_signals
 from unipool_dist.topology.environment import Environment, read_environment
 
 if TYPE_CHECKING:
@@ -81,8 +82,9 @@ def doctor(
         options = [f"--timeout={timeout_s}", f"--time-limit={time_limit_s}", f"--disk-mb={disk_mb}"]
         options += [name for name, given in (("--json", as_json), ("--strict", strict)) if given]
         _launch([*options, "--", *arguments], nproc)
+    environment = read_environment()
     end_with_launcher()
-    _end_by_exception()
+    _end_by_exception(status_file if environment.rank == 0 else None)
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print does not go between the report's lines
 
@@ -91,7 +93,6 @@ def doctor(
         print("\n".join(lines), file=output, flush=True)
         return 0 if report.ok(strict=strict) else 1
 
-    environment = read_environment()
     settings = _settings(config, environment.world_size, timeout_s, time_limit_s, disk_mb)
     status = _take_part(settings, environment, publish, status_file)
     # Not in the usual way, which waits for process groups that may have lost a member.
@@ -124,17 +125,16 @@ def _take_part(
             sys.stderr.write(f"error (rank {environment.rank}): {error}\n")  # print() may cut it in two
             sys.stderr.flush()
             return 1
-        except SystemExit as ended:
-            status, by_signal = int(ended.code or 0), True
+        except SystemExit as ended:  # by a signal
+            return int(ended.code or 0)
         except Exception:
             traceback.print_exc()
             return 1
-        else:
-            by_signal = False
+    _ignore_signals()  # there is a verdict
     if status_file is not None and environment.rank == 0:
         status_file.write_text(str(status))
     # At another status than 0 a launcher ends the ranks that do not end by themselves.
-    return status if status_file is None or by_signal or examination.abandoned else 0
+    return status if status_file is None or examination.abandoned else 0
 
 
 def _read_config(arguments: Sequence[str]) -> Config | None:
@@ -154,14 +154,24 @@ def _launch(arguments: Sequence[str], num_processes: int) -> None:
         sys.exit(int(path.read_text()))
 
 
-def _end_by_exception() -> None:
-    """Signals end this process in good order, so that nothing is left in the run directory."""
+def _end_by_exception(status_file: Path | None) -> None:
+    """From now on a signal, which may come from SLURM and from a launcher, ends this process in good order, so that
+    nothing is left in the run directory. ``status_file`` tells of it, as torchrun makes a status of 1 of it."""
 
     def end(number: int, frame: FrameType | None) -> None:
+        _ignore_signals()
+        if status_file is not None:
+            status_file.write_text(str(128 + number))
         raise SystemExit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in STOP_SIGNALS:
         signal.signal(number, end)
+    release_signals()
+
+
+def _ignore_signals() -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _settings(config: Config | None, world_size: int, timeout_s: float, time_limit_s: float, disk_mb: int) -> Settings:

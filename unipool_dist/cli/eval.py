@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "--tasks",
     metavar="NAME,...",
     help="Also zero-shot accuracy in these: heldout, arc_easy, arc_challenge, piqa, hellaswag, winogrande, "
-    "lambada_openai, race; `paper` for all but the first. Needs unipool-dist[eval].",
+    "lambada_openai, race; `paper` for all but the first. Needs lm-eval.",
 )
 @click.option(
     "--task-data",

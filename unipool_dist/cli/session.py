@@ -68,7 +68,9 @@ def train_session(config: Config, environment: Environment, start: Start, signal
         watchdog.watch(groups.by_name(), cpu_counts=groups.device.type == "cpu")
         # The save of an interval may begin just before time is up, and the last one waits for it.
         deadline = Deadline(resolved.run.time_limit_s, num_saves=2 if resolved.checkpoint.interval else 1)
-        handover = Handover(Path(resolved.run.dir), environment) if groups.rank == 0 else None
+        handover = (
+            Handover(Path(resolved.run.dir), environment.job_id, environment.restarts) if groups.rank == 0 else None
+        )
         stop = StopRequest(signals, deadline, groups.world, groups.device, handover)
         with failing_together("opening the corpus"):
             corpus = Corpus.open(resolved.data.path, verify="size")
@@ -225,8 +227,9 @@ class _Session:
                 # Its former self may be alive: on a node whose slurmd has died, where it is asked to save and end; or
                 # on one that was cut off, until its watchdog or a timeout ends it. To wait as long as the watchdog does
                 # would look stuck, and who holds the lock would not be said.
-                restarted, handover = self._environment.restarts > 0, Handover(self._run_dir, self._environment)
-                wait_s = 0.8 * _watchdog_limit_s(self._config) if restarted else 0.0
+                restarts = self._environment.restarts
+                handover = Handover(self._run_dir, self._environment.job_id, restarts)
+                wait_s = 0.8 * _watchdog_limit_s(self._config) if restarts else 0.0
                 self._lock.acquire(wait_s=wait_s, on_held=handover.ask)
                 handover.settle()
                 if self._config.data.verify == "hash":

@@ -18,8 +18,8 @@ from unipool_dist.jobs.status import RunStatus, status_of
 def status(runs: tuple[Path, ...], as_json: bool) -> None:
     """State, step, loss, speed, time left, last checkpoint and restarts of runs.
 
-    RUN is a run directory, or that of a sweep; without RUN, all that are in runs/. Works for running and for ended
-    runs, with SLURM and without it; SLURM's accounting is not needed.
+    RUN is a run directory, or that of a sweep; without RUN, all in runs/, those of experiments too. Works for running
+    and for ended runs, with SLURM and without it; SLURM's accounting is not needed.
     """
     found = list(runs) or _runs_in(Path("runs"))
     if not found:
@@ -35,9 +35,15 @@ def status(runs: tuple[Path, ...], as_json: bool) -> None:
             click.echo(f"{item.run}: {item.job_state}: {item.reason}")
 
 
-def _runs_in(folder: Path) -> list[Path]:
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [entry for entry in entries if (entry / "config.yaml").exists() or (entry / "job" / "job.json").exists()]
+def _runs_in(folder: Path, depth: int = 3) -> list[Path]:
+    """Also those of experiments, OUTPUT/VARIANT/seed-N; nothing is looked for inside of a run."""
+    found = []
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if (entry / "config.yaml").exists() or (entry / "job" / "job.json").exists():
+            found.append(entry)
+        elif depth > 1:
+            found += _runs_in(entry, depth - 1)
+    return found
 
 
 def _row(item: RunStatus) -> tuple[str, ...]:

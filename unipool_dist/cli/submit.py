@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from unipool_dist.errors import UnipoolError
 
@@ -57,17 +58,16 @@ def submit(
 
     The run directory keeps all that the run is made of: configuration, code, packages, environment, command. The job
     saves before its time is up, is requeued when it is preempted, fails or loses a node, and goes on from its newest
-    whole checkpoint, with `--nodes 2-4` on as many nodes as there are. It ends when the run is finished, or when it
-    has failed twice at the same step.
+    whole checkpoint, with `--nodes 2-4` and parallel.dp=auto on as many nodes as there are. It ends when the run is
+    finished, has failed twice at the same step, or has come no further in several starts (slurm/README.md).
 
     \b
-    unipool-dist submit configs/small.yaml --nodes 2 --gpus-per-node 8 --time 24:00:00
+    unipool-dist submit configs/small.yaml parallel.dp=auto --nodes 2 --gpus-per-node 4 --time 24:00:00
     unipool-dist submit --resume runs/small-20260102-030405 --time 48:00:00
     """
     check_time(limit)
     if run_dir is not None:
-        if config_path is not None or sweeps or overrides:
-            raise click.UsageError("--resume RUN submits the run as it was frozen; give no CONFIG with it")
+        _refuse_what_is_frozen(click.get_current_context())
         _submit_again(run_dir, nodes=nodes, limit=limit, after=after, dry_run=dry_run)
         return
     missing = [
@@ -79,6 +79,7 @@ def submit(
         raise click.UsageError(f"missing: {', '.join(missing)}")
     assert config_path is not None and nodes is not None and limit is not None
     from unipool_dist.jobs.profile import load_profile
+    from unipool_dist.jobs.slurm import NoAnswerError
     from unipool_dist.jobs.submission import Request, discard, prepare, script_of, write
     from unipool_dist.jobs.submission import submit as hand_in
 
@@ -98,10 +99,28 @@ def submit(
     write(request, prepared)
     try:
         job_id = hand_in(prepared.folder)
+    except NoAnswerError:
+        raise
     except UnipoolError:
         discard(prepared)
         raise
     tell_submitted(job_id, prepared.folder.run_dir, array=bool(sweeps))
+
+
+def _refuse_what_is_frozen(context: click.Context) -> None:
+    """Whoever resumes a run changes nothing of it but when and on how many nodes it goes on."""
+    free = {"run_dir", "nodes", "limit", "after", "dry_run"}
+    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    frozen = [
+        parameter.opts[0] if isinstance(parameter, click.Option) else str(parameter.metavar)
+        for parameter in context.command.params
+        if parameter.name in given - free
+    ]
+    if frozen:
+        raise click.UsageError(
+            f"--resume RUN submits the run as it was frozen, without {', '.join(frozen)}: it takes --nodes, --time, "
+            f"--after and --dry-run; the rest is changed in RUN/job/"
+        )
 
 
 def check_time(limit: str | None) -> None:
@@ -128,7 +147,7 @@ def resources_of(name: str, nodes: str, gpus_per_node: int | None, tasks_per_nod
 def _submit_again(run_dir: Path, *, nodes: str | None, limit: str | None, after: str | None, dry_run: bool) -> None:
     from unipool_dist.jobs.folder import JobFolder
     from unipool_dist.jobs.limits import check_time_limit
-    from unipool_dist.jobs.render import overridden
+    from unipool_dist.jobs.render import on_nodes, overridden
     from unipool_dist.jobs.submission import check_idle
     from unipool_dist.jobs.submission import submit as hand_in
 
@@ -136,10 +155,11 @@ def _submit_again(run_dir: Path, *, nodes: str | None, limit: str | None, after:
     job = folder.read()
     if limit is not None:
         check_time_limit(limit, folder.profile().warning_s)
-    options = [f"--nodes={nodes}"] if nodes else []
-    options += [f"--time={limit}"] if limit else []
+    options = [f"--time={limit}"] if limit else []
     options += [f"--dependency=afterok:{after}"] if after else []
     script = folder.script.read_text(encoding="utf-8")
+    if nodes:
+        script = on_nodes(script, nodes, job.tasks_per_node, folder.profile())
     if dry_run:
         click.echo(overridden(script, options), nl=False)
         return

@@ -20,6 +20,7 @@ A run is configured by a YAML file of the sections below; what is left out takes
 `section.field=value` overrides the file, the value being read as YAML (`pool.balance.alpha=1e-3`,
 `data.weights={web: 2}`). With `base: FILE` at its top, a file only says what differs from another one, whose path is
 relative to it; configs/paper does so, and `unipool-dist model CONFIG --resolved` shows the whole.
+All other paths are relative to the directory in which a command is started.
 
 Unknown fields and values outside their range are errors, all reported at once. `null` and `auto` are filled in when the
 number of processes is known; sizes that contradict each other or that number are refused then, before any process group

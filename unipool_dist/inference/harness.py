@@ -1,6 +1,6 @@
 """Accuracy in multiple-choice tasks, through lm-eval, to which a run's model looks like any other.
 
-Needs the optional package lm-eval (``pip install 'unipool-dist[eval]'``).
+Needs the optional package lm-eval (``pip install -e '.[eval]'`` in a checkout).
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ try:
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks import TaskManager
 except ImportError as error:
-    raise UnipoolError(f"--tasks needs the package lm-eval: pip install 'unipool-dist[eval]' ({error})") from None
+    raise UnipoolError(
+        f"--tasks needs the package lm-eval ({error}): in a checkout, pip install -c constraints/py311.txt -e '.[eval]'"
+    ) from None
 
 Answer = Callable[[list[Request]], list[Score]]
 _Bar = Callable[[int], AbstractContextManager[Count]]

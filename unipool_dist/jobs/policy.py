@@ -34,9 +34,9 @@ class Decision:
 
 ENDED_BY_SLURM = Decision(
     "end",
-    "SLURM is ending the job (cancelled, preempted, requeued, or its time is up)",
+    "SLURM is ending the job (cancelled, preempted, requeued, its time is up, or a node lost)",
     "SLURM starts it again by itself after a preemption, a requeue or the loss of a node. If its time was up, the "
-    "warning came too late to save: lengthen it (--signal in the run's job/job.sbatch, warning_s in a profile); then",
+    "warning came too late to save: lengthen it (#SBATCH --signal in the run's job/job.sbatch); then",
 )
 
 
@@ -124,11 +124,16 @@ def after_doctor(status: int, verdict: str, *, ended_by_slurm: bool) -> Decision
     return Decision("requeue", because)
 
 
-def outcome_of(status: int, state: str | None, *, ended_by_slurm: bool) -> Outcome:
-    """How an attempt has ended. ``state``: that of the heartbeat, if this attempt has written one."""
-    if status == 0:
+def outcome_of(status: int, state: str | None, *, finished: bool, ended_by_slurm: bool) -> Outcome:
+    """How an attempt has ended.
+
+    Args:
+        state: that of the heartbeat, if this attempt has written one.
+        finished: whether the run has come to its last step and saved that.
+    """
+    if status == 0 and finished:
         return "finished"
-    if ended_by_slurm:
+    if ended_by_slurm or status == 0:  # srun succeeds, too, when SLURM gives up a node of it
         return "interrupted"
     if state == "stopped":
         return "stopped"

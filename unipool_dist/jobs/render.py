@@ -14,6 +14,7 @@ from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.jobs.profile import Profile
 
 _AFTER = "--dependency=afterok:"
+_ROOM = ("#SBATCH --nodes=", "#SBATCH --ntasks-per-node=", "#SBATCH --cpus-per-task=")
 TEMPLATE = Path(__file__).resolve().parents[2] / "slurm" / "job.sbatch.j2"
 
 
@@ -38,10 +39,19 @@ class Resources:
         Raises:
             ConfigError: it is neither a number nor a range.
         """
-        first, _, last = self.nodes.partition("-")
-        if not first.isdigit() or not (last or first).isdigit() or not 1 <= int(first) <= int(last or first):
-            raise ConfigError(f"--nodes={self.nodes} must be a number of nodes or a range such as 2-4")
-        return int(first), int(last or first)
+        return node_range(self.nodes)
+
+
+def node_range(nodes: str) -> tuple[int, int]:
+    """``4`` as (4, 4), ``2-4`` as (2, 4).
+
+    Raises:
+        ConfigError: it is neither a number nor a range.
+    """
+    first, _, last = nodes.partition("-")
+    if not first.isdigit() or not (last or first).isdigit() or not 1 <= int(first) <= int(last or first):
+        raise ConfigError(f"--nodes={nodes} must be a number of nodes or a range such as 2-4")
+    return int(first), int(last or first)
 
 
 def options(folder: JobFolder, resources: Resources, profile: Profile) -> list[str]:
@@ -49,7 +59,7 @@ def options(folder: JobFolder, resources: Resources, profile: Profile) -> list[s
     chosen = [
         f"--job-name={resources.name}",
         f"--nodes={resources.nodes}",
-        *_tasks(resources, profile),
+        *_tasks(resources.nodes, resources.tasks_per_node, profile),
         f"--time={resources.time}",
     ]
     if resources.gpus_per_node:
@@ -80,24 +90,35 @@ def options(folder: JobFolder, resources: Resources, profile: Profile) -> list[s
     ]
 
 
-def _tasks(resources: Resources, profile: Profile) -> list[str]:
+def _tasks(nodes: str, tasks_per_node: int, profile: Profile) -> list[str]:
     """Room for the tasks of a node.
 
     Given --ntasks-per-node, SLURM makes that a number of tasks for the fewest nodes of a range, and then gives no more
     nodes than there are tasks; so with a range a node is asked for as one task with the processors of all of them.
     """
-    fewest, most = resources.node_range
+    fewest, most = node_range(nodes)
     cpus = profile.cpus_per_task
     if fewest == most:
-        return [f"--ntasks-per-node={resources.tasks_per_node}", *([f"--cpus-per-task={cpus}"] if cpus else [])]
-    return [f"--cpus-per-task={resources.tasks_per_node * (cpus or 1)}"]
+        return [f"--ntasks-per-node={tasks_per_node}", *([f"--cpus-per-task={cpus}"] if cpus else [])]
+    return [f"--cpus-per-task={tasks_per_node * (cpus or 1)}"]
+
+
+def on_nodes(script: str, nodes: str, tasks_per_node: int, profile: Profile) -> str:
+    """``script`` for another number of nodes, or range of it."""
+    room = [line for line in script.splitlines() if not line.startswith(_ROOM)]
+    return _with_options(room, [f"--nodes={nodes}", *_tasks(nodes, tasks_per_node, profile)])
 
 
 def overridden(script: str, options: Sequence[str]) -> str:
     """``script`` with ``options`` of sbatch in place of those of the same name in it, and without the jobs it waits
     for: one that has failed meanwhile would have it wait for ever."""
     names = tuple(f"#SBATCH {option.partition('=')[0]}=" for option in options)
-    lines = [line for line in script.splitlines() if not line.startswith((*names, f"#SBATCH {_AFTER}"))]
+    return _with_options(
+        [line for line in script.splitlines() if not line.startswith((*names, f"#SBATCH {_AFTER}"))], options
+    )
+
+
+def _with_options(lines: list[str], options: Sequence[str]) -> str:
     end = max((i for i, line in enumerate(lines) if line.startswith("#SBATCH ")), default=0) + 1
     return "\n".join([*lines[:end], *(f"#SBATCH {option}" for option in options), *lines[end:]]) + "\n"
 

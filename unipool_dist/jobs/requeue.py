@@ -52,7 +52,9 @@ def requeue(job_id: str, restart: int, *, is_ending: Callable[[], bool], say: Ca
 def _is_ours(job_id: str, restart: int) -> bool:
     """Whether the job still runs in the start that this script belongs to."""
     fields = slurm.show_job(job_id)
-    return fields is not None and fields.get("JobState") == "RUNNING" and int(fields.get("Restarts", 0)) == restart
+    if fields is None or int(fields.get("Restarts", 0)) != restart:
+        return False
+    return fields.get("JobState") in ("RUNNING", "SIGNALING")  # the second while a signal is under way to the tasks
 
 
 def _wait(until: float, is_ending: Callable[[], bool]) -> bool:

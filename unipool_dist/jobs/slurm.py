@@ -23,6 +23,10 @@ class SlurmError(UnipoolError):
     """SLURM is not there, does not answer, or refuses."""
 
 
+class NoAnswerError(SlurmError):
+    """SLURM has not answered in time; what it was asked for, it may have done, or do yet."""
+
+
 def submit_script(script: Path, options: Sequence[str] = ()) -> str:
     """Submit ``script`` and return the job's id. ``options`` win over the ``#SBATCH`` lines in it.
 
@@ -35,6 +39,8 @@ def submit_script(script: Path, options: Sequence[str] = ()) -> str:
 
 def requeue(job_id: str) -> None:
     """Put a running job back into the queue; SLURM then ends its tasks and this batch script.
+
+    ``job_id`` is ``ARRAY_INDEX`` for one task of a job array: the number that SLURM gives the task may be the array's.
 
     Raises:
         SlurmError: it cannot be.
@@ -84,7 +90,7 @@ def _call(command: list[str]) -> str:
             f"launchers/local.sh on a single machine"
         ) from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{command[0]} has not answered for {_PATIENCE_S} s; see `scontrol ping`") from None
+        raise NoAnswerError(f"{command[0]} has not answered for {_PATIENCE_S} s; see `scontrol ping`") from None
     if done.returncode:
         raise SlurmError(f"{' '.join(command[:3])} failed: {' '.join(done.stderr.split()) or done.returncode}")
     return done.stdout

@@ -73,6 +73,9 @@ def prepare(
         raise ConfigError(
             f"{root} already holds a run; go on with it: unipool-dist submit --resume {root}, or choose another run.dir"
         )
+    for path in (folder.path, folder.logs):
+        if path.exists():  # of something else, which a submission that SLURM refuses would delete
+            raise ConfigError(f"{path} is there, and not of a run; choose another run.dir, or remove it")
     if sweeps:
         return prepare_array(request, folder, configs, max_parallel=max_parallel)
     _check_path(root)
@@ -160,9 +163,17 @@ def submit(folder: JobFolder, options: Sequence[str] = ()) -> str:
     """Hand the script to SLURM; return the job's id.
 
     Raises:
+        NoAnswerError: SLURM may have taken it, and may not.
         SlurmError: SLURM refuses it.
     """
-    job_id = slurm.submit_script(folder.script, options)
+    try:
+        job_id = slurm.submit_script(folder.script, options)
+    except slurm.NoAnswerError as error:
+        name = folder.read().name
+        raise slurm.NoAnswerError(
+            f"{error}. The job may have been submitted all the same: if `squeue --name={name}` does not show it, "
+            f"submit the run again: unipool-dist submit --resume {folder.run_dir}"
+        ) from None
     folder.add_submission(job_id)
     return job_id
 

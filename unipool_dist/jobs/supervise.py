@@ -23,8 +23,17 @@ from unipool_dist.jobs.attempts import Attempt, AttemptLog
 from unipool_dist.jobs.exit_statuses import meaning
 from unipool_dist.jobs.folder import JOB, JobFolder, run_config
 from unipool_dist.jobs.layout import Layout, choose_layout
-from unipool_dist.jobs.policy import Decision, after_doctor, after_tasks, may_examine, may_start, outcome_of
+from unipool_dist.jobs.policy import (
+    ENDED_BY_SLURM,
+    Decision,
+    after_doctor,
+    after_tasks,
+    may_examine,
+    may_start,
+    outcome_of,
+)
 from unipool_dist.jobs.requeue import requeue
+from unipool_dist.jobs.takeover import wait_for_run
 from unipool_dist.jobs.tasks import DOCTOR_FILE, doctor_command, task_environment, train_command
 from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.resilience.heartbeat import Heartbeat, read_heartbeat
@@ -54,6 +63,9 @@ class Supervisor:
             self._nodes = slurm.host_names(variables["SLURM_JOB_NODELIST"])
         except KeyError as error:
             raise UnipoolError(f"{error} is not set: this is what a job's batch script runs; use `submit`") from None
+        # In an array SLURM_JOB_ID may be the number of all its tasks, and a requeue of that one of them all.
+        array = variables.get("SLURM_ARRAY_JOB_ID")
+        self._slurm_name = f"{array}_{index}" if array else self._job_id
         self._restart = int(variables.get("SLURM_RESTART_COUNT", 0))
         self._log = AttemptLog.read(self._run_dir / JOB)
         self._ended_by: signal.Signals | None = None
@@ -93,6 +105,13 @@ class Supervisor:
             checkpoint_before=self._newest_checkpoint(),
         )  # fmt: skip
         self._log.start(attempt)
+        if self._restart and wait_for_run(
+            self._run_dir, self._job_id, self._restart, is_ending=lambda: self._ended_by is not None, say=self._say
+        ):
+            if self._ended_by is not None:
+                self._log.end(ended=round(time.time(), 3), outcome="interrupted")
+                return self._carry_out(ENDED_BY_SLURM, RESUME)
+            self._environment["MASTER_PORT"] = self._free_port()  # the one chosen before may be taken by now
         status = self._srun(train_command(self._folder, self._run_dir, layout))
         beat = read_heartbeat(self._run_dir)
         # This node was cut off, and SLURM has started the job anew elsewhere: the heartbeat is not that of this start.
@@ -100,7 +119,12 @@ class Supervisor:
         if taken or (beat is not None and beat.time < started):
             beat = None  # this start did not come so far
         ended_by_slurm = taken or self._ended_by is not None
-        outcome = outcome_of(status, beat.state if beat else None, ended_by_slurm=ended_by_slurm)
+        outcome = outcome_of(
+            status,
+            beat.state if beat else None,
+            finished=self._is_finished(beat) or self._newest_checkpoint() >= self._config.train.steps,
+            ended_by_slurm=ended_by_slurm,
+        )
         detail = _stuck_since(self._run_dir, started) or f"its tasks ended with status {status}, {meaning(status)}"
         self._log.end(
             ended=round(time.time(), 3),
@@ -120,7 +144,7 @@ class Supervisor:
                 f"SLURM has started job {self._job_id} anew elsewhere: its restart {self._restart}, this one, ends"
             )
             return RESUME
-        return self._carry_out(decision, RESUME if outcome == "stopped" else status or 1)
+        return self._carry_out(decision, RESUME if outcome == "stopped" or status == 0 else status)
 
     def _carry_out(self, decision: Decision, status: int) -> int:
         """Exit status of the job: ``status``, if the decision is no other."""
@@ -164,7 +188,7 @@ class Supervisor:
             self._say_how_to_go_on()
             return RESUME
         self._say(f"{decision.because}: the job goes back into the queue and resumes from the newest whole checkpoint")
-        if not requeue(self._job_id, self._restart, is_ending=lambda: self._ended_by is not None, say=self._say):
+        if not requeue(self._slurm_name, self._restart, is_ending=lambda: self._ended_by is not None, say=self._say):
             self._say(
                 "if this node is off the network, SLURM starts the job anew by itself; if squeue does not show it,"
             )
@@ -209,11 +233,14 @@ class Supervisor:
 
 def _stuck_since(run_dir: Path, started: float) -> str | None:
     """What the watchdog has said, if it ended this attempt; srun's status then tells only that a task was killed."""
-    summaries = [path for path in run_dir.glob(f"{WATCHDOG}/*/{SUMMARY_FILE}") if path.stat().st_mtime >= started]
-    if not summaries:
+    try:
+        times = {path: path.stat().st_mtime for path in run_dir.glob(f"{WATCHDOG}/*/{SUMMARY_FILE}")}
+        newest = max(times, key=times.__getitem__, default=None)
+        if newest is None or times[newest] < started:
+            return None
+        lines = newest.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # which may be why the run was stuck; it is requeued all the same
         return None
-    newest = max(summaries, key=lambda path: path.stat().st_mtime)
-    lines = newest.read_text(encoding="utf-8", errors="replace").splitlines()
     return lines[0] if lines else "the watchdog ended it"
 
 

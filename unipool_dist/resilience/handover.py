@@ -8,53 +8,53 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
-
-from unipool_dist.topology.environment import Environment
 
 HANDOVER_FILE = ".handover"
 _LOOK_EVERY_S = 2.0  # file systems of clusters are slow, and steps may be quick
 
 
 class Handover:
-    """Between the starts of one SLURM job, through a file in ``run_dir``, by rank 0 of each; without SLURM: nothing.
+    """Between the starts of one SLURM job, through a file in ``run_dir``; without SLURM, nothing.
 
-    Whatever the file system answers, neither start fails of it: one that is not asked goes on as before.
+    Args:
+        job_id: SLURM's number of the job.
+        restarts: how often SLURM had started it anew when this start began.
+
+    An error of the file system ends neither start: one that is not asked goes on as before.
     """
 
-    def __init__(self, run_dir: Path, environment: Environment) -> None:
-        self._path = run_dir / HANDOVER_FILE
-        self._job_id, self._restarts = environment.job_id, environment.restarts
+    def __init__(self, run_dir: Path, job_id: str | None, restarts: int) -> None:
+        self._path, self._job_id, self._restarts = run_dir / HANDOVER_FILE, job_id, restarts
         self._looked_at, self._asked = float("-inf"), False
 
     def ask(self) -> None:
-        """By a later start, while the lock is held: let a former one save, and end."""
-        if self._job_id is None or not self._restarts:
+        """By a later start, while the lock is held, again and again: let a former one save, and end."""
+        if self._job_id is None or not self._restarts or self._asking() >= self._restarts:
             return
         aside = self._path.with_suffix(".new")
-        try:
+        with suppress(OSError):
             aside.write_text(json.dumps({"slurm_job": self._job_id, "restart": self._restarts}) + "\n")
             aside.replace(self._path)
-        except OSError:
-            return
 
     def is_asked(self) -> bool:
         """By who holds the lock, as often as it likes: whether a later start of its job waits for the run."""
         now = time.monotonic()
         if self._job_id is not None and now - self._looked_at >= _LOOK_EVERY_S:
-            self._looked_at, self._asked = now, self._look()
+            self._looked_at, self._asked = now, self._asking() > self._restarts
         return self._asked
 
     def settle(self) -> None:
-        """By who has got the lock: the request is past."""
-        try:
-            self._path.unlink(missing_ok=True)
-        except OSError:
-            return
+        """By who has got the lock: its own request is past, and those before it."""
+        if self._asking() <= self._restarts:
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
-    def _look(self) -> bool:
+    def _asking(self) -> int:
+        """Which start of this job asks; 0: none."""
         try:
             asked = json.loads(self._path.read_text())
-            return bool(asked["slurm_job"] == self._job_id and asked["restart"] > self._restarts)
+            return int(asked["restart"]) if asked["slurm_job"] == self._job_id else 0
         except (OSError, ValueError, KeyError, TypeError):
-            return False
+            return 0

@@ -41,7 +41,7 @@ class RunLock:
         Args:
             wait_s: how long to wait for a process that holds it. A job that was started anew waits for what is left of
                 its former self on a node that was cut off.
-            on_held: called once, before it waits.
+            on_held: called each time that it has looked in vain, twice a second.
 
         Raises:
             RunLockedError: another process holds it.
@@ -82,8 +82,8 @@ class RunLock:
                     ) from None
             if not told:
                 _warn(f"run.dir={self._run_dir} is still held by {_holder(path)}; waiting for at most {wait_s:g} s")
-                on_held()
                 told = True
+            on_held()
             time.sleep(_LOOK_EVERY_S)
 
     def release(self) -> None:
