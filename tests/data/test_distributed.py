@@ -7,26 +7,26 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
+from tests.support.workers import Workers
 from unipool_dist.data import Corpus, training_dataset
 from unipool_dist.errors import DataError
+from unipool_dist.topology.environment import Environment
 
 
-def work(rank: int, rendezvous: str, corpus_dir: str, report: str) -> None:
+def work(environment: Environment, rendezvous: Path, corpus_dir: Path, cache: Path) -> list[list[int]]:
     """What each rank does; raises if it sees anything unexpected, which fails the test."""
+    rank = environment.rank
     # A file and not a port: no other process can take it, and no rank depends on another outliving it.
     dist.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=2, timeout=timedelta(seconds=60))
     corpus = Corpus.open(corpus_dir)
-    cache = Path(report).parent / "cache"
     dataset = training_dataset(corpus, sequence_length=32, num_samples=50, seed=3, cache_dir=cache)
     tokens = [dataset[i]["tokens"].tolist() for i in range(50)]
     gathered: list[list[list[int]]] = [[], []]
     dist.all_gather_object(gathered, tokens)
     assert gathered[0] == gathered[1]
     if rank == 0:
-        Path(report).write_text(repr(tokens))
-        (Path(corpus_dir) / "alpha.train.idx").write_bytes(b"damaged")
+        (corpus_dir / "alpha.train.idx").write_bytes(b"damaged")
     dist.barrier()
     try:
         training_dataset(corpus, sequence_length=32, num_samples=51, seed=3, cache_dir=cache)
@@ -35,11 +35,13 @@ def work(rank: int, rendezvous: str, corpus_dir: str, report: str) -> None:
     else:
         raise AssertionError("a damaged store was indexed")
     dist.destroy_process_group()
+    return tokens
 
 
-def test_two_ranks_share_one_order_and_one_failure(corpus_dir: Path, corpus: Corpus, tmp_path: Path) -> None:
+def test_two_ranks_share_one_order_and_one_failure(
+    workers: Workers, corpus_dir: Path, corpus: Corpus, tmp_path: Path
+) -> None:
     copy = shutil.copytree(corpus_dir, tmp_path / "copy")
-    report = tmp_path / "report"
-    mp.start_processes(work, (str(tmp_path / "rendezvous"), str(copy), str(report)), nprocs=2, start_method="spawn")
+    ranks = workers.run(work, 2, tmp_path / "rendezvous", copy, tmp_path / "cache")
     alone = training_dataset(corpus, sequence_length=32, num_samples=50, seed=3)
-    assert report.read_text() == repr([alone[i]["tokens"].tolist() for i in range(50)])
+    assert ranks == [[alone[i]["tokens"].tolist() for i in range(50)]] * 2
