@@ -133,6 +133,7 @@ def test_without_room_for_metrics_the_run_ends_with_an_error_that_names_the_file
     error = errors.partition("error (rank 0): ")[2]
     files = ("metrics.jsonl", "expert_usage.jsonl", "tensorboard")
     assert any(error.startswith(f"{disk / 'run' / name} cannot be written: {NO_ROOM}; make room") for name in files)
+    assert "Traceback" not in errors.partition("Exception in thread")[0], "but for that thread's"
     assert directory.steps() and all(is_whole(directory, step) for step in directory.steps())
     assert read_json_lines(disk / "run" / "metrics.jsonl"), "a line that was cut short is not in the way"
 

@@ -111,7 +111,7 @@ def test_a_run_saves_before_its_time_is_up(start: Callable[..., Run], tmp_path: 
     assert f"stopped: the time limit run.time_limit_s={limit_s} is near; the state is saved" in output
     steps = CheckpointDirectory(tmp_path / "run").steps()
     assert steps[-1:] == ([last_step(tmp_path / "run")] if steps else [])
-    assert not steps or limit_s / 2 < took, "it used its time, but for steps and saves as long as the longest"
+    assert not steps or limit_s - 3 < took, "it used its time"
 
 
 def test_a_second_run_is_refused_and_a_second_signal_ends_the_first_at_once(

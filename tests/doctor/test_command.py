@@ -201,7 +201,7 @@ main()
 def test_ranks_that_do_not_come_are_named(tmp_path: Path) -> None:
     started = time.monotonic()
     verdict = examine_as_ranks("", [0, 2], 4, "--timeout=8", cwd=tmp_path)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 35
     assert verdict.statuses == [1, 1]
     (check,) = verdict.document["checks"]
     assert check["name"] == "rendezvous" and check["status"] == "fail"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("lm_eval", reason="pip install -c constraints/py311.txt -e '.[eval]'")
+pytest.importorskip("lm_eval", reason="`make setup` installs it")
 
 from tests.support.using import LAYOUTS, complete, refused, with_run
 from tests.support.workers import Workers, free_port

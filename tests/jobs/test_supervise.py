@@ -150,6 +150,29 @@ def test_a_former_start_that_still_trains_is_asked_for_the_run_before_the_tasks_
     assert "the run is finished" in output
 
 
+def test_the_end_of_a_former_start_is_not_that_of_the_one_that_waited_for_it(batch: Batch) -> None:
+    batch.srun("exit 1")
+    lock = RunLock(batch.run_dir)
+    lock.acquire()
+    process = batch.start(restart=1)
+    until = time.monotonic() + 60
+    while not (batch.run_dir / HANDOVER_FILE).exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    beat = {
+        "state": "stopped",
+        "step": 9,
+        "steps": 100,
+        "resumed_from": 0,
+        "reason": "handed over",
+        "time": time.time(),
+    }
+    (batch.run_dir / "heartbeat.json").write_text(json.dumps(beat))
+    lock.release()
+    process.communicate(timeout=240)
+    (attempt,) = AttemptLog.read(batch.folder.path).attempts
+    assert (attempt.outcome, attempt.step) == ("failed", None)
+
+
 def test_who_is_ended_while_it_waits_for_a_former_start_starts_nothing(batch: Batch) -> None:
     batch.tasks("finished", 100, 0)
     with RunLock(batch.run_dir):

@@ -117,8 +117,12 @@ class SubmittedRun:
         timeout_s: float = 120,
         *,
         before_restart: Callable[[], object] = lambda: None,
+        handed_over: bool = False,
     ) -> Recovery:
-        """Let something happen to the run that trains; return once it trains again."""
+        """Let something happen to the run that trains; return once it trains again.
+
+        With ``handed_over`` the former start does further steps while the new one begins, which must not be lost.
+        """
         restarts = self.cluster.job(self.job_id).num_restarts
         starts, holder = len(self.attempts()), self._lock_holder()
         started = time.monotonic()
@@ -144,10 +148,11 @@ class SubmittedRun:
             round(requeued_s, 1),
             round(restarted_s, 1),
             round(time.monotonic() - started, 1),
-            max(0, done - resumed.resumed_from),  # a former start may have gone on after this one was counted
+            max(0, done - resumed.resumed_from),
         )
         RECOVERIES.append(recovery)
-        assert resumed.resumed_from > 0, f"began anew:\n{self.log()[-6000:]}"
+        went_well = resumed.resumed_from >= done if handed_over else 0 < resumed.resumed_from <= done
+        assert went_well, f"resumed from step {resumed.resumed_from}, {done} were done:\n{self.log()[-6000:]}"
         return recovery
 
     def check_losses(self, reference: dict[str, list[float]]) -> None:

@@ -162,7 +162,7 @@ def test_slurmd_of_the_only_node_is_killed(run: SubmittedRun, corpus: Path) -> N
     run.submit(corpus, "--nodes", "1", "--tasks-per-node", "1", "--time", "10", overrides=("train.steps=100000",))
     run.wait_for_step(8)
     (node,) = run.cluster.job(run.job_id).nodes
-    run.recover("slurmd of the only node killed", lambda: run.cluster.kill_slurmd(node))
+    run.recover("slurmd of the only node killed", lambda: run.cluster.kill_slurmd(node), handed_over=True)
     assert "are lost" not in run.log()
     until = time.monotonic() + 20
     while trainers(run.cluster, node):

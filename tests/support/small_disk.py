@@ -27,7 +27,7 @@ def small_disk(num_bytes: int) -> Iterator[Path]:
             try:
                 assert holder.stdout is not None and holder.stderr is not None
                 if holder.stdout.readline() == "mounted\n":
-                    yield Path(f"/proc/{holder.pid}/root/mnt")
+                    yield Path(f"/proc/{holder.pid}/root/mnt")  # how others see what that process has mounted
                     return
                 refused.append(f"{' '.join(command)}: {holder.stderr.read().strip()}")
             finally:

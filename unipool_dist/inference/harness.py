@@ -31,7 +31,7 @@ try:
     from lm_eval.tasks import TaskManager
 except ImportError as error:
     raise UnipoolError(
-        f"--tasks needs the package lm-eval ({error}): in a checkout, pip install -c constraints/py311.txt -e '.[eval]'"
+        f"--tasks needs the package lm-eval ({error}): `make setup` installs it, or pip install -e '.[eval]'"
     ) from None
 
 Answer = Callable[[list[Request]], list[Score]]

@@ -112,6 +112,7 @@ class Supervisor:
                 self._log.end(ended=round(time.time(), 3), outcome="interrupted")
                 return self._carry_out(ENDED_BY_SLURM, RESUME)
             self._environment["MASTER_PORT"] = self._free_port()  # the one chosen before may be taken by now
+            started = time.time()  # what the former start has written since is not of this one
         status = self._srun(train_command(self._folder, self._run_dir, layout))
         beat = read_heartbeat(self._run_dir)
         # This node was cut off, and SLURM has started the job anew elsewhere: the heartbeat is not that of this start.
