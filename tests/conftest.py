@@ -1,7 +1,8 @@
-"""What all tests share: one set of worker processes, one tiny corpus."""
+"""What all tests share: one set of worker processes, one tiny corpus, and the rule that a test leaves no trace."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,18 @@ import pytest
 
 from tests.support.runs import train_command, write_sources
 from tests.support.workers import Workers
+from unipool_dist.resilience.signal_watch import STOP_SIGNALS
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A test that leaves a signal ignored fails itself, not a later one: what that starts would inherit it."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    after = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert after == before, "this test changed what a signal does and did not change it back"
 
 
 @pytest.fixture(scope="session")

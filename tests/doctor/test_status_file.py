@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +12,19 @@ import pytest
 
 from unipool_dist.cli.doctor import _take_part
 from unipool_dist.doctor import examination
+from unipool_dist.resilience.signal_watch import STOP_SIGNALS
 
 
+@pytest.fixture
+def signals_given_back() -> Iterator[None]:
+    """A rank with a verdict ignores signals until it ends; this process goes on."""
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals_given_back")
 @pytest.mark.parametrize("abandoned", [False, True])
 def test_the_verdict_is_in_the_file_whatever_becomes_of_the_ranks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abandoned: bool
