@@ -121,8 +121,10 @@ def _rows_needed() -> Iterator[list[tuple[Routing, Tensor]]]:
     seen: list[tuple[Routing, Tensor]] = []
     route = client.route
 
-    def recorded(scores_TM: Tensor, top_k: int, position_M: Tensor, num_positions: int) -> Routing:
-        routing = route(scores_TM, top_k, position_M, num_positions)
+    def recorded(
+        scores_TM: Tensor, top_k: int, position_M: Tensor, num_positions: int, bias_M: Tensor | None = None
+    ) -> Routing:
+        routing = route(scores_TM, top_k, position_M, num_positions, bias_M)
         seen.append((routing, position_M))
         return routing
 

@@ -37,6 +37,7 @@ def check(*overrides: str, data: DataIdentity = DATA, saved: DataIdentity = DATA
         "pool.top_k=2",
         "pool.layers_per_group=4",
         "pool.router=softmax",
+        "pool.balance.bias_rate=0.001",
         "train.global_batch_size=32",
         "train.seed=1",
         "data.weights={code: 1.0}",
@@ -88,6 +89,16 @@ def test_other_changes_are_told() -> None:
         "optimizer.lr: 0.001 until now, 0.0005 from here on",
         "train.steps: 100 until now, 200 from here on",
     ]
+
+
+def test_the_rate_of_a_bias_may_change_but_not_whether_there_is_one() -> None:
+    saved = config("pool.balance.bias_rate=0.001")
+    told = check_compatible(saved, DATA, config("pool.balance.bias_rate=0.01"), DATA)
+    assert told == ["pool.balance.bias_rate: 0.001 until now, 0.01 from here on"]
+    imported = DataIdentity(tokenizer_hash="t", content_hash=None, segments=())
+    for identity in (DATA, imported):
+        with pytest.raises(CheckpointError, match=r"pool\.balance\.bias_rate: 0\.001 in the checkpoint, 0\.0 now"):
+            check_compatible(saved, identity, config(), DATA)
 
 
 def test_an_imported_model_takes_any_corpus_of_its_tokenizer() -> None:

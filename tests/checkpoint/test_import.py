@@ -19,7 +19,7 @@ from unipool_dist.checkpoint.manifest import hash_file
 from unipool_dist.checkpoint.offline import import_model
 from unipool_dist.config import load_config
 from unipool_dist.resilience.lock import RunLock
-from unipool_dist.sizing.parameters import parameter_shapes
+from unipool_dist.sizing.parameters import bias_shapes, parameter_shapes
 from unipool_dist.topology.environment import Environment
 
 
@@ -168,6 +168,7 @@ def test_what_is_no_such_model_is_refused_before_anything_is_written(name: str, 
 MODELS = (
     (),
     ("pool.router=softmax",),
+    ("pool.router=sigmoid", "pool.balance.bias_rate=0.001"),
     ("pool.router=none", "pool.num_experts=1", "pool.balance.loss=none"),
     ("pool.layers_per_group=2", "model.num_query_groups=4", "model.ffn_hidden_size=null"),
     ("model.num_layers=3", "model.num_attention_heads=8", "pool.top_k=2", "pool.num_experts=5"),
@@ -179,10 +180,12 @@ def _built_shapes(environment: Environment, overrides: tuple[str, ...]) -> dict[
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_dense_parameters()}
         for name, parameter in model.named_expert_parameters():
             shapes |= {f"experts.{expert}.{name}": tuple(parameter.shape[1:]) for expert in model.expert_ids}
+        shapes |= {f"layers.{layer}.router.bias": tuple(bias.shape) for layer, bias in model.router_biases().items()}
     return shapes
 
 
 @pytest.mark.parametrize("overrides", MODELS, ids=str)
 def test_parameters_are_those_of_the_model_that_is_built(workers: Workers, overrides: tuple[str, ...]) -> None:
     (built_shapes,) = workers.run(_built_shapes, 1, overrides)
-    assert parameter_shapes(tiny_config(*overrides)) == built_shapes
+    config = tiny_config(*overrides)
+    assert parameter_shapes(config) | bias_shapes(config) == built_shapes

@@ -25,6 +25,12 @@ RUNS = {
     "groups of 2 layers": (("pool.layers_per_group=2",), PP2, TP2, 1e-5),
     "vanilla": (("pool.layers_per_group=1", "pool.router=softmax", "pool.balance.loss=layer"), PP2, TP2, 1e-5),
     "raw scores, a large auxiliary loss": (("pool.balance.scores=raw", "pool.balance.alpha=1.0"), PP2, TP2, 1e-5),
+    "biases of routers": (
+        ("pool.router=sigmoid", "pool.balance.loss=none", "pool.balance.bias_rate=0.1"),
+        PP2,
+        TP2,
+        1e-5,
+    ),
     "bf16": (("train.dtype=bf16",), PP2, PP2, 0.0),
     "window of a micro-batch": (("pool.balance.window=microbatch", "pool.balance.alpha=1.0"), PP2, PP2, 0.0),
     "recompute, gpipe": (("parallel.recompute=true", "parallel.schedule=lockstep_gpipe"), PP2, PP2, 0.0),

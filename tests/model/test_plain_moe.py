@@ -35,6 +35,7 @@ VANILLA = ("pool.layers_per_group=1", "pool.router=softmax", "pool.balance.loss=
 MODELS = {
     "vanilla": VANILLA,
     "vanilla-top2": (*VANILLA, "pool.top_k=2"),
+    "vanilla-bias": (*VANILLA, "pool.router=sigmoid", "pool.balance.loss=none", "pool.balance.bias_rate=0.001"),
     "dense": ("pool.router=none", "pool.num_experts=1", "pool.balance.loss=none"),
 }
 
@@ -79,11 +80,14 @@ def mixture(x: Tensor, layer: int, weights: Weights, config: Config) -> tuple[Te
     experts = [(weights[f"experts.{e}.gate_up"], weights[f"experts.{e}.down"]) for e in _experts(layer, num_experts)]
     if config.pool.router == "none":
         return feed_forward(x, *experts[0]), x.new_zeros(())
-    score = (x @ weights[f"layers.{layer}.router.weight"].T).softmax(-1)
-    chosen = torch.zeros_like(score).scatter(1, score.topk(top_k).indices, 1.0)
+    logit, bias = x @ weights[f"layers.{layer}.router.weight"].T, weights.get(f"layers.{layer}.router.bias", 0.0)
+    score = logit.sigmoid() if config.pool.router == "sigmoid" else logit.softmax(-1)
+    chosen = torch.zeros_like(score).scatter(1, (score + bias).topk(top_k).indices, 1.0)
     out = sum(
         ((score * chosen)[:, [i]] * feed_forward(x, *expert) for i, expert in enumerate(experts)), x.new_zeros(())
     )
+    if config.pool.balance.loss == "none":
+        return out, x.new_zeros(())
     share = chosen.sum(0) / (top_k * len(x))
     return out, config.pool.balance.alpha * num_experts * (share * score.mean(0)).sum()
 
@@ -107,7 +111,7 @@ def transformer(tokens: Tensor, weights: Weights, config: Config) -> tuple[Tenso
 
 @dataclass
 class Ours:
-    """Weights before the first step of the trainer, and what that step gave."""
+    """Weights and biases of routers before the first step of the trainer, and what that step gave."""
 
     weights: dict[str, np.ndarray]
     loss: float
@@ -123,6 +127,9 @@ def _first_step(environment: Environment, overrides: tuple[str, ...]) -> Ours:
         for name, parameter in model.named_expert_parameters():
             stack = parameter.detach().numpy().copy()
             weights |= {f"experts.{expert}.{name}": stack[slot] for slot, expert in enumerate(model.expert_ids)}
+        for layer, bias in model.router_biases().items():
+            bias.copy_(torch.linspace(-0.1, 0.1, len(bias)).roll(layer))
+            weights[f"layers.{layer}.router.bias"] = bias.numpy().copy()
         result = RankResult(0, 0, 0)
         with gradients_kept(train_step, model, result):
             seen = train_step.run(0, batches_of(config, groups, 0))
@@ -146,11 +153,12 @@ def test_loss_auxiliary_loss_and_all_gradients(workers: Workers, model: str) -> 
         losses = F.cross_entropy(logits.flatten(0, 1), labels[rows].flatten(), reduction="none")
         loss = loss + (losses * mask[rows].flatten()).sum() / mask.sum()
         aux = aux + balance / len(starts)
-    gradients = dict(zip(weights, torch.autograd.grad(loss + aux, list(weights.values())), strict=True))
+    trained = {name: weight for name, weight in weights.items() if not name.endswith("router.bias")}
+    gradients = dict(zip(trained, torch.autograd.grad(loss + aux, list(trained.values())), strict=True))
 
     assert ours.loss == pytest.approx(loss.item(), rel=1e-6)
     assert ours.aux_loss == pytest.approx(aux.item(), rel=1e-6)
-    assert (aux.item() > 0) == (model != "dense")
+    assert (aux.item() > 0) == (config.pool.balance.loss != "none")
     assert ours.gradients.keys() == gradients.keys()
     for name, gradient in gradients.items():
         difference = relative_difference(ours.gradients[name].astype(np.float64), gradient.numpy())

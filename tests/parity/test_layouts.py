@@ -28,6 +28,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "top2-sgd": (*SGD, "pool.top_k=2", "pool.balance.scores=raw"),
     "groups-of-2": (*SGD, "pool.layers_per_group=2"),
     "vanilla": (*SGD, "pool.layers_per_group=1", "pool.router=softmax", "pool.balance.loss=layer"),
+    "bias": (*SGD, "pool.router=sigmoid", "pool.balance.bias_rate=0.1", "pool.layers_per_group=2"),
     "vanilla-top2": (*SGD, "pool.layers_per_group=1", "pool.router=softmax", "pool.top_k=2"),
 }
 DENSE = (*SGD, "pool.router=none", "pool.num_experts=1", "pool.balance.loss=none")
@@ -40,12 +41,12 @@ CASES: dict[tuple[int, int, int, int, int], list[tuple[str, tuple[str, ...]]]] =
     (1, 1, 1, 1, 1): [("sgd", RECOMPUTE), ("top2-sgd", RECOMPUTE), ("adamw", GPIPE)],
     (2, 1, 1, 2, 2): [("adamw", ()), ("sgd", GPIPE), ("top2-sgd", RECOMPUTE), ("groups-of-2", ())],
     (1, 2, 1, 2, 1): [("adamw", ()), ("sgd", RECOMPUTE), ("vanilla-top2", ())],
-    (1, 1, 2, 2, 1): [("adamw", ()), ("sgd", RECOMPUTE), ("top2-sgd", ()), ("vanilla", ())],
+    (1, 1, 2, 2, 1): [("adamw", ()), ("sgd", RECOMPUTE), ("top2-sgd", ()), ("vanilla", ()), ("bias", ())],
     (2, 2, 1, 4, 2): [("adamw", RECOMPUTE), ("sgd", ()), ("top2-sgd", GPIPE), ("groups-of-2", ()), ("vanilla", ())],
-    (2, 2, 1, 2, 2): [("adamw", ()), ("sgd", ()), ("vanilla-top2", RECOMPUTE)],
+    (2, 2, 1, 2, 2): [("adamw", ()), ("sgd", ()), ("vanilla-top2", RECOMPUTE), ("bias", RECOMPUTE)],
     (2, 2, 1, 2, 1): [("adamw", ()), ("sgd", ()), ("top2-sgd", ()), ("groups-of-2", ())],
     (2, 1, 2, 4, 2): [("adamw", ()), ("sgd", RECOMPUTE), ("top2-sgd", ()), ("vanilla", ())],
-    (4, 1, 1, 4, 4): [("adamw", ()), ("sgd", GPIPE), ("top2-sgd", ()), ("groups-of-2", RECOMPUTE)],
+    (4, 1, 1, 4, 4): [("adamw", ()), ("sgd", GPIPE), ("top2-sgd", ()), ("groups-of-2", RECOMPUTE), ("bias", GPIPE)],
     (4, 2, 1, 8, 4): [("adamw", ()), ("sgd", ()), ("vanilla-top2", ())],
     (2, 2, 2, 8, 2): [("adamw", ()), ("sgd", RECOMPUTE), ("top2-sgd", ()), ("groups-of-2", ())],
     (3, 2, 1, 6, 3): [("sgd", ("pool.num_experts=18",))],  # 4 layers over 3 stages: 2, 1, 1
@@ -84,6 +85,7 @@ def test_layout_equals_one_process(workers: Workers, layout: tuple[int, int, int
         expected = reference(workers, (*MODELS[model], *sizes[index]))
         check(ranks, expected, f"{model} {' '.join(extra)}")
         assert min(expected.aux_losses) > 0
+        assert bool(expected.biases) == all(bool(rank.biases) for rank in ranks) == (model == "bias")
         assert all(rank.num_local_experts <= num_experts(expected) // q for rank in ranks)
 
 
@@ -109,6 +111,8 @@ def check(ranks: list[RankResult], expected: RankResult, case: str) -> None:
         np.testing.assert_allclose(rank.losses, expected.losses, rtol=2e-6, err_msg=f"{case}: loss")
         np.testing.assert_allclose(rank.aux_losses, expected.aux_losses, rtol=2e-6, err_msg=f"{case}: auxiliary loss")
         np.testing.assert_allclose(rank.grad_norms, expected.grad_norms, rtol=1e-5, err_msg=f"{case}: gradient norm")
+        for layer, bias in rank.biases.items():
+            np.testing.assert_array_equal(bias, expected.biases[layer], err_msg=f"{case}: bias of layer {layer}")
     for what, assemble in (("gradient", assemble_gradients), ("weight", assemble_weights)):
         found, wanted = assemble(ranks), assemble([expected])
         assert found.keys() == wanted.keys(), case

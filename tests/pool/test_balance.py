@@ -44,11 +44,11 @@ def _capture(environment: Environment, overrides: tuple[str, ...], ports: list[i
         run = client.run
 
         def spy(
-            layer: int, slot: int, tokens: torch.Tensor, scores: torch.Tensor, score_sum: torch.Tensor
+            layer: int, slot: int, tokens: torch.Tensor, scores: torch.Tensor, score_sum: torch.Tensor, bias: None
         ) -> tuple[torch.Tensor, torch.Tensor | None]:
             top, chosen = scores.detach().topk(config.pool.top_k)
             captured[-1].append((layer, scores.detach().clone(), torch.where(top > 0, chosen, -1)))
-            return run(layer, slot, tokens, scores, score_sum)
+            return run(layer, slot, tokens, scores, score_sum, bias)
 
         client.run = spy  # type: ignore[assignment,method-assign]
         losses, shares = [], []

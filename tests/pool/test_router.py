@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unipool_dist.config import load_config
-from unipool_dist.pool.router import NormRouter, SoftmaxRouter, make_router, norm_constant
+from unipool_dist.pool.router import NormRouter, SigmoidRouter, SoftmaxRouter, make_router, norm_constant
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,9 @@ def test_a_zero_token_gives_zero_scores_and_finite_gradients() -> None:
 
 
 def test_scores_are_fp32_whatever_the_tokens_are() -> None:
-    for kind in ("norm", "softmax", "none"):
+    for kind in ("norm", "softmax", "sigmoid", "none"):
         router = make_router(load_config(None, [f"pool.router={kind}", "pool.num_experts=8"]).pool, 16)
+        assert router.bias is None
         for parameter in router.parameters():
             torch.nn.init.normal_(parameter)
         assert router(torch.randn(3, 16, dtype=torch.bfloat16)).dtype == torch.float32
@@ -73,6 +74,27 @@ def test_without_a_router_the_only_expert_has_score_one() -> None:
     router = make_router(load_config(None, ["pool.router=none"]).pool, 16)
     assert router(torch.randn(3, 16)).tolist() == [[1.0]] * 3
     assert not list(router.parameters())
+
+
+def test_sigmoid_router_by_its_formula() -> None:
+    router = SigmoidRouter(8, 16)
+    torch.nn.init.normal_(router.weight)
+    tokens = torch.randn(5, 16)
+    torch.testing.assert_close(router(tokens), 1 / (1 + torch.exp(-tokens @ router.weight.T)))
+
+
+@pytest.mark.parametrize("kind", ["norm", "softmax", "sigmoid"])
+def test_a_bias_is_neither_trained_nor_in_the_scores(kind: str) -> None:
+    names = [f"pool.router={kind}", "pool.num_experts=8", "pool.balance.bias_rate=0.001"]
+    router = make_router(load_config(None, names).pool, 16)
+    assert router.bias is not None and router.bias.tolist() == [0.0] * 8
+    assert "bias" not in dict(router.named_parameters())
+    for parameter in router.parameters():
+        torch.nn.init.normal_(parameter)
+    tokens = torch.randn(5, 16)
+    before = router(tokens)
+    router.bias += 1.0
+    assert torch.equal(router(tokens), before)
 
 
 def test_softmax_router_sums_to_one() -> None:

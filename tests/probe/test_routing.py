@@ -34,9 +34,10 @@ def test_positions_and_names_are_independent() -> None:
     assert torch.equal(one, random_experts(CANDIDATES, 20_000, 1, "0/1/code/7")[:, 0])
 
 
-def _run(tp_index: int, tp: int, top_k: int) -> Any:
+def _run(tp_index: int, tp: int, top_k: int, biases: dict[int, torch.Tensor] | None = None) -> Any:
     groups = SimpleNamespace(tp_index=tp_index, grid=SimpleNamespace(tp=tp))
-    return SimpleNamespace(groups=groups, config=SimpleNamespace(pool=SimpleNamespace(top_k=top_k)))
+    model = SimpleNamespace(router_biases=lambda: biases or {})
+    return SimpleNamespace(groups=groups, model=model, config=SimpleNamespace(pool=SimpleNamespace(top_k=top_k)))
 
 
 def _scores(length: int, rows: int, num_experts: int) -> torch.Tensor:
@@ -56,6 +57,18 @@ def test_gates_are_those_of_the_router() -> None:
     assert (found.flatten(0, 1) > 0).sum(dim=1).tolist() == [1] + [2] * 47
     drawn = {int(expert) for expert in found.nonzero()[:, 2]}
     assert drawn == set(CANDIDATES.tolist())
+
+
+def test_gates_are_those_of_the_experts_that_a_bias_has_chosen() -> None:
+    scores = _scores(16, 3, 12)
+    bias = torch.linspace(3.0, 0.0, 12)
+    routing = RandomRouting(_run(0, 1, 2, {1: bias}), seed=5, candidates=CANDIDATES.tolist())
+    routing.rows("code", [4, 7, 8])
+    found = routing.on_scores(1, scores.flatten(0, 1))
+    biased = torch.where(scores > 0, scores + bias, -torch.inf).flatten(0, 1)
+    gates = scores.flatten(0, 1).gather(1, biased.topk(2).indices)
+    torch.testing.assert_close(found.topk(2).values, gates.sort(descending=True).values, atol=0, rtol=0)
+    assert not torch.equal(gates.sort(descending=True).values, scores.flatten(0, 1).topk(2).values)
 
 
 def test_an_expert_depends_on_the_place_in_the_text_alone() -> None:

@@ -25,6 +25,7 @@ CASES: list[tuple[int, tuple[str, ...]]] = [
     (1, (*VANILLA, "train.dtype=bf16")),
     (1, ("pool.layers_per_group=2", "optimizer.name=sgd")),
     (2, ("pool.parallel_size=1", "train.dtype=bf16")),
+    (2, ("pool.router=sigmoid", "pool.balance.bias_rate=0.001")),
     (2, ("parallel.tp=2", "optimizer.name=sgd", "optimizer.momentum=0.5")),
     (2, ("parallel.pp=2", "model.num_layers=3", ZERO0)),
     (4, ("parallel.pp=2", "pool.parallel_size=2")),

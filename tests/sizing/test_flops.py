@@ -21,6 +21,7 @@ COMMON = ("model.sequence_length=1", "train.micro_batch_size=6", "pool.router=so
 MODELS = {
     "pool": (),
     "vanilla-top2": ("pool.layers_per_group=1", "pool.top_k=2"),
+    "bias": ("pool.router=sigmoid", "pool.balance.bias_rate=0.001"),
     "dense": ("pool.router=none", "pool.num_experts=1", "pool.balance.loss=none"),
 }
 TOKENS = 6

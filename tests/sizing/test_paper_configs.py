@@ -71,11 +71,12 @@ def test_routing_and_its_loss_are_those_of_the_paper(name: str) -> None:
     scale, kind = name.split("-")[:2]
     pool = config_of(name).pool
     layer_loss = kind == "vanilla" or name == "182m-shared-softmax-layer"
-    assert pool.router == {
-        "dense": "none", "unipool": "norm", "shared": "softmax", "vanilla": "norm" if "norm" in name else "softmax"
-    }[kind]  # fmt: skip
-    assert pool.balance.loss == ("none" if kind == "dense" else "layer" if layer_loss else "pool")
-    if kind != "dense":
+    of_vanilla = {"182m-vanilla-norm": "norm", "182m-vanilla-sigmoid": "sigmoid"}.get(name, "softmax")
+    assert pool.router == {"dense": "none", "unipool": "norm", "shared": "softmax", "vanilla": of_vanilla}[kind]
+    without_loss = kind == "dense" or pool.router == "sigmoid"
+    assert pool.balance.loss == ("none" if without_loss else "layer" if layer_loss else "pool")
+    assert pool.balance.bias_rate == (0.001 if pool.router == "sigmoid" else 0.0)
+    if not without_loss:
         # 0.01 in the loss of an ordinary MoE at every scale; in the pool's at 182M, and twice that above.
         assert pool.balance.alpha == (0.01 if layer_loss or scale == "182m" else 0.02)
         assert pool.balance.scores == "raw"

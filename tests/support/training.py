@@ -83,6 +83,7 @@ class RankResult:
     expert_gradients: dict[str, np.ndarray] = field(default_factory=dict)
     dense_weights: dict[str, np.ndarray] = field(default_factory=dict)
     expert_weights: dict[str, np.ndarray] = field(default_factory=dict)
+    biases: dict[int, np.ndarray] = field(default_factory=dict)
     tp_dims: dict[str, int | None] = field(default_factory=dict)
     num_local_experts: int = 0
     most_in_flight: int = 0
@@ -133,6 +134,7 @@ def _train(environment: Environment, config: Config, steps: int) -> RankResult:
         for name, parameter in model.named_dense_parameters():
             result.tp_dims[name] = getattr(parameter, "tp_dim", None)
             result.dense_weights[name] = parameter.detach().float().numpy().copy()
+        result.biases = {layer: bias.numpy().copy() for layer, bias in model.router_biases().items()}
         result.expert_weights = _by_expert(model, {n: p.detach() for n, p in model.named_expert_parameters()})
     return result
 

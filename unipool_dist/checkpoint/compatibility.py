@@ -29,6 +29,8 @@ _SHAPE = (
     "pool.layers_per_group",
     "pool.router",
 )
+_BIAS = "pool.balance.bias_rate"
+"""Whether it is 0 decides whether routers have a bias."""
 _RUN = ("train.global_batch_size", "train.seed", "data.weights", "optimizer.name")
 _ANYWHERE = (
     "parallel.",
@@ -58,7 +60,7 @@ def check_compatible(saved: Config, saved_data: DataIdentity, now: Config, now_d
     """
     before, after = _flat(saved), _flat(now)
     begins = saved_data.content_hash is None
-    refused = shape_differences(saved, now) if begins else _differences(before, after, _SHAPE + _RUN)
+    refused = shape_differences(saved, now) + ([] if begins else _differences(before, after, _RUN))
     if saved_data.tokenizer_hash is not None and saved_data.tokenizer_hash != now_data.tokenizer_hash:
         refused.append(f"tokenizer of data.path={now.data.path}: another one than the checkpoint's")
     elif not begins and saved_data.content_hash != now_data.content_hash:
@@ -84,7 +86,11 @@ def check_compatible(saved: Config, saved_data: DataIdentity, now: Config, now_d
 
 def shape_differences(saved: Config, now: Config) -> list[str]:
     """One line for each field in which the models of two resolved configurations differ."""
-    return _differences(_flat(saved), _flat(now), _SHAPE)
+    before, after = _flat(saved), _flat(now)
+    differences = _differences(before, after, _SHAPE)
+    if (before[_BIAS] > 0) != (after[_BIAS] > 0):
+        differences += _differences(before, after, (_BIAS,))
+    return differences
 
 
 def run_differences(begun: Config, now: Config) -> list[str]:

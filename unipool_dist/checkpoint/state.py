@@ -3,7 +3,8 @@
 Canonical names know no layout: ``KIND/PARAMETER`` with kind ``master``, ``exp_avg``, ``exp_avg_sq`` (Adam) or
 ``momentum_buffer`` (SGD); parameters have the names of the whole model (``layers.3.attention.qkv.weight``), experts
 those of their global ids (``experts.17.gate_up``). A parameter in the run's own type is its fp32 master rounded, so it
-is not written a second time. Beside these: ``balance/share``, ``balance/latest`` and ``random/torch``.
+is not written a second time. A router's bias is no parameter but written like one, as ``master/layers.3.router.bias``:
+without it the model would not compute the same. Beside these: ``balance/share``, ``balance/latest``, ``random/torch``.
 """
 
 from __future__ import annotations
@@ -82,6 +83,14 @@ def expert_pieces(shard: StateShard, expert_ids: tuple[int, ...]) -> Iterator[He
                 yield Held(piece.part(first - slot * size, last - first), flat, shard.flat_start + first - shard.start)
 
 
+def bias_pieces(model: PooledModel) -> list[Held]:
+    """The biases of the routers of this rank's layers, as views; the same on every rank of a stage."""
+    return [
+        Held(whole(f"{MASTER}/layers.{layer}.router.bias", tuple(bias.shape), dtype_name(bias)), bias, 0)
+        for layer, bias in model.router_biases().items()
+    ]
+
+
 class SmallState:
     """State that is small and the same for the whole run: balance statistics and torch's random state, from rank 0.
 
@@ -133,10 +142,10 @@ class RunState:
     def __init__(self, groups: ParallelGroups, model: PooledModel, optimizer: PooledOptimizer) -> None:
         self.optimizer = optimizer
         self.small = SmallState(groups, model)
-        self._optimizer_state = optimizer_state(groups, model, optimizer)
+        self._trained = optimizer_state(groups, model, optimizer) + bias_pieces(model)
 
     def held(self, *, masters_only: bool = False) -> list[Held]:
         """This rank's pieces, as views of the memory that training uses."""
         if masters_only:
-            return [item for item in self._optimizer_state if item.piece.key.startswith(f"{MASTER}/")]
-        return self._optimizer_state + self.small.held()
+            return [item for item in self._trained if item.piece.key.startswith(f"{MASTER}/")]
+        return self._trained + self.small.held()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from unipool_dist.checkpoint.resume import Found, load_pieces
-from unipool_dist.checkpoint.state import dense_pieces, expert_pieces
+from unipool_dist.checkpoint.state import bias_pieces, dense_pieces, expert_pieces
 from unipool_dist.engine.zero_state import MASTER, StateShard
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.topology.groups import ParallelGroups
@@ -14,7 +14,7 @@ from unipool_dist.topology.groups import ParallelGroups
 
 @torch.no_grad()
 def load_weights(found: Found, model: PooledModel, groups: ParallelGroups) -> None:
-    """Set this rank's parameters from the fp32 masters in a checkpoint, whatever layout wrote it.
+    """Set this rank's parameters from the fp32 masters in a checkpoint, whatever layout wrote it, and routers' biases.
 
     Optimizer states are not read. A parameter that is not fp32 takes 4 more bytes per element meanwhile.
 
@@ -29,7 +29,7 @@ def load_weights(found: Found, model: PooledModel, groups: ParallelGroups) -> No
     experts = [_whole(name, parameter) for name, parameter in model.named_expert_parameters()]
     held = [item for shard in dense for item in dense_pieces(shard, groups)]
     held += [item for shard in experts for item in expert_pieces(shard, model.expert_ids)]
-    load_pieces(found, held, groups.storage)
+    load_pieces(found, held + bias_pieces(model), groups.storage)
     for shard in (*dense, *experts):
         shard.parameter.view(-1).copy_(shard.flats[MASTER])
     found.verification.confirm()

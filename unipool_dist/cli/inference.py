@@ -79,10 +79,10 @@ def on_every_rank(
         launch_local(_own_arguments(click.get_current_context()), use.nproc)
         return
     end_with_launcher()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is to be saved; no traceback from every rank
     environment = read_environment()
     config = inference_config(use.run, use.overrides, environment.world_size)
     check(config)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is to be saved; no traceback from every rank
     from unipool_dist.cli.ending import ending_clearly
     from unipool_dist.inference.opened import opened_run
 

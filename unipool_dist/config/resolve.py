@@ -60,6 +60,8 @@ def _check_dense(pool: PoolSection) -> None:
     settings = [f"pool.{name}=1" for name, kept in needed.items() if not kept]
     if pool.balance.loss != "none":
         settings.append("pool.balance.loss=none")
+    if pool.balance.bias_rate:
+        settings.append("pool.balance.bias_rate=0.0")
     if settings:
         raise ConfigError(
             f"pool.router=none makes a dense model, with one FFN in each layer and nothing to balance; set "

@@ -43,7 +43,7 @@ class ModelSection(Section):
 
 
 class BalanceSection(Section):
-    """The auxiliary loss that balances the use of experts."""
+    """What balances the use of experts: an auxiliary loss, a bias on their choice, or both."""
 
     loss: Literal["pool", "layer", "none"] = Field(
         "pool", description="pool: all layers of a pool counted together; layer: every layer for itself"
@@ -54,6 +54,11 @@ class BalanceSection(Section):
     )
     scores: Literal["raw", "normalized"] = Field(
         "normalized", description="router scores entering the loss: as they are, or divided by their sum for each token"
+    )
+    bias_rate: NonNegative = Field(
+        0.0,
+        description="after each step an expert's bias, added to its score when experts are chosen, moves by this "
+        "against its load in the pool (arXiv 2408.15664); 0: no bias",
     )
 
 
@@ -69,10 +74,10 @@ class PoolSection(Section):
     stages_per_group: Count | None = Field(
         None, description="pipeline stages that share one copy; null: all, 1 with router none"
     )
-    router: Literal["norm", "softmax", "none"] = Field(
+    router: Literal["norm", "softmax", "sigmoid", "none"] = Field(
         "norm",
-        description="norm: NormRouter of UniPool; softmax: the usual one, softmax before top-k; none: dense model, one "
-        "expert in each layer and nothing to choose",
+        description="norm: NormRouter of UniPool; softmax: the usual one, softmax before top-k; sigmoid: every expert "
+        "for itself; none: dense model, one expert in each layer and nothing to choose",
     )
     router_init_std: Positive | None = Field(
         None, description="standard deviation of initial router weights; null: model.init_std"

@@ -18,6 +18,7 @@ from unipool_dist.engine.progress import Beat, unheard
 from unipool_dist.engine.schedule import SCHEDULES
 from unipool_dist.errors import NonFiniteError
 from unipool_dist.model.assembly import PooledModel
+from unipool_dist.pool.bias import move_biases
 from unipool_dist.topology.groups import ParallelGroups
 
 
@@ -37,7 +38,8 @@ class TrainStep:
     """Runs training steps of one rank."""
 
     def __init__(self, config: Config, groups: ParallelGroups, model: PooledModel, beat: Beat = unheard) -> None:
-        assert isinstance(config.parallel.dp, int)
+        assert isinstance(config.parallel.dp, int) and config.pool.layers_per_group is not None
+        self._layers_per_group, self._bias_rate = config.pool.layers_per_group, config.pool.balance.bias_rate
         self._groups, self._model, self._beat = groups, model, beat
         self.num_microbatches = config.train.global_batch_size // (config.train.micro_batch_size * config.parallel.dp)
         self._schedule = SCHEDULES[config.parallel.schedule](config.parallel.pp, self.num_microbatches)
@@ -70,6 +72,7 @@ class TrainStep:
         self._beat("updating weights")
         lr = self.optimizer.step(grad_norm)
         assignments = self._model.balance.end_step()
+        move_biases(self._model.router_biases(), assignments, self._layers_per_group, self._bias_rate)
         return StepResult(loss, aux_loss, grad_norm, lr, num_loss_tokens, assignments)
 
     def _count_tokens(self, batches: Sequence[StageBatch]) -> int:

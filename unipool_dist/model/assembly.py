@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unipool_dist.config import Config
 from unipool_dist.model.initialization import initialize_experts
@@ -43,6 +44,12 @@ class PooledModel:
 
     def named_dense_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return self.stage.named_parameters()
+
+    def router_biases(self) -> dict[int, Tensor]:
+        """By layer, the bias [M] of its router, which is no parameter; empty without ``pool.balance.bias_rate``."""
+        blocks: Any = self.stage.layers
+        biases = {layer: blocks[str(layer)].router.bias for layer in self.layer_range}
+        return {layer: bias for layer, bias in biases.items() if bias is not None}
 
     def named_expert_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return self.bank.named_parameters()

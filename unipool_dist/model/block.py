@@ -52,7 +52,7 @@ class Block(nn.Module):
             )
         else:
             h, tokens_TD, scores_TM, score_sum_M = self._dense_segment(x, rotary)
-        out_TD, aux = self._client.run(self.layer, self.slot, tokens_TD, scores_TM, score_sum_M)
+        out_TD, aux = self._client.run(self.layer, self.slot, tokens_TD, scores_TM, score_sum_M, self.router.bias)
         return h + out_TD.view_as(h), aux
 
     def _dense_segment(self, x: Tensor, rotary: RotaryTable) -> tuple[Tensor, Tensor, Tensor, Tensor]:

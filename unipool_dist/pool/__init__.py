@@ -1,1 +1,1 @@
-"""The expert pool: routers, balance loss, who owns which expert, the experts themselves, and the exchange with them."""
+"""The expert pool: routers, what balances them, who owns which expert, the experts, and the exchange with them."""

@@ -40,15 +40,23 @@ class PoolClient:
         self._position = torch.from_numpy(placement.position).to(device)
 
     def run(
-        self, layer: int, slot: int, tokens_TD: Tensor, scores_TM: Tensor, score_sum_M: Tensor
+        self,
+        layer: int,
+        slot: int,
+        tokens_TD: Tensor,
+        scores_TM: Tensor,
+        score_sum_M: Tensor,
+        bias_M: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Outputs [T, D] of the pool for one layer's tokens, and the layer's share of the auxiliary loss in training.
+
+        ``bias_M`` is added to the scores when experts are chosen.
 
         Collectives: the exchange; then those of :meth:`Balance.layer_loss`.
         """
         first = layer // self._layers_per_group * self._settings.num_experts
         position_M = self._position[first : first + self._settings.num_experts]
-        routing = route(scores_TM, self._settings.top_k, position_M, self._num_positions)
+        routing = route(scores_TM, self._settings.top_k, position_M, self._num_positions, bias_M)
         plan = self.exchange.plan(routing.counts_E, slot)
         rows_RD = dispatch(tokens_TD, routing, plan.num_rows)
         out_TD = combine(self.exchange.request(rows_RD, plan), scores_TM, routing)

@@ -25,14 +25,30 @@ class Routing:
 
 
 @torch.no_grad()
-def route(scores_TM: Tensor, top_k: int, position_M: Tensor, num_positions: int) -> Routing:
-    """Choose the ``top_k`` experts with the highest scores for every token.
+def choose(scores_TM: Tensor, top_k: int, bias_M: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The ``top_k`` experts of every token, [T, K], and their scores [T, K]: the experts of the highest scores.
+
+    With a bias [M], those of the highest sum of score and bias among the experts with a positive score; where these
+    are fewer than ``top_k``, the rest have the score 0.
+    """
+    if bias_M is None:
+        score_TK, expert_TK = scores_TM.topk(top_k, dim=-1)
+        return expert_TK, score_TK
+    expert_TK = (scores_TM + bias_M).masked_fill(scores_TM <= 0, -torch.inf).topk(top_k, dim=-1).indices
+    return expert_TK, scores_TM.gather(1, expert_TK)
+
+
+@torch.no_grad()
+def route(
+    scores_TM: Tensor, top_k: int, position_M: Tensor, num_positions: int, bias_M: Tensor | None = None
+) -> Routing:
+    """:func:`choose` experts for every token, and say what is to be dispatched where.
 
     A chosen expert whose score is 0 would add nothing, neither to the output nor to a gradient; it is not dispatched
     and does not count as an assignment. ``position_M``: placement position of each expert of the pool.
     """
-    top_TK, expert_TK = scores_TM.topk(top_k, dim=-1)
-    chosen_TK = top_TK > 0
+    expert_TK, score_TK = choose(scores_TM, top_k, bias_M)
+    chosen_TK = score_TK > 0
     positions = torch.where(chosen_TK, position_M[expert_TK], num_positions).flatten()
     order = torch.argsort(positions, stable=True)
     # Not bincount, which waits for the device to learn the largest position.

@@ -17,15 +17,27 @@ NORM_EPSILON = 1e-8
 _SAMPLES = 100_000
 
 
-class NormRouter(nn.Module):
+class Router(nn.Module):
+    """What a layer knows of the experts of its pool."""
+
+    bias: Tensor | None
+    """[M] in fp32, added to the scores when experts are chosen and to nothing else; no parameter, but moved by
+    :mod:`unipool_dist.pool.bias`. ``None`` without ``pool.balance.bias_rate``."""
+
+    def __init__(self, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("bias", bias)
+
+
+class NormRouter(Router):
     """``s = scale * c * relu(z / (||z|| + eps))`` with ``z = W x`` (UniPool, arXiv 2605.06665; KERN, arXiv 2509.25913).
 
     ``scale`` is learned, 1 at the start; ``c`` makes the chosen scores of a token have norm about 1 at the start.
     Scores are not a distribution: they are not negative, many are 0, and they do not sum to 1.
     """
 
-    def __init__(self, num_experts: int, hidden_size: int, top_k: int) -> None:
-        super().__init__()
+    def __init__(self, num_experts: int, hidden_size: int, top_k: int, bias: Tensor | None = None) -> None:
+        super().__init__(bias)
         self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
         self.scale = nn.Parameter(torch.empty(1))
         self.constant = norm_constant(num_experts, top_k)
@@ -37,11 +49,11 @@ class NormRouter(nn.Module):
         return torch.relu(logits_TM / (norms_T1 + NORM_EPSILON)) * (self.scale * self.constant)
 
 
-class SoftmaxRouter(nn.Module):
+class SoftmaxRouter(Router):
     """``s = softmax(W x)``, taken before the top-k: the router of the vanilla MoE."""
 
-    def __init__(self, num_experts: int, hidden_size: int) -> None:
-        super().__init__()
+    def __init__(self, num_experts: int, hidden_size: int, bias: Tensor | None = None) -> None:
+        super().__init__(bias)
         self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
 
     def forward(self, tokens_TD: Tensor) -> Tensor:
@@ -49,7 +61,20 @@ class SoftmaxRouter(nn.Module):
         return torch.softmax(tokens_TD.float() @ self.weight.t(), dim=-1)
 
 
-class NoRouter(nn.Module):
+class SigmoidRouter(Router):
+    """``s = sigmoid(W x)``: scores do not compete, so that a bias on their choice can balance the experts
+    (DeepSeek-V3, arXiv 2412.19437). The gates are the scores, which for ``top_k`` above 1 are not made to sum to 1."""
+
+    def __init__(self, num_experts: int, hidden_size: int, bias: Tensor | None = None) -> None:
+        super().__init__(bias)
+        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
+
+    def forward(self, tokens_TD: Tensor) -> Tensor:
+        """Scores [T, M] in fp32, each between 0 and 1."""
+        return torch.sigmoid(tokens_TD.float() @ self.weight.t())
+
+
+class NoRouter(Router):
     """``s = 1`` for the only expert there is: the FFN of a dense model. Has no parameters."""
 
     def forward(self, tokens_TD: Tensor) -> Tensor:
@@ -57,13 +82,16 @@ class NoRouter(nn.Module):
         return tokens_TD.new_ones(len(tokens_TD), 1, dtype=torch.float32)
 
 
-def make_router(pool: PoolSection, hidden_size: int) -> NormRouter | SoftmaxRouter | NoRouter:
-    """The router that ``pool.router`` names."""
+def make_router(pool: PoolSection, hidden_size: int) -> NormRouter | SoftmaxRouter | SigmoidRouter | NoRouter:
+    """The router that ``pool.router`` names, with a bias of zeros if ``pool.balance.bias_rate`` asks for one."""
     if pool.router == "none":
         return NoRouter()
+    bias = torch.zeros(pool.num_experts) if pool.balance.bias_rate else None
     if pool.router == "norm":
-        return NormRouter(pool.num_experts, hidden_size, pool.top_k)
-    return SoftmaxRouter(pool.num_experts, hidden_size)
+        return NormRouter(pool.num_experts, hidden_size, pool.top_k, bias)
+    if pool.router == "softmax":
+        return SoftmaxRouter(pool.num_experts, hidden_size, bias)
+    return SigmoidRouter(pool.num_experts, hidden_size, bias)
 
 
 def is_router_parameter(name: str) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 from unipool_dist.data import Batch
 from unipool_dist.inference.opened import OpenedRun
 from unipool_dist.observe.usage import Counts
+from unipool_dist.pool.dispatch import choose
 from unipool_dist.probe.sharing import Path, count_choices, path_of
 
 
@@ -31,6 +32,7 @@ class Recorder:
 
     def __init__(self, run: OpenedRun) -> None:
         self._run = run
+        self._biases = run.model.router_biases()
         self._numbers: list[list[int]] = []  # of the sequences of each micro-batch
         self._chosen: dict[int, list[Tensor]] = {layer: [] for layer in run.model.layer_range}  # [s / tp, b, K] each
 
@@ -41,7 +43,7 @@ class Recorder:
     def on_scores(self, layer: int, scores_TM: Tensor) -> None:
         pool = self._run.config.pool
         assert pool.layers_per_group is not None
-        score_TK, expert_TK = scores_TM.topk(pool.top_k, dim=1)
+        expert_TK, score_TK = choose(scores_TM, pool.top_k, self._biases.get(layer))
         expert_TK = torch.where(score_TK > 0, expert_TK + layer // pool.layers_per_group * pool.num_experts, -1)
         rows = len(self._numbers[-1])
         self._chosen[layer].append(expert_TK.view(-1, rows, pool.top_k).to(torch.int32))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unipool_dist.inference.opened import OpenedRun
+from unipool_dist.pool.dispatch import choose
 
 OnScores = Callable[[int, Tensor], Tensor | None]
 """``on_scores(layer, scores_TM)``: scores to be used instead, or ``None``."""
@@ -48,6 +49,7 @@ class RandomRouting:
     def __init__(self, run: OpenedRun, seed: int, candidates: Sequence[int]) -> None:
         assert len(candidates) >= run.config.pool.top_k
         self._run, self._seed = run, seed
+        self._biases = run.model.router_biases()
         self._candidates = torch.tensor(candidates)
         self._sequences: tuple[str, list[int]] = ("", [])
 
@@ -67,7 +69,8 @@ class RandomRouting:
             for number in numbers
         ]
         expert_TK = torch.stack(drawn, dim=1).flatten(0, 1).to(scores_TM.device)  # [s / tp, b, K], as the tokens lie
-        return torch.zeros_like(scores_TM).scatter_(1, expert_TK, scores_TM.topk(top_k, dim=1).values)
+        _, score_TK = choose(scores_TM, top_k, self._biases.get(layer))
+        return torch.zeros_like(scores_TM).scatter_(1, expert_TK, score_TK)
 
 
 def random_experts(candidates: Tensor, length: int, top_k: int, name: str) -> Tensor:

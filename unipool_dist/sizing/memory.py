@@ -1,7 +1,7 @@
 """Bytes that every rank holds from its first step to its last: weights, gradients, and optimizer states under ZeRO.
 
-Not counted: activations, what experts keep for backward, and what is there only during the update, which is the reduced
-gradient and the buckets (ds_configs/README.md).
+Not counted: routers' biases (M numbers for each layer), activations, what experts keep for backward, and what is there
+only during the update, which is the reduced gradient and the buckets (ds_configs/README.md).
 """
 
 from __future__ import annotations

@@ -60,6 +60,12 @@ def parameter_shapes(config: Config) -> dict[str, Shape]:
     return shapes
 
 
+def bias_shapes(config: Config) -> dict[str, Shape]:
+    """By name, the shape of every router's bias: part of the model, not trained, and no parameter."""
+    layers = range(config.model.num_layers if config.pool.balance.bias_rate else 0)
+    return {f"layers.{layer}.router.bias": (config.pool.num_experts,) for layer in layers}
+
+
 def count_parameters(config: Config) -> ParameterCounts:
     """Count the parameters of each part."""
     stored: dict[Part, int] = dict.fromkeys(("embedding", "attention", "norms", "routers", "experts"), 0)

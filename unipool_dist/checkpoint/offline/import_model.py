@@ -19,7 +19,7 @@ from unipool_dist.checkpoint.pieces import Piece, Shape, whole
 from unipool_dist.checkpoint.progress import CONFIG_FILE, DataIdentity, Progress, current_versions, now
 from unipool_dist.config import Config, dump_config, load_config
 from unipool_dist.errors import CheckpointError, ConfigError
-from unipool_dist.sizing.parameters import parameter_shapes
+from unipool_dist.sizing.parameters import bias_shapes, parameter_shapes
 
 _MASTER = "master/"
 _DTYPES = ("F32", "BF16")
@@ -46,7 +46,7 @@ def open_export(path: Path, bar: Bar = no_bar) -> Export:
     """
     record = read_export_record(path)
     config = _read_config(path / CONFIG_FILE)
-    shapes = parameter_shapes(config)
+    shapes = parameter_shapes(config) | bias_shapes(config)
     hashes = {name: FileRecord(file.num_bytes, file.xxh3_128) for name, file in record.files.items()}
     with bar("verifying", sum(file.num_bytes for file in hashes.values())) as count:
         faults = content_faults(path, hashes, count)
