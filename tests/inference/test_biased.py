@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -93,8 +92,10 @@ def _counts(run: OpenedRun) -> dict[str, list[int]]:
     recorder, route = Recorder(run), client.route
     dispatched, highest = torch.zeros(2, run.config.pool.num_experts, dtype=torch.int64)
 
-    def recorded(*arguments: Any) -> Routing:
-        routing = route(*arguments)
+    def recorded(
+        scores_TM: Tensor, top_k: int, position_M: Tensor, num_positions: int, bias_M: Tensor | None = None
+    ) -> Routing:
+        routing = route(scores_TM, top_k, position_M, num_positions, bias_M)
         dispatched.add_(routing.counts_M)
         return routing
 
