@@ -67,6 +67,9 @@ def run(cluster: Cluster, shared: Path) -> SubmittedRun:
 
 def test_scontrol_requeue(run: SubmittedRun, corpus: Path, uninterrupted: dict[str, list[float]]) -> None:
     run.submit(corpus, *TWO_NODES, overrides=LAYOUT)
+    working_tree = run.run_dir.parent / "unipool_dist"  # of the directory in which the job was submitted and starts
+    working_tree.mkdir()
+    (working_tree / "__init__.py").write_text("raise SystemExit('this is not the frozen code')\n")
     run.wait_for_step(MIDDLE)
     run.recover("scontrol requeue", lambda: run.cluster.run(["scontrol", "requeue", str(run.job_id)]))
     run.wait_for_end()

@@ -74,11 +74,12 @@ def freeze_environment(folder: JobFolder) -> None:
 
 
 def _write_program(folder: JobFolder, python: str) -> None:
-    """``bin/unipool-dist``, which runs the frozen code and no other that may be on PATH."""
+    """``bin/unipool-dist``, which runs the frozen code and no other that may be on PATH or in the current directory."""
     program = folder.path / "bin" / "unipool-dist"
     program.parent.mkdir(exist_ok=True)
     program.write_text(
-        f'#!/bin/sh\nPYTHONPATH="{folder.code}" exec "{python}" -m unipool_dist "$@"\n', encoding="utf-8"
+        f'#!/bin/sh\nPYTHONSAFEPATH=1 PYTHONPATH="{folder.code}" exec "{python}" -m unipool_dist "$@"\n',
+        encoding="utf-8",
     )
     program.chmod(0o755)
 
