@@ -48,6 +48,16 @@ def test_one_torchrun_per_node(tmp_path: Path) -> None:
     assert command[-5:-2] == [str(folder.launchers / "torchrun.sh"), "--nproc", "2"]
 
 
+def test_every_torchrun_starts_as_many_as_the_layout_has_where_nodes_are_not_full(tmp_path: Path) -> None:
+    config = load_config(None, ("parallel.pp=3", "model.num_layers=6", "pool.num_experts=12", "data.path=/corpus"))
+    layout = choose_layout(config, ["a", "b"], 4, whole_nodes=True)
+    assert (layout.num_tasks, layout.nodes) == (6, ("a", "b"))
+    folder = folder_with(tmp_path, launcher="torchrun", cpus_per_task=3)
+    command = train_command(folder, folder.run_dir, layout)
+    assert {"--nodes=2", "--ntasks=2", "--cpus-per-task=9"} <= set(command)
+    assert command[command.index("--nproc") + 1] == "3"
+
+
 @pytest.mark.parametrize("runtime", ["pyxis", "apptainer"])
 def test_a_container_sees_the_run_and_its_data_and_runs_the_frozen_code(tmp_path: Path, runtime: str) -> None:
     folder = folder_with(tmp_path, container={"runtime": runtime, "image": "torch.sif", "mounts": ["/x:/y"]})

@@ -114,6 +114,23 @@ def test_a_step_smaller_than_its_job_counts(programs: Path) -> None:
     assert "--nnodes 2 --node-rank 1 --master-addr n08 " in " ".join(arguments)
 
 
+@pytest.mark.parametrize(
+    ("variables", "threads"),
+    [
+        ({}, "1"),
+        ({"SLURM_CPUS_PER_TASK": "96"}, "12"),
+        ({"SLURM_CPUS_PER_TASK": "4"}, "1"),
+        ({"SLURM_CPUS_PER_TASK": "96", "OMP_NUM_THREADS": "5"}, "5"),
+    ],
+)
+def test_processes_of_a_torchrun_share_the_cores_of_its_task(
+    programs: Path, variables: dict[str, str], threads: str
+) -> None:
+    variables = {**TASK_ALONE, **variables}
+    _, environment = seen(launch(programs, LAUNCHERS / "torchrun.sh", "--nproc", "8", CONFIG, variables=variables))
+    assert environment["OMP_NUM_THREADS"] == threads
+
+
 def test_torchrun_alone_takes_a_free_port(programs: Path) -> None:
     arguments, _ = seen(launch(programs, LAUNCHERS / "torchrun.sh", "--nproc", "2", CONFIG, "train.steps=3"))
     assert arguments == ["torchrun", "--nproc-per-node", "2", "--standalone", *TRAINER, "train.steps=3"]

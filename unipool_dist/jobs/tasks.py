@@ -52,6 +52,8 @@ def task_environment(variables: Mapping[str, str], profile: Profile, layout: Lay
 def _command(folder: JobFolder, layout: Layout, arguments: list[str]) -> list[str]:
     profile = folder.profile()
     per_node = min(layout.tasks_per_node, layout.num_tasks)
+    if profile.launcher == "torchrun":  # equally many on every node, which may be fewer than there is room for
+        per_node = layout.num_tasks // len(layout.nodes)
     srun = [
         "srun",
         "--kill-on-bad-exit=1",  # else the other tasks wait for the one that is gone
