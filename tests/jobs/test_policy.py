@@ -69,6 +69,12 @@ def test_a_stopped_run_goes_on_unless_somebody_stopped_it_with_sigint() -> None:
     assert decide([stopped(10, "SIGINT on a rank")]).action == "end"
 
 
+def test_a_second_sigint_that_left_no_time_to_save_does_not_bring_the_job_back() -> None:
+    ended = attempt(outcome="failed", status=130, step=10, detail="killed by SIGINT")
+    assert decide([ended]).action == "end"
+    assert decide([attempt(outcome="failed", status=138, step=10, detail="killed by SIGUSR1")]).action == "requeue"
+
+
 def test_what_slurm_ends_is_left_to_slurm_and_the_advice_is_for_a_run_whose_time_was_up() -> None:
     decision = decide([attempt(outcome="interrupted", status=143, step=3)])
     assert decision.action == "end" and "#SBATCH --signal" in decision.advice

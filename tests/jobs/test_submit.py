@@ -89,11 +89,21 @@ def test_a_submission_freezes_all_that_the_run_is_made_of(tmp_path: Path, fake_s
     ):
         assert f"#SBATCH {option}\n" in script
     assert subprocess.run(["bash", "-n", str(folder.script)]).returncode == 0
-    # The frozen program runs the frozen code.
-    program = subprocess.run(
-        [folder.path / "bin" / "unipool-dist", "--help"], capture_output=True, text=True, env={"PATH": "/bin:/usr/bin"}
-    )
-    assert program.returncode == 0 and "submit" in program.stdout
+
+
+def test_a_job_runs_the_frozen_code_though_the_working_tree_is_the_current_directory(
+    tmp_path: Path, fake_slurm: Path, config: Path
+) -> None:
+    """Jobs start where they were submitted, which is often a checkout that goes on changing."""
+    assert submit(tmp_path, fake_slurm, str(config), "run.dir=here", *COMMON).returncode == 0
+    package = tmp_path / "unipool_dist"
+    package.mkdir()
+    (package / "__init__.py").write_text('raise SystemExit("the working tree, not the frozen code")\n')
+    folder = JobFolder(tmp_path / "here")
+    for command in ([str(folder.path / "bin" / "unipool-dist"), "--version"], ["bash", str(folder.script)]):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PATH": "/bin:/usr/bin"})
+        assert "the working tree" not in done.stdout + done.stderr
+    assert "SLURM_JOB_ID" in done.stderr, "the batch script has come to its own code"
 
 
 def test_secrets_are_not_written_down(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
@@ -239,6 +249,18 @@ def test_resume_refuses_what_it_would_not_heed(arguments: tuple[str, ...], named
     assert refused.exit_code == 2 and f"as it was frozen, without {named}: it takes" in refused.output
 
 
+def test_a_run_without_a_time_limit_that_gets_one_is_warned_before_it(
+    tmp_path: Path, fake_slurm: Path, config: Path
+) -> None:
+    endless = ("--nodes", "2", "--gpus-per-node", "4", "--time", "UNLIMITED")
+    assert submit(tmp_path, fake_slurm, str(config), "run.dir=here", *endless).returncode == 0
+    assert "--signal" not in JobFolder(tmp_path / "here").script.read_text()
+    assert submit(tmp_path, fake_slurm, "--resume", "here", "--time", "1:00:00").returncode == 0
+    assert {"--time=1:00:00", "--signal=USR1@180"} <= set((fake_slurm / "sbatch.called").read_text().split())
+    shown = submit(tmp_path, fake_slurm, "--resume", "here", "--time", "UNLIMITED", "--dry-run")
+    assert "#SBATCH --time=UNLIMITED" in shown.stdout and "--signal" not in shown.stdout
+
+
 def test_resume_refuses_a_time_limit_that_leaves_no_time(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
     assert submit(tmp_path, fake_slurm, str(config), "run.dir=here", *COMMON).returncode == 0
     done = submit(tmp_path, fake_slurm, "--resume", "here", "--time", "2")
@@ -331,13 +353,20 @@ def test_frozen_paths_do_not_depend_on_where_the_job_runs(tmp_path: Path, fake_s
     assert Path(frozen.data.path).is_absolute()
 
 
+@pytest.mark.parametrize(
+    "sbatch",
+    [
+        "exec sleep 60",
+        "echo sbatch: error: Batch job submission failed: Socket timed out on send/recv operation >&2; exit 1",
+    ],
+)
 def test_no_answer_is_no_refusal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Path, fake_slurm: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Path, fake_slurm: Path, sbatch: str
 ) -> None:
     """SLURM may have taken the job: what it is made of stays."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{fake_slurm}:{os.environ['PATH']}")
-    (fake_slurm / "sbatch").write_text("#!/bin/sh\nexec sleep 60\n")
+    (fake_slurm / "sbatch").write_text(f"#!/bin/sh\n{sbatch}\n")
     monkeypatch.setattr(slurm, "_PATIENCE_S", 0.5)
     done = CliRunner().invoke(submit_command, [str(config), "run.dir=here", *COMMON])
     assert isinstance(done.exception, slurm.NoAnswerError) and "submit --resume" in str(done.exception)

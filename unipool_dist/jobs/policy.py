@@ -82,6 +82,8 @@ def after_tasks(attempts: Sequence[Attempt], *, step: int, checkpoint: int) -> D
         return ENDED_BY_SLURM
     if last.outcome == "stopped" and "SIGINT" in (last.detail or ""):
         return Decision("end", "the run was stopped by SIGINT, which means: save, and do not start again")
+    if last.outcome == "failed" and last.status is not None and signal_of(last.status) == signal.SIGINT:
+        return Decision("end", "the run was ended by a second SIGINT, without a save; it is not started again")
     earlier = [attempt for attempt in attempts[:-1] if attempt.job_id == last.job_id]
     if last.outcome == "stopped":
         decision = Decision("requeue", f"the run was stopped and its state saved ({last.detail})")

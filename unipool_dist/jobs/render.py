@@ -11,6 +11,7 @@ import jinja2
 
 from unipool_dist.errors import ConfigError
 from unipool_dist.jobs.folder import JobFolder
+from unipool_dist.jobs.limits import time_limit_s
 from unipool_dist.jobs.profile import Profile
 
 _AFTER = "--dependency=afterok:"
@@ -78,8 +79,7 @@ def options(folder: JobFolder, resources: Resources, profile: Profile) -> list[s
         chosen.append(f"--array={resources.array}")
     if resources.after is not None:
         chosen.append(f"{_AFTER}{resources.after}")
-    if profile.warning_s and resources.time not in ("0", "UNLIMITED"):
-        chosen.append(f"--signal=USR1@{profile.warning_s}")  # to the tasks alone, not to the batch script
+    chosen += warning(resources.time, profile.warning_s)
     log = "%A_%a.log" if resources.array is not None else "%j.log"
     return [
         *chosen,
@@ -101,6 +101,11 @@ def _tasks(nodes: str, tasks_per_node: int, profile: Profile) -> list[str]:
     if fewest == most:
         return [f"--ntasks-per-node={tasks_per_node}", *([f"--cpus-per-task={cpus}"] if cpus else [])]
     return [f"--cpus-per-task={tasks_per_node * (cpus or 1)}"]
+
+
+def warning(limit: str, warning_s: int) -> list[str]:
+    """The option by which SLURM warns the tasks, and not the batch script, before their time is up; if it ever is."""
+    return [f"--signal=USR1@{warning_s}"] if warning_s and time_limit_s(limit) is not None else []
 
 
 def on_nodes(script: str, nodes: str, tasks_per_node: int, profile: Profile) -> str:

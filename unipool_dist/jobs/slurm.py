@@ -92,5 +92,7 @@ def _call(command: list[str]) -> str:
     except subprocess.TimeoutExpired:
         raise NoAnswerError(f"{command[0]} has not answered for {_PATIENCE_S} s; see `scontrol ping`") from None
     if done.returncode:
-        raise SlurmError(f"{' '.join(command[:3])} failed: {' '.join(done.stderr.split()) or done.returncode}")
+        said = f"{' '.join(command[:3])} failed: {' '.join(done.stderr.split()) or done.returncode}"
+        # The command has its own patience (MessageTimeout), and what it asked for may be done all the same.
+        raise NoAnswerError(f"{said}; see `scontrol ping`") if "timed out" in done.stderr else SlurmError(said)
     return done.stdout
