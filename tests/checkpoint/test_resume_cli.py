@@ -17,6 +17,7 @@ from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.cli import cli
 from unipool_dist.cli.rundir import check_run_dir
 from unipool_dist.errors import ConfigError
+from unipool_dist.resilience.heartbeat import HeartbeatWriter
 
 STEPS = 12
 BASE = (f"train.steps={STEPS}", "optimizer.decay=constant", "checkpoint.interval=2")
@@ -25,9 +26,13 @@ KEEP = ("checkpoint.keep_last=1", "checkpoint.keep_every=4")
 
 @pytest.fixture(scope="module")
 def base(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, begun with --resume in an empty directory; not to be changed."""
+    """A finished run, begun with --resume where an earlier start got stuck before its first checkpoint; not to be
+    changed."""
     run_dir = tmp_path_factory.mktemp("base") / "run"
-    complete(command_of(tiny_corpus, run_dir, *BASE, *KEEP, "--resume"))
+    (run_dir / "watchdog" / "stuck").mkdir(parents=True)
+    HeartbeatWriter(run_dir, steps=STEPS, resumed_from=0).write(1)
+    said, _ = complete(command_of(tiny_corpus, run_dir, *BASE, *KEEP, "--resume"))
+    (run_dir.parent / "said").write_text(said)
     return run_dir
 
 
@@ -38,7 +43,15 @@ def run_dir(base: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_to_resume_where_nothing_is_begins_and_old_checkpoints_go(base: Path) -> None:
+def test_to_resume_where_nothing_is_begins_and_what_the_watchdog_found_stays(base: Path) -> None:
+    assert (
+        "1 steps that had been done before there was a checkpoint are lost and done anew"
+        in (base.parent / "said").read_text()
+    )
+    assert (base / "watchdog" / "stuck").is_dir()
+
+
+def test_old_checkpoints_go(base: Path) -> None:
     assert last_step(base) == STEPS
     assert {path.name for path in (base / "checkpoints").iterdir()} == {
         "step-00000004",

@@ -44,10 +44,13 @@ def check_run_dir(path: Path, *, overwrite: bool, resume: bool) -> None:
         raise ConfigError(f"run.dir={path} cannot be made: {error}; choose a directory that can be written") from None
 
 
-def begin_run_dir(path: Path, config: Config, unigram_entropy: Mapping[str, float]) -> None:
+def begin_run_dir(path: Path, config: Config, unigram_entropy: Mapping[str, float], *, same_run: bool = False) -> None:
     """Empty ``path`` of an earlier run's files; then write the resolved configuration.
 
     Checkpoints go first: if this is interrupted, no ``--resume`` goes on with the run that was to be replaced.
+
+    Args:
+        same_run: it is the run itself that has not come to a checkpoint yet: what its watchdog has found stays.
 
     Raises:
         OSError: something cannot be deleted.
@@ -55,7 +58,7 @@ def begin_run_dir(path: Path, config: Config, unigram_entropy: Mapping[str, floa
     CheckpointDirectory(path).delete_all()
     for name in _OF_A_RUN:
         (path / name).unlink(missing_ok=True)
-    for folder in ("tensorboard", WATCHDOG, PROBE_DIR):
+    for folder in ("tensorboard", PROBE_DIR, *(() if same_run else (WATCHDOG,))):
         shutil.rmtree(path / folder, ignore_errors=True)
     continue_run_dir(path, config, unigram_entropy)
 

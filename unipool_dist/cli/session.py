@@ -259,8 +259,9 @@ class _Session:
         with failing_together(f"preparing run.dir={self._run_dir}"):
             if self._groups.rank == 0:
                 entropy = {name: domain.unigram_entropy for name, domain in self._corpus.domains.items()}
+                before = read_heartbeat(self._run_dir)
                 if found is None:
-                    begin_run_dir(self._run_dir, config, entropy)
+                    begin_run_dir(self._run_dir, config, entropy, same_run=start.resume)
                 else:
                     continue_run_dir(self._run_dir, config, entropy)
                     for step in (step for step in self._directory.steps() if step > found.step):
@@ -268,11 +269,12 @@ class _Session:
                         click.echo(f"moved aside: {self._directory.set_aside(step, reason)}")
                 self._observer = RunObserver(config, self._corpus, resume_from_step=found.step if found else None)
                 click.echo(describe(config, self._groups))
-                step, before = found.step if found else 0, read_heartbeat(self._run_dir)
+                step = found.step if found else 0
                 if found is not None:
                     click.echo(f"resumed after step {step} of {config.train.steps} from {found.folder}")
                 if before is not None and before.step > step and start.resume:
-                    click.echo(f"{before.step - step} steps that had been done after it are lost and done anew")
+                    when = "after it" if found is not None else "before there was a checkpoint"
+                    click.echo(f"{before.step - step} steps that had been done {when} are lost and done anew")
                 self._heartbeat = HeartbeatWriter(self._run_dir, steps=config.train.steps, resumed_from=step)
 
     def _validation_sequences(self) -> dict[str, Sequences]:
