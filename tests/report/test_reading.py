@@ -119,6 +119,18 @@ def test_a_dense_run_has_no_use_of_experts(tmp_path: Path) -> None:
     assert run.validation_loss == 3.5
 
 
+def test_how_runs_were_made_is_no_difference(tmp_path: Path) -> None:
+    """Each run of an experiment has a copy of its DeepSpeed file in its own directory."""
+    for seed in (1, 2):
+        own = (
+            f"optimizer.deepspeed=runs/seed-{seed}/zero1.json",
+            f"train.micro_batch_size={seed}",
+            f"train.seed={seed}",
+        )
+        make_run(tmp_path / "a" / f"seed-{seed}", overrides=own)
+    assert summarize(*read_runs(tmp_path)).warnings == []
+
+
 def test_runs_of_a_variant_that_were_set_otherwise_are_told(tmp_path: Path) -> None:
     make_run(tmp_path / "a" / "seed-1")
     make_run(tmp_path / "a" / "seed-2", overrides=("pool.num_experts=8", "optimizer.lr=0.5"))

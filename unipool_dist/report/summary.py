@@ -16,7 +16,11 @@ from unipool_dist.sizing.parameters import count_parameters
 
 _TAIL = 0.1
 _SAME_IN_A_VARIANT = ("model", "pool", "data", "optimizer", "train")
-_OF_THE_LAYOUT = ("pool.parallel_size", "pool.stages_per_group", "train.seed")
+_FREE = (
+    *("pool.parallel_size", "pool.stages_per_group", "train.micro_batch_size", "model.vocab_divisor"),
+    *("optimizer.deepspeed", "data.verify", "train.seed"),
+)
+"""How a run is made and not what it is, and the seed. Each run has a copy of its DeepSpeed file."""
 _OF_THE_TEXT = ("data.path", "train.eval_sequences", "model.sequence_length")
 
 
@@ -220,7 +224,7 @@ def _fields(config: Config) -> dict[str, Any]:
     """``section.field`` to value, of what is to be the same in all runs of a variant."""
     values = config.model_dump(mode="json")
     fields = {f"{section}.{name}": value for section in _SAME_IN_A_VARIANT for name, value in values[section].items()}
-    return {name: value for name, value in fields.items() if name not in _OF_THE_LAYOUT}
+    return {name: value for name, value in fields.items() if name not in _FREE}
 
 
 def _mean(runs: list[RunSummary], name: str) -> Estimate | None:
