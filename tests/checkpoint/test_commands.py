@@ -129,9 +129,11 @@ def test_one_checkpoint_may_be_given_by_its_folder(trained: Path, tmp_path: Path
             "faults": [],
             "bytes": 0,
         }
+        assert document("inspect", moved, "--step", 2)["progress"]["step"] == 2
+        assert "is one checkpoint already, not that of step 4" in fail("inspect", moved, "--step", 4)
+        assert f"{moved} is one checkpoint; give the run.dir" in fail("list", moved)
     os.symlink(step_folder(trained, 2), tmp_path / "latest")
     assert document("inspect", tmp_path / "latest")["progress"]["step"] == 2
-    assert "not that of step 4" in fail("inspect", step_folder(trained, 2), "--step", 4)
 
 
 def test_the_newest_whole_checkpoint_is_meant_and_others_are_named(trained: Path, tmp_path: Path) -> None:

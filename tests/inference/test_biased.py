@@ -66,7 +66,13 @@ def test_an_imported_model_has_the_biases(biased: Path, exported: Path, tmp_path
     biases = [tensors[f"layers.{layer}.router.bias"].numpy() for layer in range(2)]
     np.testing.assert_array_equal(biases[0], biases[1], err_msg="one pool, one bias")
     assert 0.1 < np.abs(biases[0]).max() <= 0.02 * STEPS * 1.001
+    assert json.loads((exported / "export.json").read_text())["num_parameters"] == sum(
+        value.numel() for name, value in tensors.items() if not name.endswith("router.bias")
+    )
     succeed("import", exported, tmp_path / "run")
+    said, notes = complete("eval", tmp_path / "run")
+    assert said.splitlines()[0] == f"{tmp_path / 'run'}, as imported"
+    assert "note: the model is an imported one" in notes and "not trained to the end" not in notes
     assert losses(tmp_path / "run") == pytest.approx(validation_of_training(biased)["validation"], rel=1e-6)
 
 

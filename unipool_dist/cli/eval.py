@@ -112,7 +112,8 @@ def _text(run: OpenedRun, losses: dict[str, Loss], total: Loss, accuracies: dict
         for name, loss in [*losses.items(), ("all", total)]
     ]
     lines = [
-        f"{run.run_dir}, step {run.step}, trained on {run.tokens:,} tokens",
+        f"{run.run_dir}, "
+        + ("as imported" if run.is_imported else f"step {run.step}, trained on {run.tokens:,} tokens"),
         *aligned(rows, right=range(1, 5)),
     ]
     if accuracies:

@@ -86,8 +86,8 @@ def experiment(
     unipool-dist experiment router.yaml --dry-run
     unipool-dist experiment router.yaml --slurm --gpus-per-node 8 --time 24:00:00
 
-    Exit status: 0 when all runs are done; 1 when any failed; 75 when SIGINT or SIGTERM stopped it, or a run stopped,
-    with the states saved: the same command goes on.
+    Exit status: 0 when all runs are done, or left to others that are at them; 1 when any failed; 75 when SIGINT or
+    SIGTERM stopped it, or a run stopped, with the states saved: the same command goes on.
     """
     check_time(limit)
     slurm_options = {

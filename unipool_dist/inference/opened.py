@@ -28,7 +28,9 @@ class OpenedRun:
     run_dir: Path
     step: int
     tokens: int
-    """On which the model had been trained."""
+    """On which this run had trained the model."""
+    is_imported: bool
+    """The model is as it was exported, and this run has not trained it."""
     config: Config
     """The run's, on the present layout."""
     corpus: Corpus
@@ -67,6 +69,7 @@ def opened_run(run_dir: Path, config: Config, environment: Environment, step: in
             run_dir=run_dir,
             step=found.step,
             tokens=found.progress.consumed_samples * config.model.sequence_length,
+            is_imported=found.progress.data.content_hash is None,
             config=config,
             corpus=corpus,
             groups=groups,
@@ -126,10 +129,12 @@ def _check(found: Found, config: Config, corpus: Corpus) -> None:
 
 
 def _notes(found: Found, corpus: Corpus, steps: int) -> Iterator[str]:
+    imported = found.progress.data.content_hash is None
     for step, fault in found.damaged.items():
         yield f"warning: the checkpoint of step {step} is damaged and passed over: {fault}"
-    if found.step < steps:
+    if imported:
+        yield "note: the model is an imported one, as it was exported; this run has not trained it"
+    elif found.step < steps:
         yield f"note: the model is that of step {found.step} of {steps}; it is not trained to the end"
-    content = found.progress.data.content_hash
-    if content is not None and content != corpus.content_hash:
+    if not imported and found.progress.data.content_hash != corpus.content_hash:
         yield f"note: the corpus at {corpus.path} is not the one that the run was trained on"

@@ -20,6 +20,7 @@ from unipool_dist.checkpoint.offline.export_format import (
     Dtype,
     ExportedFile,
     ExportRecord,
+    is_bias,
     is_router,
     shard_name,
 )
@@ -82,7 +83,7 @@ def export_model(
             step=located.progress.step,
             tokens=located.progress.consumed_samples * located.config.model.sequence_length,
             dtype=dtype,
-            num_parameters=sum(tensor.numel for tensor in masters),
+            num_parameters=sum(tensor.numel for tensor in masters if not is_bias(tensor.name)),
             tokenizer_hash=tokenizer_hash,
             tokenizer_files=tokenizer_files,
             versions=located.progress.versions,

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.checkpoint.manifest import MANIFEST_FILE, Manifest, join_faults, read_manifest
+from unipool_dist.checkpoint.manifest import Manifest, join_faults, read_manifest
 from unipool_dist.checkpoint.offline.counting import Bar, no_bar
-from unipool_dist.checkpoint.offline.survey import quick_faults, step_in_name, thorough_faults
+from unipool_dist.checkpoint.offline.survey import (
+    is_checkpoint_folder,
+    quick_faults,
+    step_in_name,
+    thorough_faults,
+)
 from unipool_dist.checkpoint.progress import Progress, read_config, read_progress
 from unipool_dist.config import Config
 from unipool_dist.errors import CheckpointError
@@ -61,9 +66,8 @@ def checkpoint_folders(path: Path, step: int | None) -> list[Path]:
     if not path.is_dir():
         raise CheckpointError(f"{path} is no directory; give the run.dir of a run, or the folder of a checkpoint")
     folder = path.resolve()
-    named = step_in_name(folder)
-    if named is not None or (folder / MANIFEST_FILE).is_file():
-        if step is not None and step != named:
+    if is_checkpoint_folder(folder):
+        if step is not None and step != _step_of(folder):
             raise CheckpointError(f"{path} is one checkpoint already, not that of step {step}; leave out --step")
         return [folder]
     directory = CheckpointDirectory(path)
@@ -73,6 +77,11 @@ def checkpoint_folders(path: Path, step: int | None) -> list[Path]:
     if step is not None and step not in steps:
         raise CheckpointError(f"{directory.path} has no checkpoint of step {step}; there are: {_listed(steps)}")
     return [directory.folder(each) for each in (steps if step is None else [step])]
+
+
+def _step_of(folder: Path) -> int:
+    named = step_in_name(folder)
+    return read_manifest(folder).step if named is None else named
 
 
 def check_contents(located: Located, bar: Bar = no_bar) -> None:

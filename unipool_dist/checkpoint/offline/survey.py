@@ -42,10 +42,12 @@ def survey(run_dir: Path) -> list[Entry]:
     """Everything in ``run_dir/checkpoints``, ascending by step; empty if there is no such folder.
 
     Raises:
-        CheckpointError: ``run_dir`` is no directory.
+        CheckpointError: ``run_dir`` is no directory, or a single checkpoint.
     """
     if not run_dir.is_dir():
         raise CheckpointError(f"{run_dir} is no directory; give the run.dir of a run")
+    if is_checkpoint_folder(run_dir):
+        raise CheckpointError(f"{run_dir} is one checkpoint; give the run.dir of a run, or look at this with `inspect`")
     top = run_dir / CHECKPOINTS
     folders = [folder for parent in (top, top / ASIDE) if parent.is_dir() for folder in parent.iterdir()]
     entries = [entry for folder in folders if (entry := _entry(folder)) is not None]
@@ -56,6 +58,11 @@ def step_in_name(folder: Path) -> int | None:
     """The step of which ``folder`` is the checkpoint if its name is that of one, else ``None``."""
     match = _FOLDER.fullmatch(folder.name)
     return int(match[1]) if match and match[2] is None else None
+
+
+def is_checkpoint_folder(path: Path) -> bool:
+    """Whether ``path`` is one checkpoint, by its name or, if it has been renamed, by its manifest."""
+    return step_in_name(path.resolve()) is not None or (path / MANIFEST_FILE).is_file()
 
 
 def quick_faults(folder: Path) -> list[str]:
