@@ -71,7 +71,8 @@ def process_groups(config: Config, environment: Environment) -> Iterator[Paralle
     ``config`` is resolved for ``environment.world_size``. The timeout of every group is ``parallel.timeout_s``.
 
     Collectives: creates the world, then Megatron's groups, then the pool groups, then the expert-data groups span by
-    span, then the storage group; every rank makes all of them in this order.
+    span, then the storage group; every rank makes all of them in this order. Then one all-reduce over the pipeline
+    group.
     """
     let_megatron_run_without_cuda()
     timeout = timedelta(seconds=config.parallel.timeout_s)
@@ -127,5 +128,8 @@ def _make_groups(config: Config, environment: Environment, timeout: timedelta) -
         storage=storage,
         pools=tuple(pool for pool, (first, last) in enumerate(spans) if first <= stage_group <= last),
     )
+    # The first use of this group would be a send between two stages only; but NCCL makes a group's communicator at its
+    # first use, and all ranks have to take part in that.
+    dist.all_reduce(torch.zeros(1, device=environment.device), group=groups.pp)
     assert groups.tp.rank() == tp_index and groups.dp.rank() == dp_index and groups.pp.rank() == pp_index
     return groups
