@@ -138,6 +138,7 @@ def test_a_trainer_stopped_while_it_imports_ends_with_75(
     status, output = started[0].end()
     assert status == 75, output
     assert output.count("SIGUSR1 received: finishing this step") == 1
+    assert "stopped: SIGUSR1 on a rank; no step is done, --resume begins" in output
 
 
 def test_one_torchrun_per_node_stops_together_and_goes_on(

@@ -94,7 +94,7 @@ def test_a_signal_reaches_each_rank_once_and_all_may_save(launch: Callable[..., 
         f"at once"
         for rank in (0, 1)
     ]
-    assert output.splitlines()[-1] == "stopped: the run's state is saved; the same command with --resume goes on"
+    assert output.splitlines()[-1] == "stopped: the same command with --resume goes on"
     assert "failed" not in output and "Traceback" not in output
 
 
@@ -133,7 +133,9 @@ def test_a_signal_before_there_are_ranks_reaches_them_as_they_start(launch: Call
     """Whether it finds them able to save, or ends them before."""
     code, output = launch("early").end()
     assert code in (1, 75)
-    assert ("was killed by SIGTERM" if code == 1 else "stopped: the run's state is saved") in output.splitlines()[-1]
+    assert (
+        "was killed by SIGTERM" if code == 1 else "stopped: the same command with --resume goes on"
+    ) in output.splitlines()[-1]
     assert "Traceback" not in output
 
 
@@ -144,7 +146,7 @@ def ended(exit_codes: dict[int, int], seconds: dict[int, int]) -> tuple[int, str
     return outcome(ChildFailedError("python", failures))
 
 
-STOPPED = "stopped: the run's state is saved"
+STOPPED = "stopped: the same command with --resume goes on"
 BY_AGENT = {1: 31}  # seconds after the first failure
 
 

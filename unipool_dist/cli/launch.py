@@ -75,7 +75,7 @@ def outcome(error: ChildFailedError) -> tuple[int, str]:
             )
     causes = _causes(error)
     if causes and all(failure.exitcode == RESUME for failure in causes.values()):
-        return RESUME, "stopped: the run's state is saved; the same command with --resume goes on"
+        return RESUME, "stopped: the same command with --resume goes on"
     causes = {rank: failure for rank, failure in causes.items() if failure.exitcode != RESUME}
     # A rank that a signal killed, if there is one: the others fail soon after, having lost it; else the first to fail.
     killed = [(rank, failure) for rank, failure in causes.items() if failure.exitcode < 0]

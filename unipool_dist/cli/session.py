@@ -37,7 +37,7 @@ from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.resilience.stop import StopRequest
 from unipool_dist.resilience.watchdog import Watchdog
 from unipool_dist.resilience.watchdog_files import WATCHDOG
-from unipool_dist.topology.agreement import failing_together
+from unipool_dist.topology.agreement import failing_together, on_rank_0
 from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.groups import ParallelGroups, process_groups
 from unipool_dist.topology.layout import rank_grid
@@ -75,13 +75,15 @@ def train_session(config: Config, environment: Environment, start: Start, signal
         with failing_together("opening the corpus"):
             corpus = Corpus.open(resolved.data.path, verify="size")
             resolved = with_vocabulary(resolved, corpus)
-        reason = _Session(resolved, groups, corpus, stop, deadline, watchdog.beat, environment).run(start)
+        session = _Session(resolved, groups, corpus, stop, deadline, watchdog.beat, environment)
+        reason = session.run(start)
         watchdog.beat("ending", slow=True)
         signals.ignore_from_now()  # before the barrier at the end of the groups, see there
     if reason is None:
         return 0
     if environment.rank == 0:
-        click.echo(f"stopped: {reason}; the state is saved, --resume goes on from it", err=True)
+        then = "the state is saved, --resume goes on from it" if session.step else "no step is done, --resume begins"
+        click.echo(f"stopped: {reason}; {then}", err=True)
     return RESUME
 
 
@@ -130,6 +132,11 @@ class _Session:
         self._heartbeat: HeartbeatWriter | None = None
         self._step = 0
         self._asked_at: float | None = None
+
+    @property
+    def step(self) -> int:
+        """The last that is done."""
+        return self._step
 
     def run(self, start: Start) -> str | None:
         """Returns why the run was stopped, or ``None`` if it is finished."""
@@ -232,9 +239,14 @@ class _Session:
                 wait_s = 0.8 * _watchdog_limit_s(self._config) if restarts else 0.0
                 self._lock.acquire(wait_s=wait_s, on_held=handover.ask)
                 handover.settle()
-                if self._config.data.verify == "hash":
-                    Corpus.open(self._config.data.path, verify="hash")
                 self._directory.clean_up()
+        if self._config.data.verify == "hash":
+            self._beat("verifying the corpus", slow=True)
+            on_rank_0(
+                f"verifying data.path={self._config.data.path}",
+                lambda: Corpus.open(self._config.data.path, verify="hash"),
+                self._groups.storage,
+            )
 
     def _data_identity(self, found: Found | None) -> DataIdentity:
         train = self._config.train

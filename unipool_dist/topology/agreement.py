@@ -1,13 +1,22 @@
-"""Failing together: an error of one rank becomes an error of all, instead of a wait for a rank that has gone."""
+"""Failing together: an error of one rank becomes an error of all, instead of a wait for a rank that has gone.
+
+And waiting together, for what takes one rank longer than a collective may wait.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 
 from unipool_dist.errors import RemoteError, UnipoolError
+
+T = TypeVar("T")
+_ASK_EVERY_S = 2.0
 
 
 @contextmanager
@@ -32,3 +41,35 @@ def failing_together(doing: str, group: dist.ProcessGroup | None = None) -> Iter
     for rank, message in enumerate(messages):
         if message is not None:
             raise RemoteError(f"{doing} failed on rank {rank}: {message}")
+
+
+def on_rank_0(doing: str, work: Callable[[], T], group: dist.ProcessGroup) -> T | None:
+    """What ``work`` returns, on rank 0; the others wait for it and return ``None``. It fails on all ranks alike.
+
+    However long it takes, no collective waits for more than a few seconds. ``work`` runs in a thread and must not
+    communicate. Errors are those of :func:`failing_together`.
+
+    Collectives, over ``group`` (gloo): one all-reduce every two seconds until it is done, then one all_gather_object.
+    """
+    results: list[T] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except Exception as error:  # raised again below
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name=doing, daemon=True)
+    if group.rank() == 0:
+        thread.start()
+    done = torch.zeros((), dtype=torch.int32)
+    while not done:
+        if group.rank() == 0:
+            thread.join(_ASK_EVERY_S)
+        done = torch.tensor(int(group.rank() == 0 and not thread.is_alive()), dtype=torch.int32)
+        dist.all_reduce(done, group=group)
+    with failing_together(doing, group):
+        if errors:
+            raise errors[0]
+    return results[0] if results else None
