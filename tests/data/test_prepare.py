@@ -127,11 +127,15 @@ def interrupt(*_: object) -> None:
 
 def test_two_processes_do_not_prepare_the_same_corpus(sources: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "out.partial").mkdir()
-    lock = os.open(tmp_path / "out.partial", os.O_RDONLY)
+    (tmp_path / "out.partial/alpha.train.bin").touch()
+    lock = os.open(tmp_path / "out.partial/.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     with pytest.raises(DataError, match="another process"):
         prepare(tmp_path / "out", PrepareOptions(sources=sources))
+    assert (tmp_path / "out.partial/alpha.train.bin").exists(), "the other's files stay"
     os.close(lock)
+    prepare(tmp_path / "out", PrepareOptions(sources=sources, vocab_size=VOCAB_SIZE))
+    assert not (tmp_path / "out/.lock").exists()
 
 
 def test_force_does_not_replace_what_is_no_corpus(sources: dict[str, str], tmp_path: Path) -> None:

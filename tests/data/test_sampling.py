@@ -19,6 +19,7 @@ from unipool_dist.data import (
     validation_sequences,
 )
 from unipool_dist.data import sample_index as sample_index_module
+from unipool_dist.data.sample_index import SampleIndex
 from unipool_dist.errors import DataError
 
 S = 32
@@ -197,6 +198,19 @@ def test_what_cannot_be_kept_with_the_corpus_goes_to_a_folder_that_others_see(co
     blocked.touch()
     training_dataset(corpus, sequence_length=S, num_samples=21, seed=9, cache_dir=blocked / "cache", spare_dir=spare)
     assert list(spare.glob("*/*.npy"))
+
+
+def test_a_corpus_is_found_by_the_path_that_was_given(corpus: Corpus, tmp_path: Path) -> None:
+    """What is behind a link may have another path on another node."""
+    (tmp_path / "link").symlink_to(corpus.path.absolute())
+    linked = Corpus.open(tmp_path / "link")
+    shares = dict.fromkeys(corpus.domains, 0.5)
+    index = SampleIndex(linked, S, 20, 9, shares)
+    assert index.build(None) == str(tmp_path / "link" / "cache" / index.key)
+    assert torch.equal(
+        all_tokens(training_dataset(linked, sequence_length=S, num_samples=20, seed=9)),
+        all_tokens(training_dataset(corpus, sequence_length=S, num_samples=20, seed=9)),
+    )
 
 
 def test_validation_sequences_are_the_stream_in_windows(corpus: Corpus) -> None:

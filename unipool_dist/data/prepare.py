@@ -38,6 +38,7 @@ from unipool_dist.data.vocabulary import copy_gpt2_files, tokenizer_record, trai
 from unipool_dist.errors import DataError
 
 DOWNLOADS = "downloads"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -159,21 +160,28 @@ def _existing(out: Path, recorded: dict[str, Any]) -> Manifest | None:
 
 @contextmanager
 def _partial_directory(out: Path) -> Iterator[Path]:
-    """``OUT.partial``, emptied but for downloads, and locked against other processes while in use."""
+    """``OUT.partial``, emptied but for downloads, and locked against other processes while in use.
+
+    A file in it is locked, not the directory: NFS keeps locks of files for all nodes, and of directories for one.
+    """
     partial = out.with_name(out.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
-    lock = os.open(partial, os.O_RDONLY)
+    path_of_lock = partial / _LOCK
+    lock = os.open(path_of_lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever held the lock may just have renamed the directory away.
-            is_ours = partial.is_dir() and os.path.samestat(os.fstat(lock), partial.stat())
-        except BlockingIOError:
+            is_ours = path_of_lock.exists() and os.path.samestat(os.fstat(lock), path_of_lock.stat())
+        except (
+            BlockingIOError,
+            PermissionError,
+        ):  # the second from file servers that turn it into another kind of lock
             is_ours = False
         if not is_ours:
             raise DataError(f"another process is preparing {out} (it has locked {partial}): wait for it")
         for path in partial.iterdir():
-            if path.name != DOWNLOADS:
+            if path.name not in (DOWNLOADS, _LOCK):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield partial
     finally:
@@ -190,6 +198,7 @@ def _keep_downloads(out: Path, partial: Path) -> Path:
 
 def _publish(partial: Path, out: Path) -> None:
     """Make ``partial`` the corpus at ``out``; what was there is set aside first and removed last."""
+    (partial / _LOCK).unlink()
     replaced = out.with_name(out.name + ".replaced")
     if replaced.exists():
         shutil.rmtree(replaced)

@@ -38,14 +38,14 @@ class SampleIndex:
     @property
     def key(self) -> str:
         """Name of the folder of indices. The path counts because Megatron-core's file names are hashes over it."""
-        path = str(self.corpus.path.resolve())
+        path = str(self.corpus.path.absolute())  # unresolved: a link may lead elsewhere on another node
         identity = [self.corpus.content_hash, path, self.sequence_length, self.num_samples, self.seed, self.shares]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
 
     def build(self, cache_dir: Path | None, spare_dir: Path | None = None) -> str:
         """Build the indices below ``cache_dir`` (``None``: the corpus's), or if that cannot be written to, below
         ``spare_dir``, unless they are there; the folder's path."""
-        wanted = cache_dir or self.corpus.path.resolve() / "cache"
+        wanted = cache_dir or self.corpus.path.absolute() / "cache"
         if not (wanted / self.key).is_dir():
             wanted = _writable(wanted, spare_dir or _temporary(self.corpus.content_hash))
         folder = wanted / self.key
@@ -75,7 +75,7 @@ class SampleIndex:
     def _open(self, folder: str) -> Any:
         gpt = import_megatron("datasets.gpt_dataset")
         train = import_megatron("datasets.utils").Split.train
-        prefixes = [str(self.corpus.prefix(name, "train").resolve()) for name in self.shares]
+        prefixes = [str(self.corpus.prefix(name, "train").absolute()) for name in self.shares]
         options = {
             "random_seed": self.seed,
             "sequence_length": self.sequence_length,
@@ -110,7 +110,7 @@ def _writable(folder: Path, spare: Path) -> Path:
     except OSError:
         pass  # a read-only file system, or no permission to make it
     spare.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return spare.resolve()
+    return spare.absolute()
 
 
 def _temporary(content_hash: str) -> Path:
