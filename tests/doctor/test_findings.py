@@ -140,6 +140,16 @@ def test_only_what_is_slow_in_every_round_is_named() -> None:
     assert found.slow_ranks == (3,) and found.advice.startswith("slower than the median: rank 3 (b) 2.0x")
 
 
+def test_what_was_found_slow_is_named_though_there_is_no_further_round() -> None:
+    probe = Confirmed(Recorded(), faster)
+    assert probe.so_far() == []
+    assert probe.judge(products(1, 1, 1, 3)) == []
+    settled = [probe.settled]
+    (found,) = probe.so_far()
+    settled.append(probe.settled)
+    assert settled == [False, True] and found.slow_ranks == (3,)
+
+
 def test_the_node_whose_links_are_all_slow_is_named() -> None:
     links = [Link(0, 1, 1e-5, 4_000_000, 0.004), Link(1, 2, 1e-5, 4_000_000, 0.001), Link(2, 0, 1e-5, 4_000_000, 0.004)]
     found = judge_links(links, THREE, compare=True)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.training import tiny_config
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.cli.doctor import checkpoint_need
+from unipool_dist.cli.doctor import checkpoint_need, read_config
 from unipool_dist.sizing.parameters import parameter_shapes
 
 
@@ -26,6 +26,30 @@ from unipool_dist.sizing.parameters import parameter_shapes
 def test_as_many_checkpoints_as_there_will_be_at_a_time(tmp_path: Path, settings: list[str], num_kept: int) -> None:
     need = checkpoint_need(tiny_config(f"run.dir={tmp_path}", *settings))
     assert (need.num_kept, need.num_there) == (num_kept, 0)
+
+
+def test_a_vocabulary_that_the_configuration_gives_is_counted_without_a_corpus(tmp_path: Path) -> None:
+    nowhere = (f"run.dir={tmp_path}", f"data.path={tmp_path / 'nothing'}")
+    given = checkpoint_need(tiny_config(*nowhere, "model.vocab_size=512"))
+    assert given.note == ""
+    asked = checkpoint_need(tiny_config(*nowhere, "model.vocab_size=null"))
+    assert asked.note == ", vocabulary not counted" and asked.bytes_each < given.bytes_each
+
+
+@pytest.mark.parametrize("name", ["tiny.yaml", "0-train.seed=1/config.yaml", "train.seed=1"])
+def test_a_configuration_may_be_in_a_folder_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("model: {num_layers: 3}\n")
+    monkeypatch.chdir(tmp_path)
+    for given in (str(path), name):
+        config = read_config((given, "train.seed=7"))
+        assert config is not None and (config.model.num_layers, config.train.seed) == (3, 7)
+    path.unlink()
+    alone = read_config(("train.seed=1", "model.num_layers=4"))
+    assert alone is not None and (alone.model.num_layers, alone.train.seed) == (4, 1)
 
 
 def test_masters_and_moments_count_and_so_does_what_is_there(tmp_path: Path) -> None:

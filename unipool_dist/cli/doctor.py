@@ -77,7 +77,7 @@ def doctor(
     Without --nproc this is one process of those that torchrun or SLURM started, or a single process. Rank 0 prints.
     Exit status 0 if nothing has failed, else 1, on all ranks.
     """
-    config = _read_config(arguments)
+    config = read_config(arguments)
     if nproc is not None:
         options = [f"--timeout={timeout_s}", f"--time-limit={time_limit_s}", f"--disk-mb={disk_mb}"]
         options += [name for name, given in (("--json", as_json), ("--strict", strict)) if given]
@@ -137,10 +137,13 @@ def _take_part(
     return status if status_file is None or examination.abandoned else 0
 
 
-def _read_config(arguments: Sequence[str]) -> Config | None:
+def read_config(arguments: Sequence[str]) -> Config | None:
+    """The configuration that the command line gives: CONFIG and overrides, or only these; ``None`` without any."""
     if not arguments:
         return None
-    has_path = "=" not in arguments[0]
+    # A run of a sweep is in a folder such as `0-train.seed=1`.
+    section, equals, _ = arguments[0].partition("=")
+    has_path = not equals or section.partition(".")[0] not in Config.model_fields or Path(arguments[0]).is_file()
     return load_config(Path(arguments[0]) if has_path else None, arguments[1:] if has_path else arguments)
 
 
@@ -224,7 +227,9 @@ def _with_vocabulary(config: Config) -> tuple[Config, str]:
     try:
         return with_vocabulary(config, Corpus.open(config.data.path, verify="size")), ""
     except (UnipoolError, OSError):
-        model = config.model.model_copy(update={"vocab_size": config.model.vocab_size or config.model.vocab_divisor})
+        if config.model.vocab_size is not None:
+            return config, ""
+        model = config.model.model_copy(update={"vocab_size": config.model.vocab_divisor})
         return config.model_copy(update={"model": model}), ", vocabulary not counted"
 
 

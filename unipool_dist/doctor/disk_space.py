@@ -43,7 +43,10 @@ def judge_space(path: Path, free: int, total: int, need: CheckpointNeed | None) 
             status, advice = "fail", "not one checkpoint can be saved; make room, or choose another run.dir"
         elif free < more * need.bytes_each:
             status = "warn"
-            advice = "the disk will be full before the run ends; make room, or lower checkpoint.keep_last or keep_every"
+            advice = (
+                "the disk will be full before the run ends; make room, or keep fewer: a low checkpoint.keep_last (0 "
+                "keeps all), a high checkpoint.keep_every (0 keeps none)"
+            )
     return Check(
         "free space",
         status,

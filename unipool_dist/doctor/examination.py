@@ -160,16 +160,16 @@ class Examination:
                 raise NotMeasuredError(self._broken)
             return {"brief": probe.brief()}
         except NotMeasuredError as error:
-            self._checks.append(Check(probe.name, "warn", "not measured", "", str(error)))
+            self._checks += probe.so_far() or [Check(probe.name, "warn", "not measured", "", str(error))]
         except Exception as error:
-            self._checks.append(Check(probe.name, "fail", _reason(error), "", probe.advice()))
+            self._checks += [*probe.so_far(), Check(probe.name, "fail", _reason(error), "", probe.advice())]
         return {"brief": None}
 
     def _judge(self, probe: Probe[Any], answers: Sequence[Any], adapter: TypeAdapter[Any], roster: Roster) -> None:
         failed = [rank for rank, answer in enumerate(answers) if "error" in answer]
         if failed:
             reason = answers[failed[0]]["error"]
-            found = [Check(probe.name, "fail", f"{roster.name(failed)}: {reason}", "", probe.advice())]
+            found = [*probe.so_far(), Check(probe.name, "fail", f"{roster.name(failed)}: {reason}", "", probe.advice())]
             if probe.communicates:
                 self._broken = f"`{probe.name}` has failed, and groups are not used after that"
         else:

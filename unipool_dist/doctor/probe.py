@@ -37,6 +37,10 @@ class Probe(ABC, Generic[M]):
         """On rank 0: what to do if the probe itself fails."""
         return "see the reason given; the other checks may tell more"
 
+    def so_far(self) -> list[Check]:
+        """On rank 0: the findings, if what has been measured already is to be all. Empty if nothing has."""
+        return []
+
     @abstractmethod
     def judge(self, measured: Sequence[M]) -> list[Check]:
         """On rank 0: the findings, from what every rank has measured."""
