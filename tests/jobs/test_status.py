@@ -13,7 +13,7 @@ from tests.jobs.test_tasks import folder_with
 from unipool_dist.cli.status import status as status_command
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs import status as status_module
-from unipool_dist.jobs.attempts import Attempt, AttemptLog
+from unipool_dist.jobs.attempts import LOCAL, Attempt, AttemptLog
 from unipool_dist.jobs.slurm import parse_fields
 from unipool_dist.jobs.status import status_of
 from unipool_dist.resilience.heartbeat import HeartbeatWriter, State
@@ -96,6 +96,18 @@ def test_a_start_that_slurm_ended_is_not_said_to_train(run_dir: Path, monkeypatc
     assert (found.job_state, found.step) == ("interrupted", 31)
 
 
+def test_a_start_of_an_experiment_on_this_machine_is_not_said_to_be_slurm_s(run_dir: Path) -> None:
+    (run_dir / "job").mkdir()
+    log = AttemptLog(run_dir / "job")
+    log.start(Attempt(LOCAL, 0, ["here"], 1, 0, time.time() - 9))
+    log.end(ended=time.time() + 1, outcome="interrupted", status=130, step=31, detail=None)
+    (found,) = status_of(run_dir)
+    assert (found.job_state, found.reason) == (
+        "interrupted",
+        "a signal has ended it; the same `unipool-dist experiment` goes on",
+    )
+
+
 def test_a_start_after_a_stop_trains_until_it_has_been_silent_for_long(run_dir: Path) -> None:
     HeartbeatWriter(run_dir, steps=100, resumed_from=20).write(30, "stopped", "SIGTERM on a rank")
     log = started(run_dir, 0.01)
@@ -147,3 +159,23 @@ def test_without_a_run_it_finds_those_of_experiments_too(tmp_path: Path, monkeyp
     folder = tmp_path / "runs"
     names = [str(Path(item["run"]).relative_to(folder)) for item in found]
     assert names == ["alone", "paper/182m", "softmax/vanilla/seed-1"]
+
+
+def test_runs_of_an_experiment_that_its_last_array_leaves_out_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The array has what was not done; and the folder of a job, which has a configuration, is no run."""
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "runs" / "softmax"
+    for name in ("vanilla/seed-1", "vanilla/seed-2"):
+        (output / name).mkdir(parents=True)
+        (output / name / "config.yaml").write_text("{}\n")
+    folder = folder_with(output.parent)
+    folder.run_dir.rename(output / "moved")
+    (output / "moved" / "job").rename(output / "job")
+    job = json.loads((output / "job" / "job.json").read_text())
+    (output / "job" / "job.json").write_text(json.dumps({**job, "runs": ["vanilla/seed-2"]}))
+    (output / "job" / "config.yaml").write_text("{}\n")
+    monkeypatch.setattr(status_module, "show_array", lambda job_id: [])
+    found = json.loads(CliRunner().invoke(status_command, ["--json"]).output)
+    assert [str(Path(item["run"]).relative_to(output)) for item in found] == ["vanilla/seed-2", "vanilla/seed-1"]

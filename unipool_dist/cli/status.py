@@ -9,6 +9,7 @@ import click
 
 from unipool_dist.cli.table import aligned
 from unipool_dist.errors import UnipoolError
+from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.jobs.status import RunStatus, status_of
 
 
@@ -39,8 +40,15 @@ def _runs_in(folder: Path, depth: int = 3) -> list[Path]:
     """Also those of experiments, OUTPUT/VARIANT/seed-N; nothing is looked for inside of a run."""
     found = []
     for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if (entry / "config.yaml").exists() or (entry / "job" / "job.json").exists():
+        job = JobFolder(entry)
+        if (entry / "config.yaml").exists():
             found.append(entry)
+        elif job.exists():
+            found.append(entry)
+            of_job = [entry / name for name in job.read().runs]
+            # The last array of an experiment has only what was not done when it was submitted.
+            others = _runs_in(entry, depth - 1) if entry not in of_job and depth > 1 else []
+            found += [run for run in others if run not in of_job and run != job.path]
         elif depth > 1:
             found += _runs_in(entry, depth - 1)
     return found

@@ -18,7 +18,7 @@ from unipool_dist.errors import RunLockedError
 from unipool_dist.experiment.machine import cores_here, gpus_here, share_of_machine
 from unipool_dist.experiment.plan import Run
 from unipool_dist.experiment.progress import progress_of
-from unipool_dist.jobs.attempts import Attempt, AttemptLog, Outcome
+from unipool_dist.jobs.attempts import LOCAL, Attempt, AttemptLog, Outcome
 from unipool_dist.jobs.folder import CONFIG_FILE, JOB, LOGS
 from unipool_dist.jobs.freeze import freeze_config
 from unipool_dist.resilience.exit_codes import RESUME
@@ -103,7 +103,7 @@ class LocalTrainings:
                 return
             attempts = AttemptLog.read(run.directory / JOB)
             attempts.start(
-                Attempt("local", 0, [socket.gethostname()], self._num_processes, progress.step, round(time.time(), 3))
+                Attempt(LOCAL, 0, [socket.gethostname()], self._num_processes, progress.step, round(time.time(), 3))
             )
             log_start = output.tell()
             # In a session of its own: a terminal's signals come to this command alone, which passes them on once.

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 ATTEMPTS_FILE = "attempts.jsonl"
+LOCAL = "local"
+"""The job of starts that `unipool-dist experiment` makes on this machine."""
 
 Outcome = Literal["finished", "stopped", "failed", "interrupted"]
 

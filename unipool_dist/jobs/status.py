@@ -11,7 +11,7 @@ from typing import Any
 
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.errors import UnipoolError
-from unipool_dist.jobs.attempts import Attempt, AttemptLog
+from unipool_dist.jobs.attempts import LOCAL, Attempt, AttemptLog
 from unipool_dist.jobs.folder import JOB, JobFolder
 from unipool_dist.jobs.slurm import ALIVE, SlurmError, show_array
 from unipool_dist.resilience.heartbeat import Heartbeat, read_heartbeat
@@ -154,6 +154,8 @@ def _outcome(last: Attempt, beat: Heartbeat | None, state: str | None) -> tuple[
         is_of_last = beat is not None and beat.time >= last.started and beat.state == "stopped"
         return "stopped", beat.reason if beat is not None and is_of_last else last.detail
     if last.outcome == "interrupted":
+        if last.job_id == LOCAL:
+            return "interrupted", "a signal has ended it; the same `unipool-dist experiment` goes on"
         if state is not None and state != "COMPLETED":
             return state, None
         return "interrupted", "SLURM has ended the job; submit --resume goes on"
