@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,10 @@ import pytest
 from tests.report.made import DENSE, STEPS, describe, make_experiment, make_run
 from tests.support.using import refused
 from unipool_dist.errors import UnipoolError
+from unipool_dist.jobs.attempts import LOCAL, Attempt, AttemptLog
 from unipool_dist.report.runs import left_out, read_run, read_runs
 from unipool_dist.report.summary import summarize, summarize_run
+from unipool_dist.resilience.heartbeat import HeartbeatWriter
 
 
 def test_runs_are_those_that_the_experiment_names_in_its_order(tmp_path: Path) -> None:
@@ -59,6 +63,17 @@ def test_an_unfinished_run_is_named_and_in_no_mean(tmp_path: Path) -> None:
         f"a, seed 2: stopped at step 50 of {STEPS}: SIGTERM",
         f"a, seed 3: there is no run in {tmp_path / 'a' / 'seed-3'}",
     ]
+
+
+def test_a_run_that_a_second_signal_ended_is_not_said_to_have_failed(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", steps=50)
+    (run_dir / "job").mkdir()
+    log = AttemptLog(run_dir / "job")
+    log.start(Attempt(LOCAL, 0, ["here"], 1, 0, time.time() - 9))
+    HeartbeatWriter(run_dir, steps=STEPS, resumed_from=0).write(50)
+    log.end(ended=time.time() + 1, outcome="interrupted", status=130, step=50, detail=None)
+    run = read_run(run_dir, "run", 1)
+    assert (run.state, run.detail) == ("unfinished", f"interrupted at step 50 of {STEPS}")
 
 
 def test_a_run_that_lacks_its_last_evaluation_is_not_finished(tmp_path: Path) -> None:
@@ -138,6 +153,16 @@ def test_runs_of_a_variant_that_were_set_otherwise_are_told(tmp_path: Path) -> N
     first, second = summarize(*read_runs(tmp_path)).warnings
     assert first.startswith("a, seed 2, was trained with another optimizer.lr than")
     assert second.startswith("validation losses are not of the same text, as data.path differs")
+
+
+def test_the_same_corpus_under_another_path_is_no_difference(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        make_run(tmp_path / "a" / f"seed-{seed}", overrides=(f"data.path=corpus{seed}", "pool.num_experts=8"))
+    experiment, (first, moved, other) = read_runs(tmp_path)
+    runs = [replace(first, corpus="one"), replace(moved, corpus="one"), replace(other, corpus="other")]
+    assert summarize(experiment, runs[:2]).warnings == []
+    (warning,) = summarize(experiment, runs).warnings
+    assert warning.startswith("a, seed 3, was trained with another data.path than")
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from unipool_dist.observe.naming import naming
+from unipool_dist.observe.naming import ELSEWHERE, naming
 
 
 @click.command()
@@ -36,7 +36,7 @@ def report(directory: Path, output: Path | None, baseline: str | None, json_file
         if json_file == "-":
             click.echo(document, nl=False)
         else:
-            with naming(Path(json_file)):
+            with naming(Path(json_file), ELSEWHERE):
                 Path(json_file).write_text(document, encoding="utf-8")
             written.append(Path(json_file))
     for run_dir in left_out(directory, experiment, runs):

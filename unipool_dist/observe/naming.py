@@ -8,10 +8,12 @@ from pathlib import Path
 
 from unipool_dist.errors import UnipoolError
 
+ELSEWHERE = "make room, or choose another place that can be written"
+
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Run the body, which writes ``path``.
+def naming(path: Path, advice: str = "make room or repair the file system, then go on with --resume") -> Iterator[None]:
+    """Run the body, which writes ``path``. ``advice``: what to do if that cannot be written.
 
     Raises:
         UnipoolError: instead of an ``OSError`` of the body.
@@ -19,6 +21,4 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UnipoolError(
-            f"{path} cannot be written: {error.strerror}; make room or repair the file system, then go on with --resume"
-        ) from None
+        raise UnipoolError(f"{path} cannot be written: {error.strerror}; {advice}") from None

@@ -105,7 +105,7 @@ def write_probe(probe: Probe, run_dir: Path) -> Path:
         UnipoolError: it cannot be written.
     """
     path = run_dir / PROBE_DIR / PROBE_FILE
-    with naming(path):
+    with naming(path, "make room, or the run directory writable, and probe again"):
         path.parent.mkdir(exist_ok=True)
         draft = path.with_name(path.name + ".new")
         draft.write_text(json.dumps(probe.model_dump(), allow_nan=False) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ import matplotlib
 from unipool_dist.checkpoint.progress import current_versions
 from unipool_dist.experiment.specification import FROZEN_FILE
 from unipool_dist.observe.figures import save
-from unipool_dist.observe.naming import naming
+from unipool_dist.observe.naming import ELSEWHERE, naming
 from unipool_dist.report import text
 from unipool_dist.report.experiment import Experiment
 from unipool_dist.report.loss_figures import domain_picture, final_picture, training_picture, validation_picture
@@ -51,11 +51,11 @@ def write_page(directory: Path, output: Path, experiment: Experiment, runs: list
     """
     findings = collect(experiment, runs, summary)
     folder = output.parent / FIGURES_DIR
-    with naming(folder):
+    with naming(folder, ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
         sections = {name: [_embedded(each, folder) for each in drawn] for name, drawn in _pictures(findings).items()}
     page = render(directory, experiment, summary, sections, findings, _versions(runs))
-    with naming(output):
+    with naming(output, ELSEWHERE):
         draft = output.with_name(output.name + ".new")
         draft.write_text(page, encoding="utf-8")
         os.replace(draft, output)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.checkpoint.progress import read_progress
+from unipool_dist.checkpoint.progress import Progress, read_progress
 from unipool_dist.config import Config, load_config
 from unipool_dist.errors import CheckpointError, ConfigError, UnipoolError
 from unipool_dist.experiment.specification import FROZEN_FILE
@@ -62,6 +62,8 @@ class Run:
     """Of a probe that is of an earlier checkpoint, and not taken."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of the software that wrote its newest checkpoint."""
+    corpus: str | None = None
+    """Hash of the content of the corpus that it was trained on, by its newest checkpoint."""
 
     @property
     def is_finished(self) -> bool:
@@ -130,7 +132,7 @@ def read_run(run_dir: Path, variant: str, seed: int) -> Run:
     training, evaluations = _read_metrics(run_dir / METRICS_FILE)
     steps = sorted(training)
     state, detail = _state(run_dir, config, steps[-1] if steps else 0, evaluations)
-    usage_path = run_dir / USAGE_FILE
+    usage_path, saved = run_dir / USAGE_FILE, _newest_checkpoint(run_dir)
     probe = read_probe(run_dir) if (run_dir / PROBE_DIR / PROBE_FILE).exists() else None
     is_last = probe is not None and bool(steps) and probe.step == steps[-1]
     return Run(
@@ -148,7 +150,8 @@ def read_run(run_dir: Path, variant: str, seed: int) -> Run:
         usage=read_usage(usage_path, steps[-1]) if steps and usage_path.exists() else None,
         probe=probe if is_last else None,
         stale_probe_step=None if probe is None or is_last else probe.step,
-        versions=_versions(run_dir),
+        versions=saved.versions if saved is not None else {},
+        corpus=saved.data.content_hash if saved is not None else None,
     )
 
 
@@ -215,6 +218,8 @@ def _state(
     attempts = AttemptLog.read(run_dir / JOB).attempts
     if attempts and attempts[-1].outcome == "failed":
         return "failed", f"failed {where}" + (f": {attempts[-1].detail}" if attempts[-1].detail else "")
+    if attempts and attempts[-1].outcome == "interrupted" and (beat is None or beat.time <= (attempts[-1].ended or 0)):
+        return "unfinished", f"interrupted {where}"
     if beat is None:
         return "unfinished", f"no end was recorded; {where}"
     if beat.state == "stopped":
@@ -224,11 +229,11 @@ def _state(
     return "failed", f"broke off {where}, without saying why"
 
 
-def _versions(run_dir: Path) -> dict[str, str]:
+def _newest_checkpoint(run_dir: Path) -> Progress | None:
     checkpoints = CheckpointDirectory(run_dir)
     for step in reversed(checkpoints.steps()):
         try:
-            return read_progress(checkpoints.folder(step)).versions
+            return read_progress(checkpoints.folder(step))
         except CheckpointError:  # the numbers of the report do not come from there
             continue
-    return {}
+    return None

@@ -191,10 +191,13 @@ def _warnings(experiment: Experiment, runs: list[Run]) -> list[str]:
     of a model that went on training."""
     warnings = []
     first: dict[str, dict[str, Any]] = {}
+    path_of: dict[str, str] = {}  # of every corpus: it may have been moved, or called by another path
     for run in runs:
         if run.config is None or not run.is_finished:
             continue
         fields = _fields(run.config)
+        if run.corpus is not None:
+            fields["data.path"] = path_of.setdefault(run.corpus, fields["data.path"])
         differing = [name for name, value in first.setdefault(run.variant, fields).items() if fields[name] != value]
         if differing:
             warnings.append(
