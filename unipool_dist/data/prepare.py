@@ -173,10 +173,7 @@ def _partial_directory(out: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever held the lock may just have renamed the directory away.
             is_ours = path_of_lock.exists() and os.path.samestat(os.fstat(lock), path_of_lock.stat())
-        except (
-            BlockingIOError,
-            PermissionError,
-        ):  # the second from file servers that turn it into another kind of lock
+        except (BlockingIOError, PermissionError):  # which of them depends on the file server
             is_ours = False
         if not is_ours:
             raise DataError(f"another process is preparing {out} (it has locked {partial}): wait for it")
