@@ -13,6 +13,7 @@ DOCUMENTS = sorted(
     path
     for pattern in ("*.md", "docs/*.md", "docs/*/*.md", "*/README.md", "configs/*/README.md", "tests/*/README.md")
     for path in ROOT.glob(pattern)
+    if not path.relative_to(ROOT).parts[0].startswith(".")  # pytest's cache has a README of its own
 )
 _TEST = re.compile(r"`(tests/[\w/]+\.py)?(?:::(\w+))?`")
 _LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
