@@ -45,8 +45,11 @@ find_program() {
         [[ -x $bin/unipool-dist ]] || die "unipool-dist is not on PATH; run 'make setup' or activate its environment"
         PATH=$bin:$PATH
     fi
-    # Processes on one machine share its cores.
-    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
+}
+
+# share_cores NPROC: the processes of one task share its cores.
+share_cores() {
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((${SLURM_CPUS_PER_TASK:-1} + $1 - 1) / $1))}
 }
 
 # start_program ...: become `unipool-dist ...`. SIGTERM, SIGINT and SIGUSR1 are held back by the kernel until it is ready

@@ -29,4 +29,5 @@ if [[ -z $nproc ]]; then
     nproc=$({ nvidia-smi --list-gpus 2>/dev/null || true; } | grep -c '^GPU' || true)
     ((nproc > 0)) || nproc=1
 fi
+share_cores "$nproc"
 start_program "$command" ${arguments[@]+"${arguments[@]}"} --nproc "$nproc"

@@ -19,6 +19,7 @@ for name in SLURM_PROCID SLURM_NTASKS SLURM_LOCALID; do
     [[ -n ${!name:-} ]] || die "$name is not set: start this with srun, or use launchers/local.sh or torchrun.sh"
 done
 find_program
+share_cores 1
 [[ -n ${MASTER_ADDR:-} ]] || MASTER_ADDR=$(first_node)
 [[ -n ${MASTER_PORT:-} ]] || MASTER_PORT=$(job_port)
 export MASTER_ADDR MASTER_PORT

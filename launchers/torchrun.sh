@@ -40,9 +40,8 @@ check_arguments "$@"
 [[ $nproc =~ ^[1-9][0-9]*$ ]] || die "--nproc=$nproc must be the number of processes to start on this node"
 [[ $nodes =~ ^[1-9][0-9]*$ ]] || die "--nodes=$nodes must be a number from 1"
 [[ $timeout =~ ^[1-9][0-9]*$ ]] || die "--timeout=$timeout must be a number of seconds"
-# Of the one task of this node; its processes share them.
-[[ -z ${SLURM_CPUS_PER_TASK:-} ]] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((SLURM_CPUS_PER_TASK + nproc - 1) / nproc))}
 find_program
+share_cores "$nproc"
 agent=(torchrun --nproc-per-node "$nproc")
 if ((nodes == 1)); then
     agent+=(--standalone)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,18 +10,17 @@ from pathlib import Path
 import pytest
 
 from tests.support.runs import train_command, write_sources
+from tests.support.signals import handlers, handlers_given_back
 from tests.support.workers import Workers
-from unipool_dist.resilience.signal_watch import STOP_SIGNALS
 
 
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
     """A test that leaves a signal ignored fails itself, not a later one: what that starts would inherit it."""
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    yield
-    after = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    before = handlers()
+    with handlers_given_back():
+        yield
+        after = handlers()
     assert after == before, "this test changed what a signal does and did not change it back"
 
 

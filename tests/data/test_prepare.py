@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -136,6 +137,26 @@ def test_two_processes_do_not_prepare_the_same_corpus(sources: dict[str, str], t
     os.close(lock)
     prepare(tmp_path / "out", PrepareOptions(sources=sources, vocab_size=VOCAB_SIZE))
     assert not (tmp_path / "out/.lock").exists()
+
+
+def test_nobody_else_gets_at_a_corpus_that_is_being_published(
+    sources: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it has its name: else what is about to be renamed would be taken for left over, and deleted."""
+    (tmp_path / "out.replaced").mkdir()
+    refusals = []
+    rmtree = shutil.rmtree
+
+    def meanwhile(path: Path, *arguments: Any) -> None:
+        if path.name == "out.replaced":
+            with pytest.raises(DataError, match="another process"), prepare_module._partial_directory(tmp_path / "out"):
+                pass
+            refusals.append(path)
+        rmtree(path, *arguments)
+
+    monkeypatch.setattr(shutil, "rmtree", meanwhile)
+    prepare(tmp_path / "out", PrepareOptions(sources=sources, vocab_size=VOCAB_SIZE))
+    assert refusals and {path.name for path in Corpus.open(tmp_path / "out").path.iterdir()} >= {"alpha.train.bin"}
 
 
 def test_force_does_not_replace_what_is_no_corpus(sources: dict[str, str], tmp_path: Path) -> None:

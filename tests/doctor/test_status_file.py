@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.support.signals import handlers_given_back
 from unipool_dist.cli.doctor import _take_part
 from unipool_dist.doctor import examination
-from unipool_dist.resilience.signal_watch import STOP_SIGNALS
 
 
-@pytest.fixture
-def signals_given_back() -> Iterator[None]:
-    """A rank with a verdict ignores signals until it ends; this process goes on."""
-    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("signals_given_back")
 @pytest.mark.parametrize("abandoned", [False, True])
 def test_the_verdict_is_in_the_file_whatever_becomes_of_the_ranks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abandoned: bool
@@ -36,6 +24,7 @@ def test_the_verdict_is_in_the_file_whatever_becomes_of_the_ranks(
         path = tmp_path / "status"
         assert not path.exists(), "it is rank 0's"
         environment: Any = SimpleNamespace(rank=rank)
-        status = _take_part(nothing, environment, lambda report: 1, path)
+        with handlers_given_back():  # a rank with a verdict ignores signals until it ends
+            status = _take_part(nothing, environment, lambda report: 1, path)
         assert status == (1 if abandoned else 0), "at 1 a launcher ends those that do not end by themselves"
     assert path.read_text() == "1"

@@ -123,12 +123,11 @@ def test_a_step_smaller_than_its_job_counts(programs: Path) -> None:
         ({"SLURM_CPUS_PER_TASK": "96", "OMP_NUM_THREADS": "5"}, "5"),
     ],
 )
-def test_processes_of_a_torchrun_share_the_cores_of_its_task(
-    programs: Path, variables: dict[str, str], threads: str
-) -> None:
+def test_the_processes_of_a_task_share_its_cores(programs: Path, variables: dict[str, str], threads: str) -> None:
     variables = {**TASK_ALONE, **variables}
-    _, environment = seen(launch(programs, LAUNCHERS / "torchrun.sh", "--nproc", "8", CONFIG, variables=variables))
-    assert environment["OMP_NUM_THREADS"] == threads
+    for launcher in ("torchrun.sh", "local.sh"):
+        _, environment = seen(launch(programs, LAUNCHERS / launcher, "--nproc", "8", CONFIG, variables=variables))
+        assert environment["OMP_NUM_THREADS"] == threads
 
 
 def test_torchrun_alone_takes_a_free_port(programs: Path) -> None:

@@ -142,10 +142,10 @@ class RunState:
     def __init__(self, groups: ParallelGroups, model: PooledModel, optimizer: PooledOptimizer) -> None:
         self.optimizer = optimizer
         self.small = SmallState(groups, model)
-        self._trained = optimizer_state(groups, model, optimizer) + bias_pieces(model)
+        self._of_model = optimizer_state(groups, model, optimizer) + bias_pieces(model)
 
     def held(self, *, masters_only: bool = False) -> list[Held]:
         """This rank's pieces, as views of the memory that training uses."""
         if masters_only:
-            return [item for item in self._trained if item.piece.key.startswith(f"{MASTER}/")]
-        return self._trained + self.small.held()
+            return [item for item in self._of_model if item.piece.key.startswith(f"{MASTER}/")]
+        return self._of_model + self.small.held()

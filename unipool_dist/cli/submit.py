@@ -147,7 +147,7 @@ def resources_of(name: str, nodes: str, gpus_per_node: int | None, tasks_per_nod
 def _submit_again(run_dir: Path, *, nodes: str | None, limit: str | None, after: str | None, dry_run: bool) -> None:
     from unipool_dist.jobs.folder import JobFolder
     from unipool_dist.jobs.limits import check_time_limit
-    from unipool_dist.jobs.render import on_nodes, overridden, warning
+    from unipool_dist.jobs.render import on_nodes, overridden, warning_option
     from unipool_dist.jobs.submission import check_idle
     from unipool_dist.jobs.submission import submit as hand_in
 
@@ -159,7 +159,7 @@ def _submit_again(run_dir: Path, *, nodes: str | None, limit: str | None, after:
     script = folder.script.read_text(encoding="utf-8")
     options = [f"--time={limit}"] if limit else []
     if limit is not None and "#SBATCH --signal=" not in script:  # it was submitted without a limit
-        options += warning(limit, warning_s)
+        options += warning_option(limit, warning_s)
     options += [f"--dependency=afterok:{after}"] if after else []
     if nodes:
         script = on_nodes(script, nodes, job.tasks_per_node, folder.profile())

@@ -195,12 +195,12 @@ def _keep_downloads(out: Path, partial: Path) -> Path:
 
 def _publish(partial: Path, out: Path) -> None:
     """Make ``partial`` the corpus at ``out``; what was there is set aside first and removed last."""
-    (partial / _LOCK).unlink()
     replaced = out.with_name(out.name + ".replaced")
     if replaced.exists():
         shutil.rmtree(replaced)
     if out.exists():
         out.replace(replaced)
     partial.replace(out)
+    (out / _LOCK).unlink()  # not before: whoever made another would take what is being renamed for left over
     if replaced.exists():
         shutil.rmtree(replaced)

@@ -79,7 +79,7 @@ def options(folder: JobFolder, resources: Resources, profile: Profile) -> list[s
         chosen.append(f"--array={resources.array}")
     if resources.after is not None:
         chosen.append(f"{_AFTER}{resources.after}")
-    chosen += warning(resources.time, profile.warning_s)
+    chosen += warning_option(resources.time, profile.warning_s)
     log = "%A_%a.log" if resources.array is not None else "%j.log"
     return [
         *chosen,
@@ -103,7 +103,7 @@ def _tasks(nodes: str, tasks_per_node: int, profile: Profile) -> list[str]:
     return [f"--cpus-per-task={tasks_per_node * (cpus or 1)}"]
 
 
-def warning(limit: str, warning_s: int) -> list[str]:
+def warning_option(limit: str, warning_s: int) -> list[str]:
     """The option by which SLURM warns the tasks, and not the batch script, before their time is up; if it ever is."""
     return [f"--signal=USR1@{warning_s}"] if warning_s and time_limit_s(limit) is not None else []
 

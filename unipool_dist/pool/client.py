@@ -46,7 +46,7 @@ class PoolClient:
         tokens_TD: Tensor,
         scores_TM: Tensor,
         score_sum_M: Tensor,
-        bias_M: Tensor | None = None,
+        bias_M: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Outputs [T, D] of the pool for one layer's tokens, and the layer's share of the auxiliary loss in training.
 

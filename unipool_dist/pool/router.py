@@ -18,7 +18,7 @@ _SAMPLES = 100_000
 
 
 class Router(nn.Module):
-    """What a layer knows of the experts of its pool."""
+    """Base of all routers: the bias on the choice of experts, if there is one."""
 
     bias: Tensor | None
     """[M] in fp32, added to the scores when experts are chosen and to nothing else; no parameter, but moved by

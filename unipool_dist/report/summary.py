@@ -17,7 +17,11 @@ from unipool_dist.sizing.parameters import count_parameters
 _TAIL = 0.1
 _SAME_IN_A_VARIANT = ("model", "pool", "data", "optimizer", "train")
 _FREE = (
-    *("pool.parallel_size", "pool.stages_per_group", "model.vocab_divisor", "optimizer.deepspeed", "data.verify"),
+    "pool.parallel_size",
+    "pool.stages_per_group",
+    "model.vocab_divisor",
+    "optimizer.deepspeed",
+    "data.verify",
     "train.seed",
 )
 """How a run is made and not what it is, and the seed. Each run has a copy of its DeepSpeed file. Micro-batches are not

@@ -5,8 +5,8 @@ And waiting together, for what takes one rank longer than a collective may wait.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -51,25 +51,15 @@ def on_rank_0(doing: str, work: Callable[[], T], group: dist.ProcessGroup) -> T 
 
     Collectives, over ``group`` (gloo): one all-reduce every two seconds until it is done, then one all_gather_object.
     """
-    results: list[T] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except Exception as error:  # raised again below
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name=doing, daemon=True)
-    if group.rank() == 0:
-        thread.start()
+    executor = ThreadPoolExecutor(1)
+    future = executor.submit(work) if group.rank() == 0 else None
+    executor.shutdown(wait=False)  # takes no more
     done = torch.zeros((), dtype=torch.int32)
     while not done:
-        if group.rank() == 0:
-            thread.join(_ASK_EVERY_S)
-        done = torch.tensor(int(group.rank() == 0 and not thread.is_alive()), dtype=torch.int32)
+        if future is not None:
+            wait([future], _ASK_EVERY_S)
+        done = torch.tensor(int(future is not None and future.done()), dtype=torch.int32)
         dist.all_reduce(done, group=group)
     with failing_together(doing, group):
-        if errors:
-            raise errors[0]
-    return results[0] if results else None
+        result = None if future is None else future.result()
+    return result
