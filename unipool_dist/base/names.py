@@ -1,0 +1,51 @@
+"""Names of files that are found in files: each must stay inside its folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from unipool_dist.base.printable import printable
+
+MAX_NAME_BYTES = 255
+
+
+class OutsideError(ValueError):
+    """A name in a file leads out of its folder, or to something that is not a regular file."""
+
+
+def plain_name(name: object) -> str:
+    """Return ``name`` if it is the name of a file and nothing more: no folder, no ``..``, no control character.
+
+    Raises:
+        OutsideError: it is not.
+    """
+    if not isinstance(name, str) or not name or name in (".", "..") or "/" in name or printable(name) != name:
+        raise OutsideError(f"{printable(repr(name))} is not a plain file name")
+    if len(os.fsencode(name)) > MAX_NAME_BYTES:
+        raise OutsideError(f"a file name has more than {MAX_NAME_BYTES} bytes")
+    return name
+
+
+def regular_inside(folder: Path, name: object, *, nested: bool = False) -> Path:
+    """Return the path of ``name`` in ``folder``, which must be a regular file if it exists at all.
+
+    Args:
+        nested: allow folders in the name (``tokenizer/vocab.json``); each part must be a plain name, and none a link.
+
+    Raises:
+        OutsideError: the name is not plain, or it is a link, folder, pipe or device.
+    """
+    parts = name.split("/") if nested and isinstance(name, str) else [name]
+    path = folder
+    for part in parts:
+        path = path / plain_name(part)
+        try:
+            mode = path.lstat().st_mode
+        except OSError:  # missing: for the caller to find out, with words of its own
+            continue
+        last = part is parts[-1]
+        if not (stat.S_ISREG(mode) if last else stat.S_ISDIR(mode)):
+            raise OutsideError(f"{printable(str(path))} is not a {'regular file' if last else 'folder'}")
+    return path

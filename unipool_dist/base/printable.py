@@ -1,0 +1,29 @@
+"""Text from files and names, made safe to show on a terminal, in a log or on a page."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_KEPT = "\n\t"
+_DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
+_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")  # controls, lone surrogates, separators of lines and of paragraphs
+
+
+def printable(text: object, *, lines: bool = False) -> str:
+    r"""Return ``text`` with every control character escaped, as ``\x1b`` is written in Python.
+
+    Escaped are controls, characters that change the direction of text, and lone surrogates, which no encoding can
+    write. Everything else, in any script, stays.
+
+    Args:
+        lines: keep line ends and tabs.
+    """
+    return "".join(_shown(char, lines) for char in str(text))
+
+
+def _shown(char: str, lines: bool) -> str:
+    if char.isprintable() or (lines and char in _KEPT):
+        return char
+    if char in _DIRECTION or unicodedata.category(char) in _CATEGORIES:
+        return char.encode("unicode_escape").decode("ascii")
+    return char
