@@ -1,7 +1,8 @@
 """The indices behind a training order: built once into a folder, opened by every rank.
 
-Guarantee: the folder appears by a rename, so it holds all indices or does not exist; its name is a hash of all that
-decides them, so a change of corpus, seed or length never meets stale indices.
+Guarantees: the folder appears by a rename, so it holds all indices or does not exist; its name is a hash of all that
+decides them, so a change of corpus, seed or length never meets stale indices; and what was not written by this user,
+or has changed since, is built anew (:mod:`unipool_dist.data.index_files`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from typing import Any
 import numpy as np
 
 from unipool_dist.data.corpus import Corpus
+from unipool_dist.data.index_files import fault, load_array, make_room, private_folder, seal
+from unipool_dist.data.index_size import check_index_size
 from unipool_dist.data.megatron import import_megatron, quiet_megatron
+from unipool_dist.data.token_store import check_token_store
+from unipool_dist.errors import DataError
+
+INDEX_FORMAT = 2  # 1 had Megatron-core's file names and no hashes
+_DIMENSIONS = {"document_index": 1, "sample_index": 2, "shuffle_index": 1}
+"""Megatron-core's three arrays of a dataset, in its order."""
 
 
 @dataclass(frozen=True)
@@ -37,82 +46,119 @@ class SampleIndex:
 
     @property
     def key(self) -> str:
-        """Name of the folder of indices. The path counts because Megatron-core's file names are hashes over it."""
-        path = str(self.corpus.path.absolute())  # unresolved: a link may lead elsewhere on another node
-        identity = [self.corpus.content_hash, path, self.sequence_length, self.num_samples, self.seed, self.shares]
-        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+        """Name of the folder of indices."""
+        identity = [self.corpus.content_hash, self.sequence_length, self.num_samples, self.seed, self.shares]
+        return hashlib.sha256(json.dumps([INDEX_FORMAT, *identity]).encode()).hexdigest()[:24]
 
     def build(self, cache_dir: Path | None, spare_dir: Path | None = None) -> str:
         """Build the indices below ``cache_dir`` (``None``: the corpus's), or if that cannot be written to, below
-        ``spare_dir``, unless they are there; the folder's path."""
-        wanted = cache_dir or self.corpus.path.absolute() / "cache"
-        if not (wanted / self.key).is_dir():
-            wanted = _writable(wanted, spare_dir or _temporary(self.corpus.content_hash))
-        folder = wanted / self.key
-        if not folder.is_dir():
-            incoming = Path(tempfile.mkdtemp(prefix="incoming-", dir=folder.parent))
-            try:
-                self.open(str(incoming))
-                incoming.chmod(0o755)  # mkdtemp's folders are closed to other users
-                incoming.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # else another run was faster, with the same result
-                    raise
-            finally:
-                shutil.rmtree(incoming, ignore_errors=True)
+        ``spare_dir``, unless they are there and sound; the folder's path.
+
+        Raises:
+            DataError: the token stores are damaged, the index would not fit into memory, or there is no place for it.
+        """
+        check_index_size(self.corpus, self.sequence_length, self._wanted())
+        for name in self.shares:
+            check_token_store(self.corpus, name, "train")
+        folder = (cache_dir or self.corpus.path.absolute() / "cache") / self.key
+        if fault(folder, self.key) is None:
+            return str(folder)
+        if not make_room(folder):
+            folder = (spare_dir or _temporary()).absolute() / self.key
+            if fault(folder, self.key) is None:
+                return str(folder)
+            if not make_room(folder):
+                raise DataError(f"{folder} cannot be written: remove what is there, or give a folder that can be")
+        incoming = Path(tempfile.mkdtemp(prefix="incoming-", dir=folder.parent))
+        try:
+            self._write(incoming)
+            seal(incoming, self.key)
+            incoming.rename(folder)
+        except OSError:
+            if fault(folder, self.key) is not None:  # else another run was faster, with the same result
+                raise
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
         return str(folder)
 
     def open(self, folder: str) -> Any:
-        """The dataset whose indices are in ``folder``; Megatron-core makes missing ones if this process may (rank 0).
+        """The dataset whose indices are in ``folder``.
 
         The blend is computed in memory by every rank, being a pure function: megatron-core 0.16 cannot keep it on disk
         without a process group, for which its BlendedMegatronDatasetBuilder fails in a single process. Its warning that
         nothing is kept is held back, as are those of megatron-core 0.19 about the missing group.
+
+        Raises:
+            OSError, ValueError: a file of ``folder`` cannot be read, or is no index.
         """
-        with quiet_megatron():
-            return self._open(folder)
-
-    def _open(self, folder: str) -> Any:
         gpt = import_megatron("datasets.gpt_dataset")
+
+        class LoadedDataset(gpt.GPTDataset):  # type: ignore[name-defined]
+            """Takes its arrays from files of integers; Megatron-core would unpickle whatever lies in their place."""
+
+            def _build_document_sample_shuffle_indices(self) -> tuple[Any, ...]:
+                domain = Path(self.dataset_path).name.removesuffix(".train")
+                return tuple(load_array(_array(Path(folder), domain, kind), n) for kind, n in _DIMENSIONS.items())
+
+        with quiet_megatron():
+            datasets = self._datasets(LoadedDataset, self._options(folder))
+            if len(datasets) == 1:
+                return datasets[0]
+            blended = import_megatron("datasets.blended_dataset")
+            shares = list(self.shares.values())
+            return blended.BlendedDataset(datasets, shares, self.num_samples, self._options(None))
+
+    def _write(self, folder: Path) -> None:
+        """Let Megatron-core build the indices in ``folder``, which is empty and this user's alone."""
+        gpt = import_megatron("datasets.gpt_dataset")
+        with quiet_megatron():
+            for name, dataset in zip(
+                self.shares, self._datasets(gpt.GPTDataset, self._options(str(folder))), strict=True
+            ):
+                prefix = f"{dataset.unique_description_hash}-GPTDataset-train-"
+                for kind in _DIMENSIONS:
+                    (folder / f"{prefix}{kind}.npy").rename(_array(folder, name, kind))
+                (folder / f"{prefix}description.txt").unlink()
+
+    def _wanted(self) -> dict[str, int]:
+        """Samples to index of each domain.
+
+        The blend draws a domain only while it lags behind its share: never more than ceil(n * share) + 1 times.
+        """
+        if len(self.shares) == 1:
+            return dict.fromkeys(self.shares, self.num_samples)
+        return {name: math.ceil(self.num_samples * share) + 1 for name, share in self.shares.items()}
+
+    def _prefix(self, name: str) -> str:
+        return str(self.corpus.prefix(name, "train").absolute())
+
+    def _options(self, folder: str | None) -> Any:
+        return import_megatron("datasets.gpt_dataset").GPTDatasetConfig(
+            random_seed=self.seed,
+            sequence_length=self.sequence_length,
+            blend_per_split=[([self._prefix(name) for name in self.shares], list(self.shares.values())), None, None],
+            tokenizer=self.corpus.tokenizer,
+            reset_position_ids=False,
+            reset_attention_mask=False,
+            eod_mask_loss=False,
+            create_attention_mask=False,
+            path_to_cache=folder,
+        )
+
+    def _datasets(self, kind: Any, options: Any) -> list[Any]:
         train = import_megatron("datasets.utils").Split.train
-        prefixes = [str(self.corpus.prefix(name, "train").absolute()) for name in self.shares]
-        options = {
-            "random_seed": self.seed,
-            "sequence_length": self.sequence_length,
-            "blend_per_split": [(prefixes, list(self.shares.values())), None, None],
-            "tokenizer": self.corpus.tokenizer,
-            "reset_position_ids": False,
-            "reset_attention_mask": False,
-            "eod_mask_loss": False,
-            "create_attention_mask": False,
-        }
-        cached = gpt.GPTDatasetConfig(**options, path_to_cache=folder)
         datasets = []
-        for prefix, share in zip(prefixes, self.shares.values(), strict=True):
-            store = gpt.GPTDataset.build_low_level_dataset(prefix, cached)
-            documents = np.arange(gpt.GPTDataset.numel_low_level_dataset(store), dtype=np.int32)
-            # The blend draws a domain only while it lags behind its share: never more than ceil(n * share) + 1 times.
-            wanted = self.num_samples if len(prefixes) == 1 else math.ceil(self.num_samples * share) + 1
-            datasets.append(gpt.GPTDataset(store, prefix, documents, wanted, train, cached))
-        if len(datasets) == 1:
-            return datasets[0]
-        in_memory = gpt.GPTDatasetConfig(**options, path_to_cache=None)
-        blended = import_megatron("datasets.blended_dataset")
-        return blended.BlendedDataset(datasets, list(self.shares.values()), self.num_samples, in_memory)
+        for name, wanted in self._wanted().items():
+            store = kind.build_low_level_dataset(self._prefix(name), options)
+            documents = np.arange(kind.numel_low_level_dataset(store), dtype=np.int32)
+            datasets.append(kind(store, self._prefix(name), documents, wanted, train, options))
+        return datasets
 
 
-def _writable(folder: Path, spare: Path) -> Path:
-    """``folder``, made if need be, or if it cannot be written to, ``spare``."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK | os.X_OK):
-            return folder
-    except OSError:
-        pass  # a read-only file system, or no permission to make it
-    spare.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return spare.absolute()
+def _array(folder: Path, domain: str, kind: str) -> Path:
+    return folder / f"{domain}.{kind}.npy"
 
 
-def _temporary(content_hash: str) -> Path:
+def _temporary() -> Path:
     """A folder for temporary files of this user, on this machine alone."""
-    return Path(tempfile.gettempdir()) / f"unipool-dist-{os.getuid()}" / content_hash[:24]
+    return private_folder(Path(tempfile.gettempdir()) / f"unipool-dist-{os.geteuid()}")

@@ -1,0 +1,65 @@
+"""The index of a token store (Megatron-core's ``.idx``), checked before Megatron-core opens it.
+
+Megatron-core trusts it: a negative length makes it count for ever, and a pointer may lead outside the tokens.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from unipool_dist.base.reading import open_regular
+from unipool_dist.data.corpus import Corpus, store_dtype
+from unipool_dist.errors import DataError
+
+_MAGIC = b"MMIDIDX\x00\x00"
+_HEADER = struct.Struct("<9sQBQQ")  # magic, version, type of a token, sequences, documents + 1
+_TYPE_CODES = {np.uint16: 8, np.int32: 4}
+
+
+def check_token_store(corpus: Corpus, domain: str, split: Literal["train", "validation"]) -> None:
+    """Refuse a token store whose index does not describe its tokens: sequences one after the other, none empty.
+
+    Raises:
+        DataError: it cannot be read or does not; the message names the file.
+    """
+    path = Path(f"{corpus.prefix(domain, split)}.idx")
+    try:
+        fault = _fault(path, corpus, domain, split)
+    except (OSError, ValueError, struct.error) as error:
+        fault = f"cannot be read ({error})"
+    if fault:
+        raise DataError(f"corpus file {path} {fault}: prepare the corpus anew, or have it copied again")
+
+
+def _fault(path: Path, corpus: Corpus, domain: str, split: Literal["train", "validation"]) -> str | None:
+    record = corpus.domain(domain)
+    documents = record.train_documents if split == "train" else record.validation_documents
+    tokens = record.train_tokens if split == "train" else record.validation_tokens
+    dtype = store_dtype(corpus.vocab_size)
+    with open_regular(path) as file:
+        magic, version, code, sequences, ends = _HEADER.unpack(file.read(_HEADER.size))
+        if (magic, version) != (_MAGIC, 1):
+            return "is no index of tokens"
+        if code != _TYPE_CODES[dtype]:
+            return f"holds tokens of another type than a vocabulary of {corpus.vocab_size:,} has"
+        if (sequences, ends) != (documents, documents + 1):
+            return f"has {sequences:,} sequences instead of the {documents:,} documents in the manifest"
+        data = np.memmap(file, mode="r")
+    if data.size != _HEADER.size + 12 * sequences + 8 * ends:
+        return f"has {data.size:,} bytes, which do not fit {sequences:,} sequences"
+    lengths = np.frombuffer(data, np.int32, sequences, _HEADER.size)
+    pointers = np.frombuffer(data, np.int64, sequences, _HEADER.size + lengths.nbytes)
+    borders = np.frombuffer(data, np.int64, ends, _HEADER.size + lengths.nbytes + pointers.nbytes)
+    if lengths.min() < 1:
+        return f"has a sequence of {lengths.min()} tokens"
+    stops = np.cumsum(lengths, dtype=np.int64)
+    if stops[-1] != tokens:
+        return f"covers {stops[-1]:,} tokens instead of the {tokens:,} in the manifest"
+    starts = (stops - lengths) * np.dtype(dtype).itemsize
+    if not np.array_equal(pointers, starts) or not np.array_equal(borders, np.arange(ends)):
+        return "has sequences that do not follow one another"
+    return None
