@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
+from unipool_dist.base.system_errors import explained
 from unipool_dist.cli.lazy import LazyGroup
 from unipool_dist.errors import UnipoolError
 from unipool_dist.resilience.signal_watch import release_signals
@@ -55,7 +58,30 @@ def cli(context: click.Context) -> None:
 def main() -> None:
     """Entry point. Errors meant for the user are printed without a traceback; exit status 1, or 2 for wrong usage."""
     try:
+        _check_encoding(sys.argv[1:])
         cli()
     except UnipoolError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        _fail(str(error))
+    except (OSError, RuntimeError) as error:
+        sentence = explained(error)
+        if sentence is None:
+            raise
+        _fail(sentence)
+
+
+def _check_encoding(arguments: Sequence[str]) -> None:
+    """Refuse arguments that no file of this program could hold: they are written into configurations and records.
+
+    Exits with status 2 after a line that names the first one.
+    """
+    for argument in arguments:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError as error:
+            shown = argument.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            _fail(f"the argument {shown} is not UTF-8 (after {error.start} characters); convert it", status=2)
+
+
+def _fail(message: str, status: int = 1) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(status)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from unipool_dist.cli.numbers import BYTES, VOCABULARY, Finite
 from unipool_dist.cli.table import aligned
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.manifest import Manifest
@@ -31,11 +32,27 @@ def data() -> None:
     "replaces --corpus.",
 )
 @click.option("--text-field", default="text", show_default=True, help="Field of .jsonl, .parquet and hf: rows.")
-@click.option("--vocab-size", default=4096, show_default=True, help="Pieces of the SentencePiece tokenizer to train.")
+@click.option(
+    "--vocab-size",
+    type=VOCABULARY,
+    default=4096,
+    show_default=True,
+    help="Pieces of the SentencePiece tokenizer to train.",
+)
 @click.option("--gpt2-vocab", type=click.Path(path_type=Path), help="Use GPT-2's BPE instead: its encoder.json ...")
 @click.option("--gpt2-merges", type=click.Path(path_type=Path), help="... and its vocab.bpe.")
-@click.option("--validation-fraction", default=0.04, show_default=True, help="Share of each domain's bytes held out.")
-@click.option("--max-bytes-per-domain", type=int, help="Keep at most this much text per domain, chosen by hash.")
+@click.option(
+    "--validation-fraction",
+    type=Finite(),
+    default=0.04,
+    show_default=True,
+    help="Share of each domain's bytes held out.",
+)
+@click.option(
+    "--max-bytes-per-domain",
+    type=BYTES,
+    help="Keep at most this much text per domain, chosen by hash.",
+)
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder for downloads.  [default: OUT/downloads]")
 @click.option("--force", is_flag=True, help="Replace a corpus prepared with other options.")
 @click.option("--progress/--no-progress", default=None, help="Progress bars.  [default: if stderr is a terminal]")

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from unipool_dist.base.system_errors import explained
+from unipool_dist.cli.numbers import MAX_SECONDS, PROCESSES_HERE, Finite
 from unipool_dist.cli.table import aligned
 from unipool_dist.config import Config, load_config, resolve_config
 from unipool_dist.errors import UnipoolError
@@ -30,11 +32,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("arguments", nargs=-1, metavar="[CONFIG] [SECTION.FIELD=VALUE ...]")
-@click.option("--nproc", type=click.IntRange(min=1), help="Start this many processes on this machine.")
+@click.option("--nproc", type=PROCESSES_HERE, help="Start this many processes on this machine.")
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(min=1),
+    type=Finite(min=1, max=MAX_SECONDS),
     default=60.0,
     show_default=True,
     metavar="SECONDS",
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--time-limit",
     "time_limit_s",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0, max=MAX_SECONDS),
     default=120.0,
     show_default=True,
     metavar="SECONDS",
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--disk-mb",
-    type=click.IntRange(min=4),
+    type=click.IntRange(min=4, max=1_000_000),
     default=64,
     show_default=True,
     help="What each node writes to measure the disk, in 10^6 bytes.",
@@ -121,8 +123,9 @@ def _take_part(
         examination = Examination(settings, environment, clear_and_publish, progress)
         try:
             status = examination.run()
-        except UnipoolError as error:
-            sys.stderr.write(f"error (rank {environment.rank}): {error}\n")  # print() may cut it in two
+        except (UnipoolError, OSError) as error:
+            message = explained(error) if isinstance(error, OSError) else None
+            sys.stderr.write(f"error (rank {environment.rank}): {message or error}\n")  # print() may cut it in two
             sys.stderr.flush()
             return 1
         except SystemExit as ended:  # by a signal

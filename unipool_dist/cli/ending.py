@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 
+from unipool_dist.base.system_errors import explained
 from unipool_dist.config import Config
 from unipool_dist.errors import CommunicationError, UnipoolError
 from unipool_dist.topology.environment import Environment
@@ -16,7 +17,8 @@ from unipool_dist.topology.environment import Environment
 
 @contextmanager
 def ending_clearly(environment: Environment, config: Config) -> Iterator[None]:
-    """Run the body, this process's part; an error for the user ends the process with status 1.
+    """Run the body, this process's part; an error for the user, or of the operating system, ends the process
+    with status 1.
 
     Without the usual clean-up: waiting for a process group that has lost a member can take for ever, and the launcher
     ends the others.
@@ -25,16 +27,21 @@ def ending_clearly(environment: Environment, config: Config) -> Iterator[None]:
         yield
     except UnipoolError as error:
         _stop(environment, f"{error}")
-    except (dist.DistError, RuntimeError) as error:
+    except (dist.DistError, RuntimeError, ConnectionError, TimeoutError) as error:
         if not _is_communication_failure(error):
             raise
         _stop(environment, f"{_communication_error(config, environment, error)}")
+    except OSError as error:
+        sentence = explained(error)
+        if sentence is None:
+            raise
+        _stop(environment, sentence)
 
 
 def _is_communication_failure(error: Exception) -> bool:
     text = str(error).lower()
     signs = ("gloo", "nccl", "connection", "timed out", "timeout", "socket", "peer", "tcpstore")
-    return isinstance(error, dist.DistError) or any(sign in text for sign in signs)
+    return isinstance(error, dist.DistError | ConnectionError | TimeoutError) or any(sign in text for sign in signs)
 
 
 def _communication_error(config: Config, environment: Environment, error: Exception) -> CommunicationError:

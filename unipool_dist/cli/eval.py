@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from unipool_dist.cli.inference import Use, chosen_batches, count_bar, on_every_rank, sequences_option, use_options
+from unipool_dist.cli.numbers import COUNT
 from unipool_dist.cli.table import aligned
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Directory with the data of tasks, one folder each; heldout needs none.",
 )
-@click.option("--task-limit", type=click.IntRange(min=1), metavar="N", help="Ask only the first N questions of a task.")
+@click.option("--task-limit", type=COUNT, metavar="N", help="Ask only the first N questions of a task.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 @use_options
 def eval(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from unipool_dist.cli.numbers import PER_NODE, PER_NODE_OR_NONE, PROCESSES, PROCESSES_HERE
 from unipool_dist.cli.submit import check_corpora, check_time, resources_of, tell_submitted
 from unipool_dist.cli.table import aligned
 from unipool_dist.experiment.plan import Run, check_unchanged, planned_runs, resolved_configs
@@ -39,15 +40,15 @@ class _Asked:
 
 @click.command()
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--jobs", type=click.IntRange(min=1), help="Runs at a time.  [default: 1; with --slurm: no limit]")
-@click.option("--nproc", type=click.IntRange(min=1), help="Processes of each run on this machine.  [default: 1]")
+@click.option("--jobs", type=PROCESSES, help="Runs at a time.  [default: 1; with --slurm: no limit]")
+@click.option("--nproc", type=PROCESSES_HERE, help="Processes of each run on this machine.  [default: 1]")
 @click.option("--only", metavar="VARIANT[,...]", help="Leave out all other variants.")
 @click.option("--seeds", metavar="N[,...]", help="Leave out all other seeds.")
 @click.option("--dry-run", is_flag=True, help="List the runs and how far they are; with --slurm print the script.")
 @click.option("--slurm", is_flag=True, help="Submit the runs that are not done as one job array instead.")
 @click.option("--nodes", metavar="N|MIN-MAX", help="--slurm: nodes of each run.  [default: 1]")
-@click.option("--gpus-per-node", type=click.IntRange(min=0), help="--slurm: GPUs, and processes, on each node.")
-@click.option("--tasks-per-node", type=click.IntRange(min=1), help="--slurm: processes on each node, without GPUs.")
+@click.option("--gpus-per-node", type=PER_NODE_OR_NONE, help="--slurm: GPUs, and processes, on each node.")
+@click.option("--tasks-per-node", type=PER_NODE, help="--slurm: processes on each node, without GPUs.")
 @click.option("--time", "limit", metavar="T", help="--slurm: time limit of one start of a run: 24:00:00.")
 @click.option("--profile", type=click.Path(path_type=Path), help="--slurm: what to know of this cluster.")
 def experiment(

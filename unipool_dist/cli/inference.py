@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ import click
 from click.core import ParameterSource
 
 from unipool_dist.checkpoint.offline.counting import Count
+from unipool_dist.cli.numbers import PROCESSES_HERE, STEP
 from unipool_dist.errors import UnipoolError
 from unipool_dist.resilience.orphans import end_with_launcher
 from unipool_dist.topology.environment import read_environment
@@ -41,10 +43,8 @@ class Use:
 def use_options(command: F) -> F:
     """RUN, overrides, ``--step`` and ``--nproc``; they reach the command as the keyword arguments of :class:`Use`."""
     for decorate in (
-        click.option("--nproc", type=click.IntRange(min=1), help="Start this many processes on this machine."),
-        click.option(
-            "--step", type=click.IntRange(min=0), metavar="N", help="Checkpoint to use.  [default: newest whole one]"
-        ),
+        click.option("--nproc", type=PROCESSES_HERE, help="Start this many processes on this machine."),
+        click.option("--step", type=STEP, metavar="N", help="Checkpoint to use.  [default: newest whole one]"),
         click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE ...]"),
         click.argument("run", type=click.Path(path_type=Path)),
     ):
@@ -121,8 +121,10 @@ def _sequences(text: str | None) -> int | Literal["all"] | None:
     """``None``: as many as in training."""
     if text is None or text == "all":
         return text  # type: ignore[return-value]
-    if not text.isdecimal() or int(text) == 0:
-        raise click.BadParameter(f"{text!r} is neither a number above 0 nor `all`", param_hint="--sequences")
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) == 0:
+        raise click.BadParameter(
+            f"{text!r} is neither a number from 1 to 999999999 nor `all`", param_hint="--sequences"
+        )
     return int(text)
 
 

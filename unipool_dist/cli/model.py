@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from unipool_dist.cli.checkpoint.common import json_option, print_json, size
+from unipool_dist.cli.numbers import PROCESSES
 from unipool_dist.cli.table import aligned
 from unipool_dist.config import Config, config_text, load_config, resolve_config
 from unipool_dist.config.deepspeed import read_deepspeed_config
@@ -24,7 +25,7 @@ from unipool_dist.sizing.parameters import ParameterCounts, count_parameters
 @click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE ...]")
 @click.option(
     "--nproc",
-    type=click.IntRange(min=1),
+    type=PROCESSES,
     help="Processes.  [default: as many as CONFIG asks for; with parallel.dp=auto, as few as can own the pool]",
 )
 @click.option("--resolved", is_flag=True, help="Print the whole configuration instead, with nothing left open.")

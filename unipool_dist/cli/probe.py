@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from unipool_dist.cli.inference import Use, chosen_batches, count_bar, on_every_rank, sequences_option, use_options
+from unipool_dist.cli.numbers import COUNT
 from unipool_dist.cli.table import aligned
 from unipool_dist.errors import UnipoolError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--against", type=click.Path(path_type=Path), metavar="RUN", help="Draw the probe of this run beside.")
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Random routings of each kind.")
+@click.option("--seeds", type=COUNT, default=3, show_default=True, help="Random routings of each kind.")
 @sequences_option
 @use_options
 def probe(against: Path | None, seeds: int, sequences: int | Literal["all"] | None, **use: Any) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from unipool_dist.cli.numbers import PER_NODE, PER_NODE_OR_NONE, PROCESSES
 from unipool_dist.errors import UnipoolError
 
 if TYPE_CHECKING:
@@ -23,14 +24,14 @@ _TIME = re.compile(r"\d+|\d+:\d+(:\d+)?|\d+-\d+(:\d+){0,2}|UNLIMITED")
 @click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path), required=False)
 @click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE ...]")
 @click.option("--nodes", metavar="N|MIN-MAX", help="Nodes; with a range, as many of these as there are.")
-@click.option("--gpus-per-node", type=click.IntRange(min=0), help="GPUs, and processes, on each node; 0: none.")
-@click.option("--tasks-per-node", type=click.IntRange(min=1), help="Processes on each node, if there are no GPUs.")
+@click.option("--gpus-per-node", type=PER_NODE_OR_NONE, help="GPUs, and processes, on each node; 0: none.")
+@click.option("--tasks-per-node", type=PER_NODE, help="Processes on each node, if there are no GPUs.")
 @click.option("--time", "limit", metavar="T", help="Time limit of one start of the job, as sbatch takes it: 24:00:00.")
 @click.option("--name", help="Name of the job; default: that of CONFIG.")
 @click.option("--profile", "profile_path", type=click.Path(path_type=Path), help="What to know of this cluster.")
 @click.option("--after", metavar="JOBID[:JOBID...]", help="Start when these jobs have ended with success.")
 @click.option("--sweep", "sweeps", multiple=True, metavar="FIELD=V1,V2", help="A job array, one run for each value.")
-@click.option("--max-parallel", type=click.IntRange(min=1), help="Runs of a sweep at a time.")
+@click.option("--max-parallel", type=PROCESSES, help="Runs of a sweep at a time.")
 @click.option("--doctor", is_flag=True, help="Look at the nodes first; start the run only if they are well.")
 @click.option("--no-requeue", is_flag=True, help="Let the run end when it is preempted or fails.")
 @click.option("--template", type=click.Path(path_type=Path), help="Batch script instead of slurm/job.sbatch.j2.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from unipool_dist.cli.numbers import PROCESSES_HERE, STEP
 from unipool_dist.config import Config, load_config, resolve_config
 from unipool_dist.resilience.orphans import end_with_launcher
 from unipool_dist.resilience.signals import StopSignals
@@ -16,9 +17,9 @@ from unipool_dist.topology.environment import signalled_twice
 @click.command()
 @click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE ...]")
-@click.option("--nproc", type=click.IntRange(min=1), help="Start this many processes on this machine.")
+@click.option("--nproc", type=PROCESSES_HERE, help="Start this many processes on this machine.")
 @click.option("--resume", is_flag=True, help="Go on from the newest whole checkpoint; begin if there is none yet.")
-@click.option("--from", "from_step", type=click.IntRange(min=0), metavar="STEP", help="Resume from this checkpoint.")
+@click.option("--from", "from_step", type=STEP, metavar="STEP", help="Resume from this checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that run.dir already holds, checkpoints included.")
 def train(
     config_path: Path,

@@ -13,10 +13,11 @@ import click
 
 from unipool_dist.checkpoint.offline.counting import Count
 from unipool_dist.checkpoint.offline.locate import Located, locate
+from unipool_dist.cli.numbers import STEP
 
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 step_option = click.option(
-    "--step", type=click.IntRange(min=0), metavar="N", help="The checkpoint of this step.  [default: newest whole one]"
+    "--step", type=STEP, metavar="N", help="The checkpoint of this step.  [default: newest whole one]"
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 

@@ -18,6 +18,7 @@ from unipool_dist.cli.checkpoint.common import (
     size,
     step_option,
 )
+from unipool_dist.cli.numbers import Finite
 from unipool_dist.resilience.lock import RunLock
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--max-shard-size-gb",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True, max=1e9),
     default=5.0,
     show_default=True,
     help="Weights in one file, in 10^9 bytes; also what the export needs in memory.",

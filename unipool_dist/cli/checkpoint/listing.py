@@ -13,6 +13,7 @@ from unipool_dist.checkpoint.manifest import join_faults, read_manifest
 from unipool_dist.checkpoint.offline.locate import checkpoint_folders
 from unipool_dist.checkpoint.offline.survey import Entry, step_in_name, survey, thorough_faults
 from unipool_dist.cli.checkpoint.common import byte_bar, json_option, layout, print_json, run_argument, size
+from unipool_dist.cli.numbers import STEP
 from unipool_dist.cli.table import aligned
 from unipool_dist.errors import CheckpointError
 
@@ -41,7 +42,7 @@ def list_(run: Path, as_json: bool) -> None:
 
 @click.command()
 @run_argument
-@click.option("--step", type=click.IntRange(min=0), metavar="N", help="Only the checkpoint of this step.")
+@click.option("--step", type=STEP, metavar="N", help="Only the checkpoint of this step.")
 @json_option
 def verify(run: Path, step: int | None, as_json: bool) -> None:
     """Read every byte of RUN's checkpoints and compare it with their manifests.

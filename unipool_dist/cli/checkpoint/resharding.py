@@ -17,6 +17,7 @@ from unipool_dist.cli.checkpoint.common import (
     size,
     step_option,
 )
+from unipool_dist.cli.numbers import PROCESSES
 from unipool_dist.cli.rundir import CONFIG_FILE
 from unipool_dist.config import dump_config
 from unipool_dist.resilience.lock import RunLock
@@ -29,7 +30,7 @@ from unipool_dist.resilience.lock import RunLock
 @click.option(
     "--files",
     "num_files",
-    type=click.IntRange(min=1),
+    type=PROCESSES,
     default=1,
     show_default=True,
     help="Files to make of the tensors.",
