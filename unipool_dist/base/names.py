@@ -9,6 +9,8 @@ from pathlib import Path
 from unipool_dist.base.printable import printable
 
 MAX_NAME_BYTES = 255
+MAX_PATH_BYTES = 3500
+"""Linux takes 4095; what is written below a directory has names of its own."""
 
 
 class OutsideError(ValueError):
@@ -26,6 +28,23 @@ def plain_name(name: object) -> str:
     if len(os.fsencode(name)) > MAX_NAME_BYTES:
         raise OutsideError(f"a file name has more than {MAX_NAME_BYTES} bytes")
     return name
+
+
+def path_text(text: str) -> str:
+    """Return ``text`` if it can be the path of a file or folder; whether there is one is not asked.
+
+    Raises:
+        ValueError: it is empty, has a control character or half of a surrogate pair, or is too long.
+    """
+    if not text:
+        raise ValueError("a path cannot be empty")
+    if printable(text) != text:
+        raise ValueError("a path cannot have control characters or bytes that are not UTF-8")
+    if any(len(name.encode()) > MAX_NAME_BYTES for name in text.split("/")):
+        raise ValueError(f"a name in a path cannot have more than {MAX_NAME_BYTES} bytes")
+    if len(text.encode()) > MAX_PATH_BYTES:
+        raise ValueError(f"a path cannot have more than {MAX_PATH_BYTES:,} bytes")
+    return text
 
 
 def regular_inside(folder: Path, name: object, *, nested: bool = False) -> Path:

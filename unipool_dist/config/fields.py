@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, TypeGuard, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
+
+_SPELLED = {"yes": True, "on": True, "no": False, "off": False}
+
+
+def _spelled(value: Any) -> Any:
+    return _SPELLED.get(value.lower(), value) if isinstance(value, str) else value
+
+
+Flag = Annotated[bool, BeforeValidator(_spelled)]
+"""A field that is true or false; ``yes``, ``no``, ``on`` and ``off`` are taken as YAML 1.1 has them."""
 
 
 def allowed(annotation: Any, limits: Iterable[Any] = ()) -> str:

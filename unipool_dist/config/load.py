@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from unipool_dist.base.names import path_text
+from unipool_dist.base.printable import printable
+from unipool_dist.base.yaml_text import parse_yaml, read_yaml
 from unipool_dist.config.fields import allowed, fields_of, is_section, mapping_values
 from unipool_dist.config.sections import Config
 from unipool_dist.errors import ConfigError
+
+_MAX_BASES = 16
 
 
 def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
@@ -46,9 +52,9 @@ def config_text(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def _read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _read_with_bases(path: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """The values of ``path`` over those of its ``base``; ``above`` are the files that led here."""
-    values = _read_yaml(path)
+    values = _read_sections(path)
     base = values.pop("base", None)
     if base is None:
         return values
@@ -56,10 +62,16 @@ def _read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]
         raise ConfigError(
             f"{path}: base={_shown(base)} must be the path of another configuration, relative to this one"
         )
-    above, base_path = (*above, path.resolve()), path.parent / base
-    if base_path.resolve() in above:
+    try:
+        base_path = path.parent / path_text(base)
+    except ValueError as error:
+        raise ConfigError(f"{path}: base={_shown(base)}: {error}") from None
+    above = (*above, os.path.realpath(path))
+    if os.path.realpath(base_path) in above:
         raise ConfigError(f"{path}: base={base} leads back to a file that this one is the base of; remove one of them")
-    if not base_path.exists():
+    if len(above) > _MAX_BASES:
+        raise ConfigError(f"{path}: base={base} is the {len(above)}th file in a row; put some of them into one")
+    if not os.path.exists(base_path):
         raise ConfigError(
             f"{path}: base={base} is not there; give the path of another configuration, relative to {path}"
         )
@@ -76,13 +88,13 @@ def _merged(under: dict[str, Any], over: dict[str, Any], schema: type[BaseModel]
     return merged
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_sections(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = read_yaml(path)
     except FileNotFoundError:
         raise ConfigError(f"no configuration at {path}; the ones that come with the project are in configs/") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{printable(path)} cannot be read as YAML: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -101,8 +113,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"override {override!r}: {key} is not a section")
     try:
-        node[keys[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        node[keys[-1]] = parse_yaml(text)
+    except ValueError as error:
         raise ConfigError(f"override {override!r}: the value cannot be read as YAML: {error}") from None
 
 

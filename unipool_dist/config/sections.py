@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from unipool_dist.config.fields import Flag
+
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -96,7 +98,7 @@ class ParallelSection(Section):
     schedule: Literal["lockstep_1f1b", "lockstep_gpipe"] = Field(
         "lockstep_1f1b", description="order of forward and backward passes; 1f1b holds fewer micro-batches in memory"
     )
-    recompute: bool = Field(False, description="recompute dense segments in backward instead of keeping activations")
+    recompute: Flag = Field(False, description="recompute dense segments in backward instead of keeping activations")
     timeout_s: Positive = Field(600.0, description="seconds after which a stuck collective ends the run")
 
 
@@ -146,7 +148,7 @@ class LogSection(Section):
     """What is written down, and how often."""
 
     interval: Count = Field(1, description="steps between console lines and metrics.jsonl objects")
-    tensorboard: bool = Field(True, description="write event files into the run directory")
+    tensorboard: Flag = Field(True, description="write event files into the run directory")
 
 
 class CheckpointSection(Section):
@@ -159,7 +161,7 @@ class CheckpointSection(Section):
     keep_every: Annotated[int, Field(ge=0)] = Field(
         0, description="checkpoints of steps that this divides are kept for good; 0: none"
     )
-    asynchronous: bool = Field(True, description="write beside training, from a copy in host memory")
+    asynchronous: Flag = Field(True, description="write beside training, from a copy in host memory")
     verify: Literal["hash", "size"] = Field(
         "hash", description="before loading, files are read whole and compared with the manifest, or only their sizes"
     )

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from unipool_dist.base.printable import printable
+from unipool_dist.base.yaml_text import read_yaml
 from unipool_dist.errors import ConfigError
 
 FROZEN_FILE = "experiment.yaml"
@@ -58,11 +60,11 @@ def read_experiment(path: Path) -> Experiment:
         ConfigError: it cannot be read, or is no experiment; all faults are named at once.
     """
     try:
-        values: Any = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
+        values = read_yaml(path)
     except FileNotFoundError:
         raise ConfigError(f"no experiment at {path}; docs/experiments.md shows what one looks like") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{printable(path)} cannot be read as YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must be a mapping of {', '.join(Experiment.model_fields)}")
     if isinstance(values.get("variants"), dict):  # `name:` alone is the base as it is
@@ -92,19 +94,6 @@ def freeze_experiment(experiment: Experiment) -> None:
         draft.replace(path)
     except OSError as error:
         raise ConfigError(f"output={experiment.output} cannot be written: {error}; choose another directory") from None
-
-
-class _OnceLoader(yaml.SafeLoader):
-    """Refuses a mapping that has a key twice: YAML takes the last without a word, and a variant would be gone."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            name = str(key.value)
-            if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{name} is there twice", key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep)
 
 
 def _faults(experiment: Experiment) -> list[str]:

@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from unipool_dist.base.printable import printable
+from unipool_dist.base.yaml_text import read_yaml
+from unipool_dist.config.fields import Flag
 from unipool_dist.errors import ConfigError
 
 PROFILE_VARIABLE = "UNIPOOL_DIST_PROFILE"
@@ -40,7 +42,7 @@ class Profile(_Part):
     qos: str | None = Field(None, description="--qos")
     constraint: str | None = Field(None, description="--constraint, features that the nodes must have")
     reservation: str | None = Field(None, description="--reservation")
-    exclusive: bool = Field(False, description="--exclusive, whole nodes")
+    exclusive: Flag = Field(False, description="--exclusive, whole nodes")
     gpu_type: str | None = Field(None, description="type of GPU, as in --gpus-per-node=TYPE:8")
     gpu_option: Literal["gpus-per-node", "gres"] = Field(
         "gpus-per-node", description="how GPUs are asked for; gres: --gres=gpu:8, for old clusters"
@@ -79,9 +81,9 @@ def load_profile(path: Path | None) -> Profile:
     if path is None:
         return Profile()
     try:
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"profile {path} cannot be read: {error}; slurm/profiles/ has examples") from None
+        values = read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"profile {printable(path)} cannot be read: {error}; slurm/profiles/ has examples") from None
     return parse_profile(values if values is not None else {}, str(path))
 
 
