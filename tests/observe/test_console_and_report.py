@@ -38,9 +38,19 @@ def test_train_line_shows_every_number_with_its_unit() -> None:
         assert part in line
 
 
+def test_the_highest_of_a_window_stands_beside_its_mean() -> None:
+    highest = {"loss_max": 6.5, "aux_loss_max": 0.02, "grad_norm_max": 321.0}
+    line = train_line(RECORD | highest, total_steps=100, maxima=True)
+    assert "loss  5.2500 (max  6.5000)  aux  0.01010 (max  0.02000)  grad norm    1.500 (max  321.000)" in line
+    assert "max" not in train_line(RECORD | highest, total_steps=100)
+
+
 def test_lines_of_different_steps_and_domains_line_up() -> None:
     late = RECORD | {"step": 100, "loss": 10.5, "grad_norm": 123.4, "tokens_per_s": 1234567.0}
     assert len(train_line(RECORD, 100)) == len(train_line(late, 100))
+    highest = {"loss_max": 6.5, "aux_loss_max": 0.02, "grad_norm_max": 321.0}
+    short, long = (train_line(record | highest, 100, maxima=True) for record in (RECORD, late))
+    assert len(short) == len(long)
     lines = [validation_line(5, 100, "web", 3.0, 1.5, 6.2), validation_line(100, 100, "documentation", 10.0, 2.25, 7.0)]
     assert len(lines[0]) == len(lines[1])
     assert "loss  3.0000  (unigram  6.2000)   1.500 bits/byte" in lines[0]
@@ -114,6 +124,17 @@ def test_curves_hold_the_recorded_losses() -> None:
     assert curves.train == ([7], [5.25])
     assert curves.validation == {"web": ([7], [3.0]), "code": ([7], [2.0])}
     assert curves.tokens_per_step == 4096
+
+
+def test_the_highest_loss_of_a_window_is_drawn_above_its_mean() -> None:
+    """Of files of a version that recorded single steps, and of a run that went on from them, too."""
+    old, new = [RECORD | {"step": step, "tokens": step} for step in (1, 2)]
+    new |= {"window_steps": 2, "loss_max": 7.0}
+    curves = collect_losses([old, new])
+    assert (curves.train, curves.train_max) == (([1, 2], [5.25, 5.25]), [5.25, 7.0])
+    (band,) = axes_of(loss_figure(curves, "run")).collections
+    assert band.get_paths()[0].get_extents().y1 == 7.0
+    assert not axes_of(loss_figure(collect_losses([old]), "run")).collections, "one step is its own maximum"
 
 
 def axes_of(figure: Figure) -> Axes:

@@ -118,6 +118,20 @@ def test_numbers_of_the_end_of_a_run(tmp_path: Path) -> None:
     assert run.effective_experts == pytest.approx(np.exp(-(p * np.log(p)).sum()))
 
 
+def test_every_step_counts_the_same_in_the_training_loss(tmp_path: Path) -> None:
+    """Lines of windows of many steps and of few, and such of a version that recorded single steps."""
+    run_dir = make_run(tmp_path / "run")
+    path = run_dir / "metrics.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        if "loss" in record:
+            record |= {"loss": 1.0} if record["step"] < 79 else {"loss": 3.0, "window_steps": 10}
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    run = read_run(run_dir, "run", 1)
+    assert run.windows == [1] * 78 + [10] * 2
+    assert summarize_run(run).training_loss == pytest.approx((6 * 1.0 + 20 * 3.0) / 26)
+
+
 def test_only_the_end_of_training_counts_for_the_use_of_experts(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run")
     path = run_dir / "expert_usage.jsonl"
@@ -167,6 +181,7 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
         ("metrics.jsonl", 3, "nonsense"),
         ("metrics.jsonl", 4, '{"step": 4, "loss": 3.0}'),
         ("metrics.jsonl", 5, '{"step": 5, "loss": NaN, "tokens": 1, "tokens_per_s": 1}'),
+        ("metrics.jsonl", 6, '{"step": 6, "loss": 1, "tokens": 1, "tokens_per_s": 1, "window_steps": 0}'),
         ("expert_usage.jsonl", 79, '{"step": 79, "num_pools": 1, "counts": [[1, -1]]}'),
         ("expert_usage.jsonl", 2, "nonsense"),
     ):

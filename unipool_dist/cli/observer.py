@@ -45,7 +45,7 @@ class RunObserver:
             }
             self._writer.train({**record, **numbers})
             self._writer.usage(int(record["step"]), counts, self._num_pools)
-        click.echo(train_line(record, self._config.train.steps))
+        click.echo(train_line(record, self._config.train.steps, maxima=self._config.log.interval > 1))
 
     def validation(self, step: int, losses: Mapping[str, float]) -> None:
         domains = self._corpus.domains

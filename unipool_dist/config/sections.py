@@ -147,7 +147,9 @@ class TrainSection(Section):
 class LogSection(Section):
     """What is written down, and how often."""
 
-    interval: Count = Field(1, description="steps between console lines and metrics.jsonl objects")
+    interval: Count = Field(
+        1, description="steps between console lines and metrics.jsonl objects, which have their means and maxima"
+    )
     tensorboard: Flag = Field(True, description="write event files into the run directory")
 
 

@@ -16,7 +16,8 @@ from unipool_dist.config import Config
 from unipool_dist.engine.evaluate import Evaluation, Sequences
 from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.engine.progress import Beat, unheard
-from unipool_dist.engine.step import StepResult, TrainStep
+from unipool_dist.engine.step import TrainStep
+from unipool_dist.engine.window import Window
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.topology.groups import ParallelGroups
 
@@ -25,7 +26,7 @@ class Observer(Protocol):
     """Told of a run's progress, on rank 0 only."""
 
     def train(self, record: Mapping[str, float | int], assignments: Tensor) -> None:
-        """One logged step; ``assignments`` are those of that step, int64 [L, M]."""
+        """The steps since the last line; ``assignments`` are their sum, int64 [L, M]."""
 
     def validation(self, step: int, losses: Mapping[str, float]) -> None:
         """Mean token loss of every domain, nats."""
@@ -75,6 +76,8 @@ class Trainer:
         """Train from ``first_step`` to the end, or until it should stop; return the reason for that, else ``None``.
 
         Evaluates every ``train.eval_interval`` steps and after the last; when it should stop, only after the last.
+        The observer hears of every step once: of those since it was told last, every ``log.interval`` steps, after the
+        last, and when it should stop.
 
         Args:
             observer: on rank 0, else ``None``.
@@ -87,6 +90,7 @@ class Trainer:
         """
         train = self._config.train
         clock = _Clock(train.global_batch_size * self._config.model.sequence_length)
+        window = Window()
         for step in range(first_step, train.steps + 1):
             consumed = (step - 1) * train.global_batch_size
             self._beat("beginning", step=step)
@@ -94,14 +98,16 @@ class Trainer:
             self._model.exchange.reset_traffic()
             result = self.step.run(step, batches)
             clock.steps += 1
+            window.add(result)
             last = step == train.steps
             self._beat("agreeing whether to stop")
             reason = should_stop()
             if step % self._config.log.interval == 0 or last or reason:
                 self._beat("reporting")
-                record = self._record(step, result, *clock.lap())
+                record = self._record(step, result.lr, window, *clock.lap())
                 if observer is not None:
-                    observer.train(record, result.assignments)
+                    observer.train(record, window.assignments)
+                window = Window()
             with clock.stopped():
                 due = train.eval_interval > 0 and step % train.eval_interval == 0 and not reason
                 # After the last step even if told to stop: no resumed run would make up for it.
@@ -120,18 +126,20 @@ class Trainer:
         self._beat(f"reading micro-batch {microbatch}")
         return self._get_batch(consumed_samples, microbatch)
 
-    def _record(self, step: int, result: StepResult, tokens_per_s: float, step_time_s: float) -> dict[str, float | int]:
-        """Collectives: one all-reduce over the world; then one over the pool group and one over the world."""
+    def _record(
+        self, step: int, lr: float, window: Window, tokens_per_s: float, step_time_s: float
+    ) -> dict[str, float | int]:
+        """What is logged of the steps up to ``step``; ``lr`` and the imbalance are those of the last of them.
+
+        Collectives: one all-reduce over the world; then one over the pool group and one over the world."""
         memory = torch.tensor(_peak_memory_bytes(self._groups.device), dtype=torch.int64, device=self._groups.device)
         dist.all_reduce(memory, op=dist.ReduceOp.MAX, group=self._groups.world)
         imbalance = self._rank_imbalance()
         tokens = step * self._config.train.global_batch_size * self._config.model.sequence_length
         return {
             "step": step,
-            "loss": result.loss,
-            "aux_loss": result.aux_loss,
-            "grad_norm": result.grad_norm,
-            "lr": result.lr,
+            **window.numbers(),
+            "lr": lr,
             "tokens": tokens,
             "tokens_per_s": tokens_per_s,
             "step_time_s": step_time_s,

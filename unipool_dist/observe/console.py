@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from unipool_dist.observe.metrics import TRAIN_KEYS
 
 
-def train_line(record: Mapping[str, float | int], total_steps: int) -> str:
+def train_line(record: Mapping[str, float | int], total_steps: int, *, maxima: bool = False) -> str:
     """Step, loss (nats per token), auxiliary loss, gradient norm, learning rate, tokens/s, and memory if it is known.
+
+    With ``maxima`` the highest loss, auxiliary loss and gradient norm of the window stand beside their means.
 
     ``record`` is what :meth:`~unipool_dist.observe.metrics.MetricsWriter.train` takes; ``memory_bytes`` in it is the
     largest of any rank.
@@ -16,9 +18,9 @@ def train_line(record: Mapping[str, float | int], total_steps: int) -> str:
     assert all(key in record for key in TRAIN_KEYS), sorted(record)
     parts = [
         _step(int(record["step"]), total_steps),
-        f"loss {record['loss']:7.4f}",
-        f"aux {record['aux_loss']:8.5f}",
-        f"grad norm {record['grad_norm']:8.3f}",
+        _mean_and_maximum(record, "loss", "loss", "7.4f", maxima),
+        _mean_and_maximum(record, "aux", "aux_loss", "8.5f", maxima),
+        _mean_and_maximum(record, "grad norm", "grad_norm", "8.3f", maxima),
         f"lr {record['lr']:8.2e}",
         f"{record['tokens_per_s']:9,.0f} tokens/s",
     ]
@@ -51,6 +53,11 @@ def checkpoint_line(step: int, total_steps: int, num_bytes: int, write_s: float,
         f"{_step(step, total_steps)}  checkpoint  {num_bytes / 1e6:,.1f} MB in {write_s:.2f} s, training waited "
         f"{stall_s:.3f} s"
     )
+
+
+def _mean_and_maximum(record: Mapping[str, float | int], label: str, key: str, form: str, maxima: bool) -> str:
+    highest = f" (max {record[f'{key}_max']:{form}})" if maxima else ""
+    return f"{label} {record[key]:{form}}{highest}"
 
 
 def _step(step: int, total_steps: int) -> str:

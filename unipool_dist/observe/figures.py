@@ -29,6 +29,8 @@ class LossCurves:
     validation: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     unigram_entropy: dict[str, float] = field(default_factory=dict)
     tokens_per_step: float | None = None
+    train_max: list[float] = field(default_factory=list)
+    """Beside each training loss the highest of its window; of a record of one step that loss itself. May be empty."""
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -38,12 +40,18 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def loss_figure(curves: LossCurves, run_name: str) -> Figure:
-    """Training loss; per domain, validation loss and, dashed in the same colour, the unigram entropy."""
+    """Training loss, up to the highest of each window; per domain, validation loss and, dashed in the same colour, the
+    unigram entropy."""
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     axes = figure.add_subplot()
     steps, losses = curves.train
     smooth = len(steps) >= SMOOTH_FROM_STEPS
-    axes.plot(steps, losses, color="0.6", linewidth=0.8 if smooth else 1.5, label="training", zorder=1)
+    several = any(highest > loss for highest, loss in zip(curves.train_max, losses, strict=False))
+    label = "training, mean since\nthe point before" if several else "training"
+    axes.plot(steps, losses, color="0.6", linewidth=0.8 if smooth else 1.5, label=label, zorder=1)
+    if several:
+        band = axes.fill_between(steps, losses, curves.train_max, color="0.6", alpha=0.3, linewidth=0)
+        band.set_label("training, up to the\nhighest step")
     if smooth:
         axes.plot(steps, running_mean(losses, len(losses) // 60), color="0.2", label="training, smoothed", zorder=2)
     colours = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]

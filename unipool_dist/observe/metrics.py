@@ -22,6 +22,8 @@ USAGE_FILE = "expert_usage.jsonl"
 TENSORBOARD_DIR = "tensorboard"
 
 # Relied on by readers of metrics.jsonl; a training record may have more. ``tokens`` counts from the start of the run.
+# ``loss``, ``aux_loss`` and ``grad_norm`` are means over the ``window_steps`` steps that end with ``step``, with
+# ``loss_max`` and so on beside; in a file of a version that had no ``window_steps`` they are those of ``step`` alone.
 TRAIN_KEYS = ("step", "loss", "aux_loss", "grad_norm", "lr", "tokens", "tokens_per_s")
 
 
@@ -44,7 +46,7 @@ class MetricsWriter:
             self._board = TensorBoardSink(run_dir / TENSORBOARD_DIR, resume_from_step=resume_from_step)
 
     def train(self, record: Mapping[str, float | int]) -> None:
-        """Record one training step; ``record`` has the keys ``TRAIN_KEYS`` and may have more numbers.
+        """Record the training steps of a window; ``record`` has the keys ``TRAIN_KEYS`` and may have more numbers.
 
         Raises:
             NonFiniteError: a value is NaN or infinite; nothing is recorded.

@@ -58,6 +58,7 @@ def collect_losses(records: list[dict[str, Any]]) -> LossCurves:
         if "loss" in record:
             curves.train[0].append(record["step"])
             curves.train[1].append(record["loss"])
+            curves.train_max.append(record.get("loss_max", record["loss"]))
             if record["step"] > 0:
                 curves.tokens_per_step = record["tokens"] / record["step"]
     return curves

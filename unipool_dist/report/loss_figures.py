@@ -58,6 +58,9 @@ def training_picture(findings: Findings) -> Picture | None:
         if reaches == [0]
         else f"Every run's loss is the running mean of a record and {_span(reaches)} on either side."
     )
+    longest = max(window for run in findings.runs for window in run.windows)
+    if longest > 1:
+        smoothing = f"A record is the mean of up to {longest} steps. {smoothing}"
     several = any(len(findings.of(name)) > 1 for name in drawn)
     return Picture(
         "training_loss",

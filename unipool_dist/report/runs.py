@@ -30,6 +30,7 @@ from unipool_dist.resilience.heartbeat import read_heartbeat
 METRICS_FILE = "metrics.jsonl"
 USAGE_FILE = "expert_usage.jsonl"
 CONFIG_FILE = "config.yaml"
+_TRAINING = ("loss", "tokens", "tokens_per_s", "window_steps")
 _OF_A_RUN = (METRICS_FILE, "data_summary.json")
 
 State = Literal["finished", "unfinished", "failed", "missing"]
@@ -49,7 +50,9 @@ class Run:
     config: Config | None = None
     steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-    """Nats per token."""
+    """Nats per token: means over the steps of a record."""
+    windows: list[int] = field(default_factory=list)
+    """Steps of a record; 1 in files of a version that recorded the last of them alone."""
     tokens: list[int] = field(default_factory=list)
     speeds: list[float] = field(default_factory=list)
     """Tokens per second since the record before."""
@@ -144,6 +147,7 @@ def read_run(run_dir: Path, variant: str, seed: int) -> Run:
         config,
         steps=steps,
         losses=[training[step][0] for step in steps],
+        windows=[int(training[step][3]) for step in steps],
         tokens=[int(training[step][1]) for step in steps],
         speeds=[training[step][2] for step in steps],
         evaluations=sorted(evaluations.items()),
@@ -175,13 +179,13 @@ def _variant_and_seed(directory: Path, run_dir: Path) -> tuple[str, int]:
     return (relative.as_posix() if relative.parts else directory.resolve().name), seed
 
 
-def _read_metrics(path: Path) -> tuple[dict[int, tuple[float, float, float]], dict[int, dict[str, float]]]:
-    """By step, loss, tokens and tokens per second; and by step, validation losses.
+def _read_metrics(path: Path) -> tuple[dict[int, tuple[float, ...]], dict[int, dict[str, float]]]:
+    """By step, loss, tokens, tokens per second and steps of the record; and by step, validation losses.
 
     A run that goes on drops the records of steps that it does anew, so no step should be there twice; where one is,
     the last record counts.
     """
-    training: dict[int, tuple[float, float, float]] = {}
+    training: dict[int, tuple[float, ...]] = {}
     evaluations: dict[int, dict[str, float]] = {}
     for number, record in enumerate(read_json_lines(path) if path.exists() else [], start=1):
         try:
@@ -189,7 +193,7 @@ def _read_metrics(path: Path) -> tuple[dict[int, tuple[float, float, float]], di
             if "validation" in record:
                 evaluations[step] = {str(name): float(loss) for name, loss in record["validation"].items()}
             elif "loss" in record:
-                training[step] = _numbers(record, ("loss", "tokens", "tokens_per_s"))
+                training[step] = _numbers({"window_steps": 1, **record})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UnipoolError(
                 f"{path}, line {number}, is no record of this version ({type(error).__name__}: {error}); remove that "
@@ -198,11 +202,13 @@ def _read_metrics(path: Path) -> tuple[dict[int, tuple[float, float, float]], di
     return training, evaluations
 
 
-def _numbers(record: dict[str, Any], names: tuple[str, str, str]) -> tuple[float, float, float]:
-    first, second, third = (float(record[name]) for name in names)
-    if not np.isfinite([first, second, third]).all():
-        raise ValueError(f"{', '.join(names)} must be finite")
-    return first, second, third
+def _numbers(record: dict[str, Any]) -> tuple[float, ...]:
+    numbers = tuple(float(record[name]) for name in _TRAINING)
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{', '.join(_TRAINING)} must be finite")
+    if record["window_steps"] < 1:
+        raise ValueError("window_steps must be at least 1")
+    return numbers
 
 
 def _state(

@@ -43,7 +43,7 @@ class RunSummary:
     """Nats per token: the mean over domains, each counting the same, after the last step."""
     domains: dict[str, float]
     training_loss: float | None
-    """Nats per token: the mean of the records of the last tenth of the steps."""
+    """Nats per token: the mean over the steps of the records that end in the last tenth of training."""
     tokens_per_s: float | None
     """Median of the records, the first tenth of which is left out."""
     busiest_over_mean: float | None
@@ -142,7 +142,7 @@ def summarize_run(run: Run) -> RunSummary:
     """The end of ``run``; of one that is not finished, where it stands."""
     last_step = run.steps[-1] if run.steps else 0
     domains = run.evaluations[-1][1] if run.is_finished and run.evaluations else {}
-    late = [loss for step, loss in zip(run.steps, run.losses, strict=True) if step > (1 - _TAIL) * last_step]
+    late = [number for number, step in enumerate(run.steps) if step > (1 - _TAIL) * last_step]
     usage = run.usage
     return RunSummary(
         variant=run.variant,
@@ -153,7 +153,7 @@ def summarize_run(run: Run) -> RunSummary:
         tokens=run.tokens[-1] if run.tokens else None,
         validation_loss=sum(domains.values()) / len(domains) if domains else None,
         domains=domains,
-        training_loss=sum(late) / len(late) if late else None,
+        training_loss=_mean_over_steps(run, late) if late else None,
         tokens_per_s=median(run.speeds[_left_out(len(run.speeds)) :]) if run.speeds else None,
         busiest_over_mean=usage.summary.busiest_over_mean if usage else None,
         effective_experts=usage.effective_experts if usage else None,
@@ -170,6 +170,12 @@ def repeat_command(run: Run) -> str:
     config = shlex.quote(str(run.directory / "config.yaml"))
     again = shlex.quote(f"run.dir=runs/again/{run.variant}/seed-{run.seed}")
     return f"unipool-dist train {config} --nproc {processes} {again}"
+
+
+def _mean_over_steps(run: Run, records: list[int]) -> float:
+    """Mean training loss, every step counting the same; a record may be of fewer than others."""
+    steps = sum(run.windows[number] for number in records)
+    return sum(run.losses[number] * run.windows[number] for number in records) / steps
 
 
 def _left_out(num_records: int) -> int:
