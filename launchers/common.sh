@@ -47,9 +47,18 @@ find_program() {
     fi
 }
 
+# number NAME: the value of this variable, 0 if it is not set. What else stands in it bash would run in arithmetic.
+number() {
+    local value=${!1:-0}
+    [[ $value =~ ^[0-9]{1,15}$ ]] || die "$1=$value is no number: unset it"
+    echo "$((10#$value))"
+}
+
 # share_cores NPROC: the processes of one task share its cores.
 share_cores() {
-    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((${SLURM_CPUS_PER_TASK:-1} + $1 - 1) / $1))}
+    local cores
+    cores=$(number SLURM_CPUS_PER_TASK) || exit
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((((cores > 0 ? cores : 1) + $1 - 1) / $1))}
 }
 
 # start_program ...: become `unipool-dist ...`. SIGTERM, SIGINT and SIGUSR1 are held back by the kernel until it is ready
@@ -83,7 +92,11 @@ first_node() {
 # job_port: a port that differs between the jobs and steps that may share a node, below the usual ephemeral ones. The
 # same on every node, and not known to be free.
 job_port() {
-    echo $((10000 + (${SLURM_JOB_ID:?is not set: this is not a SLURM job} * 16 + ${SLURM_STEP_ID:-0}) % 20000))
+    local job step
+    [[ -n ${SLURM_JOB_ID:-} ]] || die "SLURM_JOB_ID is not set: this is not a SLURM job"
+    job=$(number SLURM_JOB_ID) || exit
+    step=$(number SLURM_STEP_ID) || exit
+    echo $((10000 + (job * 16 + step) % 20000))
 }
 
 # split_address HOST[:PORT]: set `host`, without brackets, and `port`, empty if there is none. An IPv6 address with a

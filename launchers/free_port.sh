@@ -36,7 +36,10 @@ if read -r low high </proc/sys/net/ipv4/ip_local_port_range; then
 fi 2>/dev/null
 declare -A used=()
 while read -r port; do used[$((16#$port))]=1; done < <(used_ports)
-start=$(((${SLURM_JOB_ID:-$$} * 16 + ${SLURM_STEP_ID:-0} + ${SLURM_RESTART_COUNT:-0}) % count))
+job=$(number SLURM_JOB_ID)
+step=$(number SLURM_STEP_ID)
+restart=$(number SLURM_RESTART_COUNT)
+start=$((((job > 0 ? job : $$) * 16 + step + restart) % count))
 for ((i = 0; i < count; i++)); do
     port=$((first + (start + i) % count))
     if [[ -z ${used[$port]:-} ]]; then

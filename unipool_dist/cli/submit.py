@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from unipool_dist.base.printable import printable
+from unipool_dist.base.shell import shown
 from unipool_dist.cli.numbers import PER_NODE, PER_NODE_OR_NONE, PROCESSES
 from unipool_dist.errors import UnipoolError
 
 if TYPE_CHECKING:
     from unipool_dist.jobs.render import Resources
 
-_TIME = re.compile(r"\d+|\d+:\d+(:\d+)?|\d+-\d+(:\d+){0,2}|UNLIMITED")
+_TIME = re.compile(r"N+|N+:N+(:N+)?|N+-N+(:N+){0,2}|UNLIMITED".replace("N+", "[0-9]{1,9}"))
+_AFTER = re.compile(r"J(:J){0,999}".replace("J", r"[0-9]{1,18}(_([0-9]{1,9}|\*))?"))
 
 
 @click.command(context_settings={"show_default": True})
@@ -67,6 +70,11 @@ def submit(
     unipool-dist submit --resume runs/small-20260102-030405 --time 48:00:00
     """
     check_time(limit)
+    if after is not None and not _AFTER.fullmatch(after):
+        raise click.UsageError(
+            f"--after {printable(after)}: give the numbers of jobs, separated by colons: 4711:4712, or 4711_3 for one "
+            f"task of an array"
+        )
     if run_dir is not None:
         _refuse_what_is_frozen(click.get_current_context())
         _submit_again(run_dir, nodes=nodes, limit=limit, after=after, dry_run=dry_run)
@@ -127,7 +135,7 @@ def _refuse_what_is_frozen(context: click.Context) -> None:
 def check_time(limit: str | None) -> None:
     """Refuse what sbatch would refuse only after everything is frozen."""
     if limit is not None and not _TIME.fullmatch(limit):
-        raise click.UsageError(f"--time {limit}: give minutes, HH:MM:SS or D-HH, as sbatch takes it")
+        raise click.UsageError(f"--time {printable(limit)}: give minutes, HH:MM:SS or D-HH, as sbatch takes it")
 
 
 def resources_of(name: str, nodes: str, gpus_per_node: int | None, tasks_per_node: int | None, limit: str) -> Resources:
@@ -186,9 +194,10 @@ def check_corpora(paths: Iterable[str]) -> None:
 
 def tell_submitted(job_id: str, run_dir: Path, *, array: bool) -> None:
     """Say where things are, and how to deal with the job."""
+    run = shown([run_dir])
     log = f"{job_id}_*.log" if array else f"{job_id}.log"
-    click.echo(f"job {job_id} is submitted; the run is in {run_dir}")
-    click.echo(f"  state    unipool-dist status {run_dir}")
-    click.echo(f"  log      tail -F {run_dir}/logs/{log}")
+    click.echo(f"job {job_id} is submitted; the run is in {printable(run_dir)}")
+    click.echo(f"  state    unipool-dist status {run}")
+    click.echo(f"  log      tail -F {run}/logs/{log}")
     click.echo(f"  stop     scancel --signal=INT {job_id}    (saves first; is not requeued)")
-    click.echo(f"  resume   unipool-dist submit --resume {run_dir}")
+    click.echo(f"  resume   unipool-dist submit --resume {run}")

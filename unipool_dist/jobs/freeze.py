@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -78,7 +79,8 @@ def _write_program(folder: JobFolder, python: str) -> None:
     program = folder.path / "bin" / "unipool-dist"
     program.parent.mkdir(exist_ok=True)
     program.write_text(
-        f'#!/bin/sh\nPYTHONSAFEPATH=1 PYTHONPATH="{folder.code}" exec "{python}" -m unipool_dist "$@"\n',
+        f"#!/bin/sh\nPYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(folder.code))} "
+        f'exec {shlex.quote(python)} -m unipool_dist "$@"\n',
         encoding="utf-8",
     )
     program.chmod(0o755)

@@ -66,7 +66,7 @@ class Profile(_Part):
         description="seconds before the time limit at which the run saves and is requeued; the limit has to be over a "
         "minute more; 0: no warning",
     )
-    sbatch: list[str] = Field([], description="further options of sbatch, e.g. --mail-type=END")
+    sbatch: list[str] = Field([], description="further options of sbatch, one in each item, e.g. --mail-type=END")
     srun: list[str] = Field([], description="further options of srun, e.g. --cpu-bind=cores")
 
 
@@ -107,6 +107,8 @@ def parse_profile(values: Any, source: str) -> Profile:
     for option in (*profile.sbatch, *profile.srun):
         if not option.startswith("-"):
             raise ConfigError(f"profile {source}: option {option!r} must begin with --, as on the command line")
+    if profile.container is not None and profile.container.image.startswith("-"):
+        raise ConfigError(f"profile {source}: container.image={profile.container.image!r} is an option, and no image")
     for name in profile.environment:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise ConfigError(f"profile {source}: environment: {name!r} is no name of a variable")

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
+from unipool_dist.base.printable import printable
+from unipool_dist.base.shell import shown
 from unipool_dist.errors import ConfigError
 from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.jobs.limits import time_limit_s
 from unipool_dist.jobs.profile import Profile
+from unipool_dist.jobs.script_text import Verbatim, as_word, one_option, sbatch_option
 
 _AFTER = "--dependency=afterok:"
 _ROOM = ("#SBATCH --nodes=", "#SBATCH --ntasks-per-node=", "#SBATCH --cpus-per-task=")
+_NODES = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+MAX_NODES = 10_000
 TEMPLATE = Path(__file__).resolve().parents[2] / "slurm" / "job.sbatch.j2"
 
 
@@ -49,14 +54,21 @@ def node_range(nodes: str) -> tuple[int, int]:
     Raises:
         ConfigError: it is neither a number nor a range.
     """
-    first, _, last = nodes.partition("-")
-    if not first.isdigit() or not (last or first).isdigit() or not 1 <= int(first) <= int(last or first):
-        raise ConfigError(f"--nodes={nodes} must be a number of nodes or a range such as 2-4")
-    return int(first), int(last or first)
+    match = _NODES.fullmatch(nodes)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= first <= last <= MAX_NODES:
+        raise ConfigError(
+            f"--nodes={printable(nodes)} must be a number of nodes or a range such as 2-4, of {MAX_NODES:,} at most"
+        )
+    return first, last
 
 
-def options(folder: JobFolder, resources: Resources, profile: Profile) -> list[str]:
-    """The options of sbatch, in the order in which they stand in the script."""
+def options(folder: JobFolder, resources: Resources, profile: Profile) -> list[Verbatim]:
+    """The options of sbatch, in the order in which they stand in the script, and as sbatch reads them there.
+
+    Raises:
+        ConfigError: one cannot be written there.
+    """
     chosen = [
         f"--job-name={resources.name}",
         f"--nodes={resources.nodes}",
@@ -81,13 +93,13 @@ def options(folder: JobFolder, resources: Resources, profile: Profile) -> list[s
         chosen.append(f"{_AFTER}{resources.after}")
     chosen += warning_option(resources.time, profile.warning_s)
     log = "%A_%a.log" if resources.array is not None else "%j.log"
-    return [
-        *chosen,
+    chosen += [
         f"--output={folder.logs / log}",
         "--open-mode=append",  # a restart goes on in the same file
         "--requeue" if resources.requeue else "--no-requeue",
-        *profile.sbatch,
     ]
+    further = [Verbatim(" ".join(map(sbatch_option, one_option(text)))) for text in profile.sbatch]
+    return [*map(sbatch_option, chosen), *further]
 
 
 def _tasks(nodes: str, tasks_per_node: int, profile: Profile) -> list[str]:
@@ -110,7 +122,7 @@ def warning_option(limit: str, warning_s: int) -> list[str]:
 
 def on_nodes(script: str, nodes: str, tasks_per_node: int, profile: Profile) -> str:
     """``script`` for another number of nodes, or range of it."""
-    room = [line for line in script.splitlines() if not line.startswith(_ROOM)]
+    room = [line for line in _lines(script) if not line.startswith(_ROOM)]
     return _with_options(room, [f"--nodes={nodes}", *_tasks(nodes, tasks_per_node, profile)])
 
 
@@ -119,13 +131,18 @@ def overridden(script: str, options: Sequence[str]) -> str:
     for: one that has failed meanwhile would have it wait for ever."""
     names = tuple(f"#SBATCH {option.partition('=')[0]}=" for option in options)
     return _with_options(
-        [line for line in script.splitlines() if not line.startswith((*names, f"#SBATCH {_AFTER}"))], options
+        [line for line in _lines(script) if not line.startswith((*names, f"#SBATCH {_AFTER}"))], options
     )
+
+
+def _lines(script: str) -> list[str]:
+    """Not ``splitlines``, for which a line also ends at characters that may stand in a value."""
+    return script.removesuffix("\n").split("\n")
 
 
 def _with_options(lines: list[str], options: Sequence[str]) -> str:
     end = max((i for i, line in enumerate(lines) if line.startswith("#SBATCH ")), default=0) + 1
-    return "\n".join([*lines[:end], *(f"#SBATCH {option}" for option in options), *lines[end:]]) + "\n"
+    return "\n".join([*lines[:end], *(f"#SBATCH {sbatch_option(option)}" for option in options), *lines[end:]]) + "\n"
 
 
 def render_script(
@@ -134,26 +151,29 @@ def render_script(
     profile: Profile,
     *,
     python: str,
-    command: str,
+    command: Sequence[str],
     template: Path | None = None,
 ) -> str:
-    """The text of the batch script.
+    """The text of the batch script. Each value becomes one word of the shell, whatever is in it.
+
+    Args:
+        command: what the user typed.
 
     Raises:
-        ConfigError: the template is missing or asks for what is not there.
+        ConfigError: the template is missing or asks for what is not there, or a value cannot be written into a script.
     """
     path = template or TEMPLATE
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    environment.filters["quote"] = lambda value: shlex.quote(str(value))
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=as_word)
+    environment.filters["quote"] = lambda value: Verbatim(as_word(value))
     try:
         return environment.from_string(path.read_text(encoding="utf-8")).render(
             run_dir=str(folder.run_dir),
             options=options(folder, resources, profile),
             modules=profile.modules,
-            setup=profile.setup,
+            setup=[Verbatim(line) for line in profile.setup],
             environment=profile.environment,
             python=python,
-            command=command,
+            command=Verbatim(shown(command)),
         )
     except FileNotFoundError:
         raise ConfigError(f"no template at {path}; run from a checkout of the project, or give --template") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import sys
 import time
@@ -13,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from unipool_dist.base.printable import printable
+from unipool_dist.base.shell import shown
 from unipool_dist.checkpoint.progress import current_versions
 from unipool_dist.config import Config, load_config
 from unipool_dist.errors import ConfigError, UnipoolError
@@ -70,9 +71,7 @@ def prepare(
     root = _root(next(iter(configs.values())), overrides)
     folder = JobFolder(root)
     if folder.exists() or (root / "config.yaml").exists():
-        raise ConfigError(
-            f"{root} already holds a run; go on with it: unipool-dist submit --resume {root}, or choose another run.dir"
-        )
+        raise ConfigError(f"{root} already holds a run; go on with it: {_resume(root)}, or choose another run.dir")
     for path in (folder.path, folder.logs):
         if path.exists():  # of something else, which a submission that SLURM refuses would delete
             raise ConfigError(f"{path} is there, and not of a run; choose another run.dir, or remove it")
@@ -140,7 +139,7 @@ def write_over(request: Request, prepared: Prepared) -> None:
             doctor=request.doctor,
             requeue=request.resources.requeue,
             profile=request.profile.model_dump(mode="json"),
-            command=command_line(),
+            command=shown(command_line()),
             submitted_from=os.getcwd(),
             versions=current_versions(),
             git=git,
@@ -171,8 +170,9 @@ def submit(folder: JobFolder, options: Sequence[str] = ()) -> str:
     except slurm.NoAnswerError as error:
         name = folder.read().name
         raise slurm.NoAnswerError(
-            f"{error}. The job may have been submitted all the same: if `squeue --name={name}` does not show it, "
-            f"submit the run again: unipool-dist submit --resume {folder.run_dir}"
+            f"{error}. The job may have been submitted all the same: if `{shown(['squeue', f'--name={name}'])}` does "
+            f"not show it, "
+            f"submit the run again: {_resume(folder.run_dir)}"
         ) from None
     folder.add_submission(job_id)
     return job_id
@@ -183,9 +183,9 @@ def interpreter() -> str:
     return sys.executable
 
 
-def command_line() -> str:
+def command_line() -> list[str]:
     """What the user typed."""
-    return shlex.join(["unipool-dist", *sys.argv[1:]])
+    return ["unipool-dist", *sys.argv[1:]]
 
 
 def check_idle(folder: JobFolder) -> None:
@@ -203,22 +203,33 @@ def check_idle(folder: JobFolder) -> None:
             )
 
 
+def _resume(run_dir: Path) -> str:
+    return shown(["unipool-dist", "submit", "--resume", run_dir])
+
+
 def _root(config: Config, overrides: Sequence[str]) -> Path:
     """``run.dir`` if it is among the overrides; else that of CONFIG with the time behind it, so that every submission
     has a directory of its own."""
     given = any(override.startswith("run.dir=") for override in overrides)
+    _check_path(config.run.dir)
     return Path(config.run.dir if given else f"{config.run.dir}-{time.strftime('%Y%m%d-%H%M%S')}").resolve()
 
 
-def _check_path(root: Path) -> None:
-    if not re.fullmatch(r"[^\s%\\'\"]+", str(root)):  # sbatch would read these in the name of the log
-        raise ConfigError(f"run.dir={root}: choose a path without spaces, quotes, backslashes and percent signs")
+def _check_path(root: Path | str) -> None:
+    """Refuse what sbatch would read in the name of the log, and what divides the entries of PATH and PYTHONPATH."""
+    if not re.fullmatch(r"[^\s%:\\'\"]+", str(root)) or printable(root) != str(root):
+        raise ConfigError(
+            f"run.dir={printable(root)}: choose a path without spaces, control characters, quotes, colons, backslashes "
+            f"and percent signs"
+        )
 
 
 def _check(configs: Mapping[str, Config], request: Request) -> list[str]:
     """Raises if no number of nodes asked for works, or the time limit is too short; returns notes on nodes that would
     not be used in full."""
     check_time_limit(request.resources.time, request.profile.warning_s)
+    if request.profile.container is not None:
+        _check_mounts(configs)
     notes: dict[str, None] = {}
     for name, config in configs.items():
         try:
@@ -226,6 +237,17 @@ def _check(configs: Mapping[str, Config], request: Request) -> list[str]:
         except UnipoolError as error:
             raise type(error)(str(error) if len(configs) == 1 else f"{name}: {error}") from None
     return list(notes)
+
+
+def _check_mounts(configs: Mapping[str, Config]) -> None:
+    """``HOST:CONTAINER,HOST:CONTAINER`` is how folders are given to a container."""
+    for config in configs.values():
+        for field, path in (("run.dir", config.run.dir), ("data.path", config.data.path)):
+            if re.search("[,:]", path) or printable(path) != path:
+                raise ConfigError(
+                    f"{field}={printable(path)} cannot be mounted in a container: choose a path without commas, colons "
+                    f"and control characters"
+                )
 
 
 def _check_layout(config: Config, request: Request) -> list[str]:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
+from unipool_dist.base.shell import shown
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs import slurm
@@ -202,7 +203,7 @@ class Supervisor:
         return 1
 
     def _say_how_to_go_on(self) -> None:
-        self._say(f"go on with: unipool-dist submit --resume {self._folder.run_dir}")
+        self._say(f"go on with: {shown(['unipool-dist', 'submit', '--resume', self._folder.run_dir])}")
 
     def _newest_checkpoint(self) -> int:
         """Step of it; 0 if there is none, or none can be seen."""
@@ -261,7 +262,7 @@ def main(arguments: list[str]) -> int:
     except OSError as error:  # without its files it can decide nothing
         print(
             f"error: the job's files cannot be used: {error}. The checkpoints are as they were; once that is dealt "
-            f"with, go on with: unipool-dist submit --resume {arguments[0]}",
+            f"with, go on with: {shown(['unipool-dist', 'submit', '--resume', arguments[0]])}",
             file=sys.stderr,
             flush=True,
         )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 
 from unipool_dist.errors import ConfigError
+
+_MAX_NAME = 120
 
 
 def combinations(sweeps: Sequence[str]) -> list[tuple[str, ...]]:
@@ -30,5 +33,10 @@ def combinations(sweeps: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def folder_name(index: int, overrides: Sequence[str]) -> str:
-    """Name of the run directory of one combination: ``0-train.seed=1``."""
-    return "-".join([str(index), *(override.replace("/", "_") for override in overrides)])
+    """Name of the run directory of one combination: ``0-train.seed=1``.
+
+    What could mean something to a shell, to SLURM or in a path becomes ``_``, and a long name is cut: ``index`` alone
+    makes it unique.
+    """
+    name = "-".join([str(index), *overrides])
+    return re.sub(r"[^A-Za-z0-9._=+,@-]", "_", name)[:_MAX_NAME]
