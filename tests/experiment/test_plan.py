@@ -13,7 +13,7 @@ from unipool_dist.checkpoint.compatibility import run_differences
 from unipool_dist.config import dump_config
 from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.experiment.machine import gpus_here, share_of_machine
-from unipool_dist.experiment.plan import Run, check_unchanged, override, planned_runs, resolved_configs
+from unipool_dist.experiment.plan import Run, check_unchanged, planned_runs, resolved_configs
 from unipool_dist.experiment.progress import progress_of
 from unipool_dist.experiment.specification import read_experiment
 from unipool_dist.jobs.attempts import Attempt, AttemptLog
@@ -47,10 +47,12 @@ def test_a_configuration_is_base_then_common_then_own_fields(tmp_path: Path) -> 
     assert a.config.train.seed == 5 and a.config.run.dir == str(tmp_path / "out" / "a" / "seed-5") == str(a.directory)
 
 
-def test_values_are_the_same_as_on_the_command_line() -> None:
-    assert override("a.b", True) == "a.b=true" and override("a.b", None) == "a.b=null"
-    assert override("a.b", 1e-3) == "a.b=0.001" and override("a.b", {"x": 1}) == "a.b={x: 1}"
-    assert override("a.b", "8") == "a.b='8'"  # text stays text, which is no number
+def test_values_are_those_of_the_file(tmp_path: Path) -> None:
+    fields = {"data.path": "a #2", "optimizer.lr": "1e-3", "log.tensorboard": False, "pool.parallel_size": None}
+    config = runs_of(tmp_path, set=fields)[0].config
+    assert (config.data.path, config.optimizer.lr, config.log.tensorboard) == ("a #2", 1e-3, False)
+    with pytest.raises(ConfigError, match=r"train\.steps='8' must be a whole number"):
+        runs_of(tmp_path, set={"train.steps": "8"})  # text stays text, which is no number
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_orig
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 _SPELLED = {"yes": True, "on": True, "no": False, "off": False}
 
 
@@ -40,10 +41,18 @@ def allowed(annotation: Any, limits: Iterable[Any] = ()) -> str:
     return names[annotation] + _range(limits)
 
 
+def branches(annotation: Any) -> list[Any]:
+    """The types of a union, or the one type, without their limits."""
+    if hasattr(annotation, "__metadata__"):
+        return branches(annotation.__origin__)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [branch for argument in get_args(annotation) for branch in branches(argument)]
+    return [annotation]
+
+
 def mapping_values(annotation: Any) -> Any:
     """The annotation of the values if the field is a mapping (or null), else ``None``."""
-    branches = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    return next((get_args(branch)[1] for branch in branches if get_origin(branch) is dict), None)
+    return next((get_args(branch)[1] for branch in branches(annotation) if get_origin(branch) is dict), None)
 
 
 def is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
@@ -60,9 +69,16 @@ def fields_of(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _range(limits: Iterable[Any]) -> str:
-    signs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
-    bounds = [f"{sign} {getattr(item, key):g}" for item in limits for key, sign in signs if hasattr(item, key)]
-    return " " + " and ".join(bounds) if bounds else ""
+    bounds = {key: getattr(item, key) for item in limits for key in _SIGNS if hasattr(item, key)}
+    if bounds.keys() == {"ge", "le"}:
+        return f" from {_number(bounds['ge'])} to {_number(bounds['le'])}"
+    return "".join(
+        f"{' and' if index else ''} {_SIGNS[key]} {_number(bound)}" for index, (key, bound) in enumerate(bounds.items())
+    )
+
+
+def _number(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:,g}"
 
 
 def _or(choices: list[str]) -> str:

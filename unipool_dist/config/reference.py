@@ -17,10 +17,23 @@ _INTRODUCTION = """\
 <!-- Written by `python -m unipool_dist.config.reference`; edit unipool_dist/config/sections.py instead. -->
 
 A run is configured by a YAML file of the sections below; what is left out takes its default. On the command line,
-`section.field=value` overrides the file, the value being read as YAML (`pool.balance.alpha=1e-3`,
-`data.weights={web: 2}`). With `base: FILE` at its top, a file only says what differs from another one, whose path is
-relative to it; configs/paper does so, and `unipool-dist model CONFIG --resolved` shows the whole.
+`section.field=value` overrides the file. With `base: FILE` at its top, a file only says what differs from another one,
+whose path is relative to it; configs/paper does so, and `unipool-dist model CONFIG --resolved` shows the whole.
 All other paths are relative to the directory in which a command is started.
+
+An override means what its text says for the type of the field, or is refused:
+
+- *text*: as typed, `#`, `:` and digits included (`run.dir=runs/a #2`). Quotes around the whole are taken off, and
+  `null` stands for none where that is allowed. `~` at the beginning is refused, as no shell has expanded it there.
+- *a number*: decimal, whatever zeros it begins with: `train.seed=010` is 10; `1_000`, `1e-3`.
+- *true or false*: also `yes`, `no`, `on` and `off`, as in YAML 1.1.
+- *a list, a mapping, a section, null*: YAML on one line, without a comment: `data.weights={web: 2}`.
+
+Files are YAML of one document with plain values. A key that is there twice is an error, and so is a number that YAML
+1.1 reads as another one than it looks like (`0100`, `1:40`, `0b11`): write it in decimal, or in quotes if it is text.
+Dates, `yes` and `on` are text where text is expected. Aliases (`*a`) and merges (`<<`) work, as long as what they
+expand to is not huge; tags (`!!str`) are refused. A file has at most 256 KiB, 20,000 values and a depth of 64. The same
+holds for profiles and experiments.
 
 Unknown fields and values outside their range are errors, all reported at once. `null` and `auto` are filled in when the
 number of processes is known; sizes that contradict each other or that number are refused then, before any process group

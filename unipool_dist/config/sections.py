@@ -8,14 +8,33 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from unipool_dist.base.names import path_text
 from unipool_dist.config.fields import Flag
 
-Count = Annotated[int, Field(ge=1)]
+# Upper bounds are far beyond what anybody trains: they keep out slips of the pen, and sizes whose arithmetic alone
+# would take the memory. What a machine can hold is asked when a run starts.
+MAX_PROCESSES = 100_000
+
+Layers = Annotated[int, Field(ge=1, le=10_000)]
+Width = Annotated[int, Field(ge=1, le=1_000_000)]
+"""Of a tensor; or experts."""
+ExpertWidth = Annotated[int, Field(ge=1, le=10_000_000)]
+Tokens = Annotated[int, Field(ge=1, le=100_000_000)]
+Processes = Annotated[int, Field(ge=1, le=MAX_PROCESSES)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+CountOrNone = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What numpy, which shuffles the data, takes; a run that is made longer counts on from it, after the last from 0."""
 NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Weight = Annotated[float, Field(gt=0.0, le=1e15)]
+Timeout = Annotated[float, Field(ge=0.1, le=1e6)]
+"""Seconds. In milliseconds it fits into the 32 bits that waiting for a socket takes."""
+TimeLimit = Annotated[float, Field(gt=0.0, le=1e9)]
+PathText = Annotated[str, AfterValidator(path_text)]
 
 
 class Section(BaseModel):
@@ -27,16 +46,16 @@ class Section(BaseModel):
 class ModelSection(Section):
     """The dense part: a LLaMA-style decoder whose FFNs are served by the pool."""
 
-    num_layers: Count = Field(8, description="L, transformer layers, each with a MoE FFN served by the pool")
-    hidden_size: Count = Field(128, description="width of the residual stream")
-    ffn_hidden_size: Count | None = Field(None, description="hidden width of one expert; null: 4 x hidden_size")
-    num_attention_heads: Count = Field(4, description="query heads; each is hidden_size / num_attention_heads wide")
-    num_query_groups: Count | None = Field(None, description="key/value heads; null: num_attention_heads")
-    sequence_length: Count = Field(256, description="tokens per sequence")
-    vocab_size: Count | None = Field(
+    num_layers: Layers = Field(8, description="L, transformer layers, each with a MoE FFN served by the pool")
+    hidden_size: Width = Field(128, description="width of the residual stream")
+    ffn_hidden_size: ExpertWidth | None = Field(None, description="hidden width of one expert; null: 4 x hidden_size")
+    num_attention_heads: Width = Field(4, description="query heads; each is hidden_size / num_attention_heads wide")
+    num_query_groups: Width | None = Field(None, description="key/value heads; null: num_attention_heads")
+    sequence_length: Tokens = Field(256, description="tokens per sequence")
+    vocab_size: Tokens | None = Field(
         None, description="tokens in the vocabulary, padding included; null: the tokenizer's, padded"
     )
-    vocab_divisor: Count = Field(128, description="the tokenizer's vocabulary is padded to a multiple of this")
+    vocab_divisor: Width = Field(128, description="the tokenizer's vocabulary is padded to a multiple of this")
     rotary_base: Positive = Field(10_000.0, description="theta of the rotary position embedding")
     norm_epsilon: Positive = Field(1e-5, description="added to the mean square in RMSNorm")
     init_std: Positive = Field(
@@ -67,13 +86,13 @@ class BalanceSection(Section):
 class PoolSection(Section):
     """The experts, their routers, and how many ranks own one copy of them."""
 
-    num_experts: Count = Field(64, description="M, experts in one pool")
-    top_k: Count = Field(1, description="k, experts that serve a token in one layer")
-    layers_per_group: Count | None = Field(
+    num_experts: Width = Field(64, description="M, experts in one pool")
+    top_k: Width = Field(1, description="k, experts that serve a token in one layer")
+    layers_per_group: Layers | None = Field(
         None, description="G, layers that share one pool; null: all, 1 with router none; 1: vanilla MoE"
     )
-    parallel_size: Count | None = Field(None, description="q, ranks that own one copy; null: as many as is legal")
-    stages_per_group: Count | None = Field(
+    parallel_size: Processes | None = Field(None, description="q, ranks that own one copy; null: as many as is legal")
+    stages_per_group: Layers | None = Field(
         None, description="pipeline stages that share one copy; null: all, 1 with router none"
     )
     router: Literal["norm", "softmax", "sigmoid", "none"] = Field(
@@ -90,23 +109,23 @@ class PoolSection(Section):
 class ParallelSection(Section):
     """Degrees of parallelism; ``pp * dp * tp`` is the number of processes."""
 
-    pp: Count = Field(1, description="pipeline stages")
-    tp: Count = Field(1, description="tensor-parallel ranks of a stage; sequence parallelism goes with it")
-    dp: Count | Literal["auto"] = Field(
+    pp: Layers = Field(1, description="pipeline stages")
+    tp: Processes = Field(1, description="tensor-parallel ranks of a stage; sequence parallelism goes with it")
+    dp: Processes | Literal["auto"] = Field(
         "auto", description="data-parallel replicas; auto: what is left of the processes after pp and tp"
     )
     schedule: Literal["lockstep_1f1b", "lockstep_gpipe"] = Field(
         "lockstep_1f1b", description="order of forward and backward passes; 1f1b holds fewer micro-batches in memory"
     )
     recompute: Flag = Field(False, description="recompute dense segments in backward instead of keeping activations")
-    timeout_s: Positive = Field(600.0, description="seconds after which a stuck collective ends the run")
+    timeout_s: Timeout = Field(600.0, description="seconds after which a stuck collective ends the run")
 
 
 class DataSection(Section):
     """Where the prepared corpus is and how its domains are mixed."""
 
-    path: str = Field("data/default", description="directory written by `unipool-dist data prepare`")
-    weights: dict[str, Positive] | None = Field(None, description="sampling weight per domain; null: by tokens")
+    path: PathText = Field("data/default", description="directory written by `unipool-dist data prepare`")
+    weights: dict[str, Weight] | None = Field(None, description="sampling weight per domain; null: by tokens")
     verify: Literal["size", "hash"] = Field("size", description="how files are checked against the manifest")
 
 
@@ -119,7 +138,7 @@ class OptimizerSection(Section):
     router_lr_scale: Positive = Field(
         1.0, description="learning rate of the routers over that of the other parameters, at every step"
     )
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(10, description="steps of linear rise from 0 to lr")
+    warmup_steps: CountOrNone = Field(10, description="steps of linear rise from 0 to lr")
     decay: Literal["cosine", "linear", "constant"] = Field("cosine", description="how lr falls to min_lr")
     weight_decay: NonNegative = Field(0.01, description="strength of weight decay")
     beta1: Fraction = Field(0.9, description="adamw only: decay of the mean of gradients")
@@ -127,7 +146,7 @@ class OptimizerSection(Section):
     epsilon: Positive = Field(1e-8, description="adamw only: added to the denominator")
     momentum: Fraction = Field(0.0, description="sgd only")
     clip_grad: NonNegative = Field(1.0, description="largest global gradient norm; 0: no clipping")
-    deepspeed: str | None = Field(None, description="DeepSpeed JSON file; null: ZeRO stage 1, default buckets")
+    deepspeed: PathText | None = Field(None, description="DeepSpeed JSON file; null: ZeRO stage 1, default buckets")
 
 
 class TrainSection(Section):
@@ -136,12 +155,10 @@ class TrainSection(Section):
     steps: Count = Field(100, description="optimizer steps of the whole run")
     global_batch_size: Count = Field(16, description="sequences per step, all ranks")
     micro_batch_size: Count = Field(4, description="sequences per micro-batch and data-parallel rank")
-    seed: Annotated[int, Field(ge=0)] = Field(1234, description="of initial weights and of the order of the data")
+    seed: Seed = Field(1234, description="of initial weights and of the order of the data")
     dtype: Literal["fp32", "bf16"] = Field("fp32", description="of weights and activations; optimizer states are fp32")
-    eval_interval: Annotated[int, Field(ge=0)] = Field(0, description="steps between evaluations; 0: only at the end")
-    eval_sequences: Annotated[int, Field(ge=0)] = Field(
-        32, description="sequences per domain and evaluation; 0: no evaluation"
-    )
+    eval_interval: CountOrNone = Field(0, description="steps between evaluations; 0: only at the end")
+    eval_sequences: CountOrNone = Field(32, description="sequences per domain and evaluation; 0: no evaluation")
 
 
 class LogSection(Section):
@@ -156,13 +173,11 @@ class LogSection(Section):
 class CheckpointSection(Section):
     """When the state of a run is saved, and which checkpoints are kept. It is always saved at the end."""
 
-    interval: Annotated[int, Field(ge=0)] = Field(
+    interval: CountOrNone = Field(
         1000, description="steps between checkpoints; 0: only when the run ends or is stopped"
     )
-    keep_last: Annotated[int, Field(ge=0)] = Field(2, description="newest checkpoints that are kept; 0: all")
-    keep_every: Annotated[int, Field(ge=0)] = Field(
-        0, description="checkpoints of steps that this divides are kept for good; 0: none"
-    )
+    keep_last: CountOrNone = Field(2, description="newest checkpoints that are kept; 0: all")
+    keep_every: CountOrNone = Field(0, description="checkpoints of steps that this divides are kept for good; 0: none")
     asynchronous: Flag = Field(True, description="write beside training, from a copy in host memory")
     verify: Literal["hash", "size"] = Field(
         "hash", description="before loading, files are read whole and compared with the manifest, or only their sizes"
@@ -172,13 +187,13 @@ class CheckpointSection(Section):
 class RunSection(Section):
     """Where a run keeps its files, and how long it may take."""
 
-    dir: str = Field(
+    dir: PathText = Field(
         "runs/default", description="directory for metrics, figures, checkpoints and the final configuration"
     )
-    time_limit_s: Positive | None = Field(
+    time_limit_s: TimeLimit | None = Field(
         None, description="seconds from the start of the processes before which the run saves and stops; null: none"
     )
-    watchdog_s: Positive | None = Field(
+    watchdog_s: Timeout | None = Field(
         None,
         description="seconds without progress of a rank after which all ranks write down where they are and the run "
         "ends, to be resumed; below parallel.timeout_s, or that comes first; null: 3/4 of it",

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unipool_dist.checkpoint.compatibility import run_differences
 from unipool_dist.config import Config, load_config, resolve_config
 from unipool_dist.config.deepspeed import read_deepspeed_config
@@ -109,19 +107,13 @@ def naming_variant(variant: str) -> Iterator[None]:
         raise type(error)(f"variant {variant}: {error}") from None
 
 
-def override(name: str, value: Any) -> str:
-    """A field as on the command line: ``train.steps=200``."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf")).removesuffix("...\n").strip()
-    return f"{name}={text}"
-
-
 def _run(experiment: Experiment, folder: Path, name: str, seed: int) -> Run:
     variant = experiment.variants[name]
     base = variant.base or experiment.base
     directory = Path(experiment.output) / name / f"seed-{seed}"
     fields = {**experiment.set, **variant.set, "train.seed": seed, "run.dir": str(directory)}
     with naming_variant(name):
-        config = load_config(folder / base if base else None, [override(*field) for field in fields.items()])
+        config = load_config(folder / base if base else None, fields=fields)
     return Run(name, seed, directory, config)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unipool_dist.base.printable import printable
 from unipool_dist.base.yaml_text import read_yaml
+from unipool_dist.config.sections import Seed
 from unipool_dist.errors import ConfigError
 
 FROZEN_FILE = "experiment.yaml"
@@ -18,8 +19,6 @@ FROZEN_FILE = "experiment.yaml"
 _RESERVED = ("figures", "job", "logs", "report")  # folders of the experiment's directory that hold no runs
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 _DECIDED = {"run.dir": "output", "train.seed": "seeds"}
-
-Seed = Annotated[int, Field(ge=0)]
 
 
 class _Part(BaseModel):
