@@ -130,3 +130,20 @@ def test_a_rank_ends_with_the_sentence(monkeypatch: pytest.MonkeyPatch, error: O
 
 def _raise(error: Exception) -> None:
     raise error
+
+
+def test_runs_of_others_are_left_out_of_a_list(
+    unipool_dist: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a run keeps of its user's environment is readable by him alone; a list of all runs goes on without it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "theirs"):
+        (tmp_path / "runs" / name / "job").mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.yaml").write_text("{}\n")
+    (tmp_path / "runs/theirs/job/job.json").write_text("{}")
+    (tmp_path / "runs/theirs/job/job.json").chmod(0)
+    with modes_count():
+        every = unipool_dist("status")
+        one = unipool_dist("status", "runs/theirs")
+    assert every.status == 0 and "runs/mine" in every.out and "runs/theirs" in every.err
+    assert one.status == 1 and "job.json: Permission denied" in one.err

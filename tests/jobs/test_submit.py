@@ -109,14 +109,6 @@ def test_a_job_runs_the_frozen_code_though_the_working_tree_is_the_current_direc
     assert "SLURM_JOB_ID" in run("bash", folder.script).stderr, "the batch script has come to its own code"
 
 
-def test_secrets_are_not_written_down(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
-    variables = {"WANDB_API_KEY": "hush", "SOME_FLAG": "seen"}
-    done = submit(tmp_path, fake_slurm, str(config), "run.dir=here", *COMMON, variables=variables)
-    assert done.returncode == 0, done.stderr
-    text = (tmp_path / "here/job/environment.txt").read_text()
-    assert "SOME_FLAG='seen'" in text and "WANDB_API_KEY" in text and "hush" not in text
-
-
 def test_a_dry_run_prints_the_script_and_leaves_no_trace(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
     done = submit(tmp_path, fake_slurm, str(config), *COMMON, "--dry-run", "--after", "12:13")
     assert done.returncode == 0, done.stderr

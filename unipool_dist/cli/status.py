@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from unipool_dist.base.system_errors import explained
 from unipool_dist.cli.table import aligned
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs.folder import JobFolder
@@ -25,7 +26,14 @@ def status(runs: tuple[Path, ...], as_json: bool) -> None:
     found = list(runs) or _runs_in(Path("runs"))
     if not found:
         raise UnipoolError("there is no run in runs/; give the directory of one")
-    statuses = [item for run in found for item in status_of(run.resolve())]
+    statuses = []
+    for run in found:
+        try:
+            statuses += status_of(run.resolve())
+        except PermissionError as error:
+            if runs:
+                raise
+            click.echo(f"note: {run} is left out: {explained(error)}", err=True)
     if as_json:
         click.echo(json.dumps([item.as_dict() for item in statuses], indent=1))
         return
@@ -45,7 +53,10 @@ def _runs_in(folder: Path, depth: int = 3) -> list[Path]:
             found.append(entry)
         elif job.exists():
             found.append(entry)
-            of_job = [entry / name for name in job.read().runs]
+            try:
+                of_job = [entry / name for name in job.read().runs]
+            except PermissionError:  # of another user: told of when its state is asked for
+                continue
             # The last array of an experiment has only what was not done when it was submitted.
             others = _runs_in(entry, depth - 1) if entry not in of_job and depth > 1 else []
             found += [run for run in others if run not in of_job and run != job.path]

@@ -176,7 +176,7 @@ def _submit_again(run_dir: Path, *, nodes: str | None, limit: str | None, after:
         click.echo(overridden(script, options), nl=False)
         return
     check_idle(folder)
-    folder.script.write_text(overridden(script, ()), encoding="utf-8")  # it does not wait for the same jobs again
+    folder.write_script(overridden(script, ()))  # it does not wait for the same jobs again
     tell_submitted(hand_in(folder, options), folder.run_dir, array=len(job.runs) > 1)
 
 

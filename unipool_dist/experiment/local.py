@@ -96,7 +96,7 @@ class LocalTrainings:
         freeze_config(run.directory.absolute(), run.config)
         place = min(set(range(self._num_at_once)) - {item.place for item in self._under_way})
         log = log_of(run)
-        log.parent.mkdir(exist_ok=True)
+        log.parent.mkdir(mode=0o700, exist_ok=True)
         with self._starting, log.open("ab") as output, hold_signals():
             if self.stopped_by is not None:
                 claim.release()

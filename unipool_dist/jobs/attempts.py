@@ -109,7 +109,7 @@ class AttemptLog:
     def _append(self, event: dict[str, Any]) -> None:
         path = self.folder / ATTEMPTS_FILE
         try:
-            with path.open("a", encoding="utf-8") as file:
+            with open(path, "a", encoding="utf-8", opener=_private) as file:
                 file.write("\n" * self._last_line_is_cut() + json.dumps(event) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -124,3 +124,8 @@ class AttemptLog:
     def _last_line_is_cut(self) -> bool:
         path = self.folder / ATTEMPTS_FILE
         return path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+
+
+def _private(path: str, flags: int) -> int:
+    """For ``open``: a new file is readable by the user alone, as a start's end may quote what the run has said."""
+    return os.open(path, flags, 0o600)

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from unipool_dist.base.writing import replace_text
 from unipool_dist.config import Config, load_config
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs.profile import Profile, parse_profile
@@ -66,19 +67,27 @@ class JobFolder:
         return (self.path / _JOB_FILE).exists()
 
     def write(self, job: Job) -> None:
-        (self.path / _JOB_FILE).write_text(json.dumps(asdict(job), indent=1) + "\n", encoding="utf-8")
+        """Write ``job.json``, which the user alone may read: the profile and the command may hold what is secret."""
+        replace_text(self.path / _JOB_FILE, json.dumps(asdict(job), indent=1) + "\n", mode=0o600)
+
+    def write_script(self, script: str) -> None:
+        """Write the batch script, which the user alone may read, as it holds the profile's variables."""
+        replace_text(self.script, script, mode=0o600)
 
     def read(self) -> Job:
         """What was submitted.
 
         Raises:
             UnipoolError: this is no submitted run, or one of another version.
+            PermissionError: it is that of another user.
         """
         path = self.path / _JOB_FILE
         try:
             return Job(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise UnipoolError(f"{self.run_dir} was not submitted with `unipool-dist submit`: no {path}") from None
+        except PermissionError:  # somebody else's run: nothing is wrong with it
+            raise
         except (OSError, ValueError, TypeError) as error:
             raise UnipoolError(f"{path} cannot be read: {error}; submit the run again") from None
 

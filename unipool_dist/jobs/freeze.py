@@ -10,12 +10,16 @@ import subprocess
 from pathlib import Path
 
 import unipool_dist
-from unipool_dist.config import Config, dump_config
+from unipool_dist.base.reading import read_bytes
+from unipool_dist.base.writing import replace_bytes, replace_text
+from unipool_dist.config import Config, config_text
 from unipool_dist.errors import ConfigError, UnipoolError
+from unipool_dist.jobs.environment_record import recorded
 from unipool_dist.jobs.folder import CONFIG_FILE, JOB, JobFolder
 
 _PACKAGE = Path(unipool_dist.__file__).resolve().parent
-_SECRET = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PRIVATE_KEY")
+PRIVATE = 0o600
+"""Mode of the files that may hold text or environment of the user."""
 
 
 def freeze_config(run_dir: Path, config: Config) -> None:
@@ -26,9 +30,10 @@ def freeze_config(run_dir: Path, config: Config) -> None:
     if optimizer.deepspeed is not None:
         copy = folder / "deepspeed.json"
         try:
-            shutil.copyfile(optimizer.deepspeed, copy)
-        except OSError as error:
+            content = read_bytes(Path(optimizer.deepspeed))
+        except (OSError, ValueError) as error:
             raise ConfigError(f"optimizer.deepspeed={optimizer.deepspeed} cannot be read: {error}") from None
+        replace_bytes(copy, content, mode=PRIVATE)
         optimizer = optimizer.model_copy(update={"deepspeed": str(copy)})
     frozen = config.model_copy(
         update={
@@ -37,7 +42,7 @@ def freeze_config(run_dir: Path, config: Config) -> None:
             "run": config.run.model_copy(update={"dir": str(run_dir)}),
         }
     )
-    dump_config(frozen, folder / CONFIG_FILE)
+    replace_text(folder / CONFIG_FILE, config_text(frozen), mode=PRIVATE)
 
 
 def freeze_code(folder: JobFolder, task_python: str) -> dict[str, str | bool] | None:
@@ -66,12 +71,8 @@ def freeze_code(folder: JobFolder, task_python: str) -> dict[str, str | bool] | 
 
 
 def freeze_environment(folder: JobFolder) -> None:
-    """Write the submitter's variables to ``environment.txt``, without the values of what looks like a secret."""
-    lines = [
-        f"{name}={'(not recorded)' if any(word in name.upper() for word in _SECRET) else value!r}"
-        for name, value in sorted(os.environ.items())
-    ]
-    (folder.path / "environment.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    """Write the submitter's variables to ``environment.txt``: the values of those alone that explain how it runs."""
+    replace_text(folder.path / "environment.txt", "\n".join(recorded(os.environ)) + "\n", mode=PRIVATE)
 
 
 def _write_program(folder: JobFolder, python: str) -> None:
@@ -95,7 +96,7 @@ def _git_state(folder: JobFolder) -> dict[str, str | bool] | None:
     untracked = (_git("ls-files", "--others", "--exclude-standard", *paths) or "").split()
     if diff or untracked:
         new = "".join(f"untracked: {name}\n" for name in untracked)  # copied with the rest
-        (folder.path / "code.diff").write_text(new + diff, encoding="utf-8")
+        replace_text(folder.path / "code.diff", new + diff, mode=PRIVATE)
     return {"commit": commit.strip(), "dirty": bool(diff or untracked)}
 
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from unipool_dist.base.credentials import without_credentials
 from unipool_dist.base.printable import printable
 from unipool_dist.base.shell import shown
 from unipool_dist.checkpoint.progress import current_versions
@@ -123,13 +124,13 @@ def write_over(request: Request, prepared: Prepared) -> None:
     """As :func:`write`, into folders that may hold what an earlier submission has frozen; they stay on a failure."""
     folder = prepared.folder
     folder.path.mkdir(parents=True, exist_ok=True)
-    folder.logs.mkdir(exist_ok=True)
+    folder.logs.mkdir(mode=0o700, exist_ok=True)  # SLURM makes the logs in it
     for name, config in prepared.configs.items():
         freeze_config((folder.run_dir / name).resolve(), config)
     container = request.profile.container
     git = freeze_code(folder, interpreter() if container is None else container.python)
     freeze_environment(folder)
-    folder.script.write_text(script_of(request, prepared), encoding="utf-8")
+    folder.write_script(script_of(request, prepared))
     folder.write(
         Job(
             name=request.resources.name,
@@ -184,8 +185,8 @@ def interpreter() -> str:
 
 
 def command_line() -> list[str]:
-    """What the user typed."""
-    return ["unipool-dist", *sys.argv[1:]]
+    """What the user typed, without what may be secret in URLs."""
+    return ["unipool-dist", *map(without_credentials, sys.argv[1:])]
 
 
 def check_idle(folder: JobFolder) -> None:

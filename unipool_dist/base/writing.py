@@ -1,0 +1,38 @@
+"""Replacing a file: what is there under the name is the old content or the new, whoever interrupts it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from secrets import token_hex
+
+DRAFT_NAME = re.compile(r"\.(.+)\.[0-9a-f]{12}\.new")
+"""Of what is written beside the file that it is to replace, whose name is the group."""
+
+
+def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """Make ``text``, in UTF-8, the content of ``path``; see :func:`replace_bytes`."""
+    replace_bytes(path, text.encode("utf-8"), mode=mode)
+
+
+def replace_bytes(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Make ``data`` the content of ``path``; a link of that name is replaced, not followed.
+
+    It is written beside, under a name that nobody else has, so that nothing else is touched.
+
+    Args:
+        mode: permissions, less the umask.
+
+    Raises:
+        OSError: it cannot be written; then ``path`` is as it was.
+    """
+    draft = path.with_name(f".{path.name}.{token_hex(6)}.new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
