@@ -9,8 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unipool_dist.checkpoint.randomness import seed_generators
+from unipool_dist.config import load_config
 from unipool_dist.data import Corpus, SampleDataset, extended, micro_batch, training_data, training_dataset
-from unipool_dist.errors import DataError
+from unipool_dist.errors import ConfigError, DataError
 
 S = 32
 
@@ -52,6 +54,18 @@ def test_no_sample_changes_when_the_run_is_made_longer(corpus: Corpus) -> None:
     assert segments == (40, 60, 30)
     second = training_dataset(corpus, sequence_length=S, num_samples=60, seed=6, weights=weights)
     assert torch.equal(before[40:100], all_tokens(second))
+
+
+def test_a_run_of_the_highest_seed_can_be_made_longer(corpus: Corpus) -> None:
+    highest = load_config(None, [f"train.seed={2**32 - 1}"]).train.seed
+    longer = all_tokens(training_data(corpus, segments=(40, 60, 30), sequence_length=S, seed=highest))
+    assert torch.equal(longer[:40], all_tokens(training_data(corpus, segments=(40,), sequence_length=S, seed=highest)))
+    for seed, samples in ((0, longer[40:100]), (1, longer[100:])):
+        alone = training_dataset(corpus, sequence_length=S, num_samples=len(samples), seed=seed)
+        assert torch.equal(samples, all_tokens(alone))
+    seed_generators(highest)
+    with pytest.raises(ConfigError, match=r"train\.seed=4294967296 must be a whole number from 0 to 4,294,967,295"):
+        load_config(None, [f"train.seed={2**32}"])
 
 
 def test_an_order_changes_with_the_number_of_samples(corpus: Corpus) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from unipool_dist.base.printable import printable
+from unipool_dist.base.reading import read_json
 from unipool_dist.errors import ConfigError
 
 
@@ -31,22 +32,22 @@ def read_deepspeed_config(path: str | None) -> ZeroSettings:
     if path is None:
         return ZeroSettings(stage=1)
     try:
-        values = json.loads(Path(path).read_text())
+        values = read_json(Path(path))
         known = set(ZeroSettings.model_fields)
         ignored = sorted(set(values) - {"zero_optimization"})
         ignored += [f"zero_optimization.{key}" for key in sorted(set(values["zero_optimization"]) - known)]
-        zero = ZeroSettings(**values["zero_optimization"])
+        zero = ZeroSettings.model_validate(values["zero_optimization"])
     except FileNotFoundError:
         raise ConfigError(
             f"optimizer.deepspeed={path}: no such file; the ones that come with the project are in ds_configs/"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise ConfigError(
-            f"optimizer.deepspeed={path} is not a DeepSpeed configuration: {type(error).__name__}: {error}"
+            f"optimizer.deepspeed={path} is not a DeepSpeed configuration: {type(error).__name__}: {printable(error)}"
         ) from None
     if ignored:
         raise ConfigError(
-            f"optimizer.deepspeed={path}: remove {', '.join(ignored)}, which would have no effect: of "
+            f"optimizer.deepspeed={path}: remove {_short(', '.join(ignored))}, which would have no effect: of "
             f"zero_optimization {', '.join(sorted(known))} are read; types, batch sizes, clipping and the optimizer "
             f"are set in the run's configuration"
         )
@@ -57,3 +58,8 @@ def read_deepspeed_config(path: str | None) -> ZeroSettings:
             f"(ds_configs/README.md)"
         )
     return zero
+
+
+def _short(text: str) -> str:
+    shown = printable(text)
+    return shown if len(shown) <= 200 else f"{shown[:197]}..."

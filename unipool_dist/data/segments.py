@@ -18,6 +18,9 @@ from torch.utils.data import Dataset
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.sampling import TrainingDataset, training_dataset
 
+NUM_SEEDS = 2**32
+"""Megatron-core shuffles with a RandomState of numpy, which takes no others."""
+
 
 def extended(segments: tuple[int, ...], total: int) -> tuple[int, ...]:
     """``segments`` (sample counts) if they hold ``total`` samples, else with a segment more that holds the rest."""
@@ -56,7 +59,8 @@ def training_data(
     spare_dir: Path | None = None,
     consumed_samples: int = 0,
 ) -> SegmentedDataset:
-    """Index ``segments[i]`` training sequences with ``seed + i`` for each i; the dataset of all, in this order.
+    """Index ``segments[i]`` training sequences with ``seed + i`` for each i, from the highest seed on
+    with 0; the dataset of all, in this order.
 
     Segments that end at or before ``consumed_samples`` are neither indexed nor opened, and their samples not read.
 
@@ -71,7 +75,7 @@ def training_data(
             corpus,
             sequence_length=sequence_length,
             num_samples=num_samples,
-            seed=seed + i,
+            seed=(seed + i) % NUM_SEEDS,
             weights=weights,
             cache_dir=cache_dir,
             spare_dir=spare_dir,

@@ -25,7 +25,7 @@ from unipool_dist.jobs.layout import choose_layout
 from unipool_dist.jobs.limits import check_time_limit
 from unipool_dist.jobs.profile import Profile
 from unipool_dist.jobs.render import Resources, render_script
-from unipool_dist.jobs.sweep import combinations, folder_name
+from unipool_dist.jobs.sweep import check_distinct, combinations, folder_name
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def prepare(
         name: load_config(config_path, (*overrides, *combination))
         for name, combination in zip(names, runs, strict=True)
     }
+    check_distinct(configs)
     root = _root(next(iter(configs.values())), overrides)
     folder = JobFolder(root)
     if folder.exists() or (root / "config.yaml").exists():
