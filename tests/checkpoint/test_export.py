@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 
 from tests.checkpoint.command_line import document, fail, same_bits, step_folder, succeed, tensors_of
 from tests.checkpoint.damage import adapt_manifest, copy_run, flip_bit, replace_file
+from tests.support.trees import snapshot
 from unipool_dist.checkpoint.offline import export as export_module
 from unipool_dist.config import dump_config, load_config
 from unipool_dist.data import Corpus
@@ -112,11 +115,67 @@ def test_what_is_there_already_is_kept(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert "exists already" in fail("export", trained, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
-    (tmp_path / "new.writing").mkdir()
-    assert "new.writing exists: another export is writing it" in fail("export", trained, tmp_path / "new")
-    assert (tmp_path / "new.writing").is_dir() and not (tmp_path / "new").exists()
+    (tmp_path / "link").symlink_to("nowhere")
+    assert "(a link that leads nowhere) exists already" in fail("export", trained, tmp_path / "link")
     (tmp_path / "file").write_text("")
     assert "cannot be made" in fail("export", trained, tmp_path / "file" / "out")
+
+
+def _thesis(draft: Path) -> None:
+    draft.mkdir()
+    (draft / "thesis.tex").write_text("years of work")
+
+
+def _model_of_somebody(draft: Path) -> None:
+    draft.mkdir()
+    (draft / "model.safetensors").write_text("weights")
+
+
+def _thesis_in_a_draft(draft: Path) -> None:
+    _thesis(draft)
+    (draft / ".lock").touch()
+
+
+def _link_to_a_draft(draft: Path) -> None:
+    draft.with_name("mine").mkdir()
+    (draft.with_name("mine") / ".lock").touch()
+    draft.symlink_to("mine")
+
+
+def _dangling_link(draft: Path) -> None:
+    draft.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    "put", [_thesis, _model_of_somebody, _thesis_in_a_draft, _link_to_a_draft, _dangling_link, Path.touch]
+)
+def test_what_is_somebody_elses_is_refused_before_the_checkpoint_is_read(
+    put: Callable[[Path], None], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "new.writing")
+    before = snapshot(tmp_path)
+    monkeypatch.setattr("unipool_dist.cli.checkpoint.exchange.check_contents", pytest.fail)
+    assert "ForeignError" in (message := fail("export", trained, tmp_path / "new")) and "new.writing" in message
+    assert snapshot(tmp_path) == before
+
+
+def test_what_a_killed_export_has_left_is_replaced_and_one_that_lives_is_not(trained: Path, tmp_path: Path) -> None:
+    draft = tmp_path / "new.writing"
+    draft.mkdir()
+    for name in ("model-00007-of-00009.safetensors", ".config.yaml.0123456789ab.new"):
+        (draft / name).write_text("half of it")
+    with (draft / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another export is writing" in fail("export", trained, tmp_path / "new")
+        assert len(list(draft.iterdir())) == 3
+    succeed("export", trained, tmp_path / "new")
+    assert not draft.exists()
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        "model.safetensors",
+        "config.yaml",
+        "export.json",
+        "tokenizer.model",
+    }
 
 
 def test_what_is_damaged_is_not_exported(trained: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from tests.checkpoint.command_line import call, document, fail, same_bits, step_folder, succeed, tensors_of
 from tests.checkpoint.damage import copy_run, flip_bit
+from tests.support.trees import snapshot
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.offline.locate import locate
 from unipool_dist.checkpoint.offline.reading import TensorReader
@@ -51,6 +52,38 @@ def test_a_step_that_is_there_is_refused(trained: Path, tmp_path: Path) -> None:
     before = sorted((tmp_path / "run").rglob("*.distcp"))
     assert "step-00000004 exists already" in fail("reshard", tmp_path / "run", tmp_path / "run")
     assert sorted((tmp_path / "run").rglob("*.distcp")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.yaml", "# mine\nmodel: {}\n"),
+        ("metrics.jsonl", '{"loss": 1}\n'),
+        ("checkpoints/epoch=3.ckpt", "weights"),
+        ("checkpoints/step-00000004/thesis.tex", "years of work"),
+        ("checkpoints/step-00000004.writing/thesis.tex", "years of work"),
+        ("checkpoints", "a file"),
+        (".lock", "my notes on locks"),
+    ],
+)
+@pytest.mark.parametrize("command", ["reshard", "import"])
+def test_what_is_somebody_elses_is_refused_and_stays(
+    command: str, name: str, text: str, trained: Path, exported: Path, tmp_path: Path
+) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(text)
+    (tmp_path / "notes.txt").write_text("no hindrance")
+    before = snapshot(tmp_path)
+    message = fail(command, trained if command == "reshard" else exported, tmp_path)
+    assert str(tmp_path) in message
+    assert snapshot(tmp_path) == before
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "model"
+    succeed("export", trained, path)
+    return path
 
 
 def test_what_is_damaged_is_not_copied(trained: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from unipool_dist.errors import ConfigError
 from unipool_dist.resilience.heartbeat import HeartbeatWriter
 
 STEPS = 12
+STUCK = "2026-01-02T03-04-05"
 BASE = (f"train.steps={STEPS}", "optimizer.decay=constant", "checkpoint.interval=2")
 KEEP = ("checkpoint.keep_last=1", "checkpoint.keep_every=4")
 
@@ -29,7 +30,7 @@ def base(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, begun with --resume where an earlier start got stuck before its first checkpoint; not to be
     changed."""
     run_dir = tmp_path_factory.mktemp("base") / "run"
-    (run_dir / "watchdog" / "stuck").mkdir(parents=True)
+    (run_dir / "watchdog" / STUCK).mkdir(parents=True)
     HeartbeatWriter(run_dir, steps=STEPS, resumed_from=0).write(1)
     said, _ = complete(command_of(tiny_corpus, run_dir, *BASE, *KEEP, "--resume"))
     (run_dir.parent / "said").write_text(said)
@@ -48,7 +49,8 @@ def test_to_resume_where_nothing_is_begins_and_what_the_watchdog_found_stays(bas
         "1 steps that had been done before there was a checkpoint are lost and done anew"
         in (base.parent / "said").read_text()
     )
-    assert (base / "watchdog" / "stuck").is_dir()
+    assert f"no checkpoint in {base}: starting at step 1\n" in (base.parent / "said").read_text()
+    assert (base / "watchdog" / STUCK).is_dir()
 
 
 def test_old_checkpoints_go(base: Path) -> None:

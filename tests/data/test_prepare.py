@@ -5,17 +5,17 @@ from __future__ import annotations
 import fcntl
 import math
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 
 from unipool_dist.data import Corpus
 from unipool_dist.data import prepare as prepare_module
 from unipool_dist.data.megatron import import_megatron
+from unipool_dist.data.place import Place
 from unipool_dist.data.prepare import PrepareOptions, prepare
 from unipool_dist.errors import DataError
 
@@ -116,9 +116,9 @@ def test_an_interrupted_preparation_leaves_no_corpus_and_the_next_is_whole(
     for path in (out, tmp_path / "out.partial"):
         with pytest.raises(DataError, match="no prepared corpus"):
             Corpus.open(path)
-    (tmp_path / "out.partial/left-over").touch()
+    (tmp_path / "out.partial/gone.train.bin").touch()  # of a domain that the next one does not have
     assert prepare(out, options)[1]
-    assert not (out / "left-over").exists()
+    assert not (out / "gone.train.bin").exists()
     assert (out / "manifest.json").read_bytes() == (corpus_dir / "manifest.json").read_bytes()
 
 
@@ -143,18 +143,16 @@ def test_nobody_else_gets_at_a_corpus_that_is_being_published(
     sources: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until it has its name: else what is about to be renamed would be taken for left over, and deleted."""
-    (tmp_path / "out.replaced").mkdir()
     refusals = []
-    rmtree = shutil.rmtree
+    rename = Place._rename
 
-    def meanwhile(path: Path, *arguments: Any) -> None:
-        if path.name == "out.replaced":
-            with pytest.raises(DataError, match="another process"), prepare_module._partial_directory(tmp_path / "out"):
-                pass
-            refusals.append(path)
-        rmtree(path, *arguments)
+    def meanwhile(place: Place) -> None:
+        with pytest.raises(DataError, match="another process"), Place(tmp_path / "out").locked():
+            pass
+        refusals.append(place)
+        rename(place)
 
-    monkeypatch.setattr(shutil, "rmtree", meanwhile)
+    monkeypatch.setattr(Place, "_rename", meanwhile)
     prepare(tmp_path / "out", PrepareOptions(sources=sources, vocab_size=VOCAB_SIZE))
     assert refusals and {path.name for path in Corpus.open(tmp_path / "out").path.iterdir()} >= {"alpha.train.bin"}
 

@@ -11,8 +11,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from unipool_dist.errors import NonFiniteError, UnipoolError
+from unipool_dist.observe.files import METRICS_FILE, TENSORBOARD_DIR, USAGE_FILE
 from unipool_dist.observe.jsonlines import read_json_lines
-from unipool_dist.observe.metrics import METRICS_FILE, TENSORBOARD_DIR, TRAIN_KEYS, USAGE_FILE, MetricsWriter
+from unipool_dist.observe.metrics import TRAIN_KEYS, MetricsWriter
 
 COUNTS_LE = np.array([[3, 1], [0, 4]], dtype=np.int64)
 

@@ -2,17 +2,31 @@
 
 Guarantees: a folder with such a name is a checkpoint that was whole when it got the name, because it gets it by a
 rename at the very end of writing; it loses the name, again by a rename, before anything of it is deleted. What there
-is, is found by looking.
+is, is found by looking. Nothing is deleted but what :mod:`unipool_dist.base.belongings` can tell to be a checkpoint;
+what was set aside never is. ``checkpoints`` and each checkpoint may be a link or a mount point.
 
 Only the process that holds the run's lock calls the methods that change anything.
 """
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 from pathlib import Path
 
+from unipool_dist.base.belongings import (
+    Folder,
+    ForeignError,
+    Kept,
+    any_file,
+    empty,
+    exists,
+    foreign,
+    is_mount_point,
+    refuse,
+    remove,
+    remove_if_empty,
+)
 from unipool_dist.checkpoint.durable import flush, rename_durably
 
 CHECKPOINTS = "checkpoints"
@@ -21,19 +35,27 @@ ASIDE = "aside"
 _NAME = re.compile(r"step-(\d{8,})")
 _WRITING, _DELETING = ".writing", ".deleting"
 
+_TENSORS = r"__\d+_\d+\.distcp(\.tmp)?|\.metadata(\.tmp)?"
+_RECORDS = r"manifest\.json|state\.json"
+_FILES = {_TENSORS: any_file, _RECORDS: any_file, r"config\.yaml": any_file}
+CHECKPOINT = Folder(_FILES, sign=_RECORDS)
+UNFINISHED = Folder(_FILES, sign=_TENSORS)
+"""Half written, or half deleted."""
+_ENTRIES = {r"step-\d{8,}": CHECKPOINT, rf"step-\d{{8,}}({_WRITING}|{_DELETING})": UNFINISHED}
+
 
 class CheckpointDirectory:
     """All checkpoints of the run in ``run_dir``."""
 
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / CHECKPOINTS
-        self._doomed = self.path.with_name(CHECKPOINTS + _DELETING)
+        self._doomed = self.path.with_name(CHECKPOINTS + _DELETING)  # where earlier versions put all that was to go
 
     def steps(self) -> list[int]:
         """Steps of which there is a checkpoint, ascending; whether its files are still good is for others to say."""
         if not self.path.is_dir():
             return []
-        matches = (_NAME.fullmatch(entry.name) for entry in self.path.iterdir() if entry.is_dir())
+        matches = (_NAME.fullmatch(entry.name) for entry in self.path.iterdir() if _holds_something(entry))
         return sorted(int(match[1]) for match in matches if match)
 
     def folder(self, step: int) -> Path:
@@ -44,11 +66,30 @@ class CheckpointDirectory:
         """Where the checkpoint of ``step`` is written, aside, before it is whole."""
         return self.path / f"step-{step:08d}{_WRITING}"
 
+    def in_the_way(self) -> list[Path]:
+        """What has the name of a checkpoint, or of all of them, and is none; a file beside those of a checkpoint is no
+        hindrance."""
+        if not exists(self.path):
+            return []
+        if not self.path.is_dir():
+            return [self.path]
+        named = [entry for entry in sorted(self.path.iterdir()) if _kind_of(entry) is not None]
+        aside = self.path / ASIDE
+        no_folder = [aside] if exists(aside) and not aside.is_dir() else []
+        return [entry for entry in named if not _seems_ours(entry)] + no_folder
+
+    def foreign(self) -> list[Path]:
+        """Everything in the directory but checkpoints as they were written, and ``aside``."""
+        return foreign(self.path, Folder({**_ENTRIES, ASIDE: Kept()}))
+
     def begin(self, step: int) -> None:
-        """Make an empty folder :meth:`draft`."""
+        """Make an empty folder :meth:`draft`.
+
+        Raises:
+            ForeignError: there is something else of that name.
+        """
         draft = self.draft(step)
-        if draft.exists():
-            shutil.rmtree(draft)
+        remove(draft, UNFINISHED)
         draft.mkdir(parents=True)
 
     def commit(self, step: int) -> None:
@@ -58,33 +99,59 @@ class CheckpointDirectory:
 
     def abandon(self, step: int) -> None:
         """Remove what there is of a draft, as far as that is possible."""
-        shutil.rmtree(self.draft(step), ignore_errors=True)
+        _remove_if_ours(self.draft(step))
 
     def delete(self, step: int) -> None:
-        """Delete the checkpoint of ``step``. Interrupted at any moment, it leaves a whole checkpoint or none."""
+        """Delete the checkpoint of ``step``. Interrupted at any moment, it leaves a whole checkpoint or none.
+
+        Of one that is a link the link alone goes; one that is a mount point is emptied.
+
+        Raises:
+            ForeignError: something in it is not the checkpoint's; then all of it stays.
+        """
         folder = self.folder(step)
-        doomed = folder.with_name(folder.name + _DELETING)
-        if doomed.exists():
-            shutil.rmtree(doomed)
-        rename_durably(folder, doomed)
-        shutil.rmtree(doomed)
+        if folder.is_symlink():
+            folder.unlink()
+            return
+        refuse(foreign(folder, CHECKPOINT), f"deleting the checkpoint of step {step}")
+        if is_mount_point(folder):
+            empty(folder, CHECKPOINT)
+            return
+        self._doom(step)
+        flush(self.path)
+        remove(_doomed(folder), UNFINISHED)
 
     def delete_all(self) -> None:
-        """Delete every checkpoint, and those set aside. Interrupted at any moment, it leaves all of them or none."""
-        if self._doomed.exists():
-            shutil.rmtree(self._doomed)
-        if self.path.is_dir():
-            rename_durably(self.path, self._doomed)
-            shutil.rmtree(self._doomed)
+        """Delete every checkpoint but those set aside. Interrupted at any moment, it leaves the newest or none.
+
+        Raises:
+            ForeignError: there is something that is no checkpoint; then all of them stay.
+        """
+        refuse(self.foreign(), f"deleting the checkpoints in {self.path}")
+        movable = [step for step in self.steps() if not is_mount_point(self.folder(step))]
+        for step in movable:
+            self._doom(step)
+        for step in self.steps():
+            empty(self.folder(step), CHECKPOINT)
+        if movable:
+            flush(self.path)
+        self.clean_up()
+        remove_if_empty(self.path)
 
     def clean_up(self) -> None:
         """Remove drafts and half-deleted folders that a killed process has left."""
-        if self._doomed.exists():
-            shutil.rmtree(self._doomed)
-        if self.path.is_dir():
-            for entry in self.path.iterdir():
-                if entry.is_dir() and entry.name.endswith((_WRITING, _DELETING)):
-                    shutil.rmtree(entry)
+        for folder in (self._doomed, self.path):
+            entries = sorted(folder.iterdir()) if folder.is_dir() else []
+            for entry in entries:
+                if folder == self._doomed or _kind_of(entry) is UNFINISHED:
+                    _remove_if_ours(entry)
+        remove_if_empty(self._doomed)
+
+    def _doom(self, step: int) -> None:
+        """Take the name from a checkpoint that is to be deleted."""
+        doomed = _doomed(self.folder(step))
+        remove(doomed, UNFINISHED)
+        os.rename(self.folder(step), doomed)
 
     def set_aside(self, step: int, reason: str) -> Path:
         """Move the checkpoint of ``step`` out of the way, unchanged, to ``checkpoints/aside``; return where it went."""
@@ -92,8 +159,12 @@ class CheckpointDirectory:
         aside = self.path / ASIDE
         aside.mkdir(exist_ok=True)
         names = (f"{folder.name}.{reason}{suffix}" for suffix in ("", *(f".{i}" for i in range(2, 1_000_000))))
-        target = next(aside / name for name in names if not (aside / name).exists())
-        folder.rename(target)
+        target = next(aside / name for name in names if not exists(aside / name))
+        if folder.is_symlink():  # moved, a relative link would lead elsewhere
+            target.symlink_to(folder.resolve())
+            folder.unlink()
+        else:
+            folder.rename(target)
         flush(self.path)
         flush(aside)
         return target
@@ -106,3 +177,37 @@ def outdated(steps: list[int], keep_last: int, keep_every: int) -> list[int]:
     """
     old = steps[:-keep_last] if keep_last else []
     return [step for step in old if not keep_every or step % keep_every]
+
+
+def _doomed(folder: Path) -> Path:
+    return folder.with_name(folder.name + _DELETING)
+
+
+def _kind_of(entry: Path) -> Folder | None:
+    """Which kind of folder has such a name."""
+    return next((kind for pattern, kind in _ENTRIES.items() if re.fullmatch(pattern, entry.name)), None)
+
+
+def _seems_ours(entry: Path) -> bool:
+    """Whether a folder, or a link to one, is empty or holds some file of a checkpoint."""
+    try:
+        names = os.listdir(entry)
+    except OSError:
+        return False
+    return not names or any(re.fullmatch(f"{_TENSORS}|{_RECORDS}", name) for name in names)
+
+
+def _holds_something(folder: Path) -> bool:
+    """Whether it is a folder, or a link to one; not a mount point that stayed when the checkpoint in it was deleted."""
+    try:
+        return bool(os.listdir(folder)) or not is_mount_point(folder)
+    except OSError:
+        return False
+
+
+def _remove_if_ours(entry: Path) -> None:
+    """Remove what a checkpoint was or was to become, as far as that is possible."""
+    try:
+        remove(entry, _kind_of(entry))
+    except (OSError, ForeignError):
+        return

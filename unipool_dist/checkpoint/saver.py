@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch.distributed as dist
 from torch import Tensor
 
+from unipool_dist.base.belongings import ForeignError
 from unipool_dist.checkpoint.directory import CheckpointDirectory, outdated
 from unipool_dist.checkpoint.pieces import Piece
 from unipool_dist.checkpoint.progress import DataIdentity, Progress, current_versions, now
@@ -186,12 +187,13 @@ class Saver:
 
     def _delete_outdated(self) -> str | None:
         """Returns what went wrong: too many checkpoints are no reason to lose one."""
-        try:
-            for step in outdated(self._directory.steps(), self._settings.keep_last, self._settings.keep_every):
+        problems = []
+        for step in outdated(self._directory.steps(), self._settings.keep_last, self._settings.keep_every):
+            try:
                 self._directory.delete(step)
-        except OSError as error:
-            return f"an old checkpoint could not be deleted: {error}"
-        return None
+            except (OSError, ForeignError) as error:
+                problems.append(str(error))
+        return f"an old checkpoint could not be deleted: {'; '.join(problems)}" if problems else None
 
     def _progress(self, step: int) -> Progress:
         grid = self._groups.grid

@@ -39,8 +39,9 @@ def probe(against: Path | None, seeds: int, sequences: int | Literal["all"] | No
     With --against also RUN/probe/against-NAME/ with these figures of both runs; that one has to be probed before, on
     the same sequences. Random routing is the same for a seed on any layout. A dense model has nothing to be probed.
     """
-    from unipool_dist.probe.record import check_comparable, read_probe
+    from unipool_dist.probe.record import check_comparable, check_replaceable, read_probe
 
+    check_replaceable(use["run"])
     other = read_probe(against) if against is not None else None
 
     def work(run: OpenedRun) -> None:

@@ -3,45 +3,71 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from unipool_dist.base.belongings import Folder, empty, exists, foreign, listed, refuse, remove
+from unipool_dist.base.writing import replace_text
 from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.cli.run_files import CONFIG_FILE, DATA_SUMMARY_FILE, is_mark, things_of_a_run
 from unipool_dist.config import Config, dump_config
 from unipool_dist.errors import ConfigError
-from unipool_dist.probe.record import PROBE_DIR
-from unipool_dist.resilience.heartbeat import HEARTBEAT_FILE
 from unipool_dist.resilience.watchdog_files import WATCHDOG
 
-CONFIG_FILE = "config.yaml"
-_OF_A_RUN = (
-    CONFIG_FILE,
-    "metrics.jsonl",
-    "expert_usage.jsonl",
-    "data_summary.json",
-    HEARTBEAT_FILE,
-    "loss_curve.png",
-    "expert_usage.png",
-)
 
+def check_run_dir(path: Path, *, overwrite: bool, resume: bool, must_resume: bool = False) -> None:
+    """Refuse a directory that holds another run, or anything not made by this program where the run is to write.
 
-def check_run_dir(path: Path, *, overwrite: bool, resume: bool) -> None:
-    """Refuse a directory that holds another run.
+    What lies beside (``notes.txt``) is no hindrance. Nothing is changed, but that ``path`` is made.
+
+    Args:
+        must_resume: there has to be a checkpoint.
 
     Raises:
-        ConfigError: it does and neither ``overwrite`` nor ``resume`` is set, or it cannot be written.
+        ConfigError: it is to be refused, or cannot be made.
     """
-    holds_run = (path / CONFIG_FILE).exists() or CheckpointDirectory(path).steps()
-    if holds_run and not (overwrite or resume):
+    directory = CheckpointDirectory(path)
+    steps = [step for step in directory.steps() if directory.folder(step) not in directory.in_the_way()]
+    if (steps or _is_begun(path)) and not (overwrite or resume):
         raise ConfigError(
             f"run.dir={path} already holds a run; pass --resume to go on with it, choose another directory, or pass "
             f"--overwrite to replace it"
+        )
+    found = in_the_way(path, resume=resume)
+    if found:
+        raise ConfigError(
+            f"run.dir={path} holds what unipool-dist has not made, where the run would write: {listed(found)}; move it "
+            f"away or choose another directory"
+        )
+    if must_resume and not steps:
+        raise ConfigError(
+            f"no checkpoint in {path}, and --resume=must asks for one; correct run.dir, or pass --resume to begin"
         )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"run.dir={path} cannot be made: {error}; choose a directory that can be written") from None
+
+
+def in_the_way(path: Path, *, resume: bool) -> list[Path]:
+    """What the run would delete or replace in ``path``, or write through, and this program has not made.
+
+    A run that goes on from a checkpoint deletes nothing: of its folders it only asks that they can be written into.
+    """
+    if exists(path) and not path.is_dir():
+        return [path]
+    directory = CheckpointDirectory(path)
+    found = directory.in_the_way()
+    goes_on = resume and bool(directory.steps())
+    if not goes_on and not found:
+        found = directory.foreign()
+    for name, kind in things_of_a_run(path).items():
+        only_writes = isinstance(kind, Folder) and (goes_on or (resume and name == WATCHDOG))
+        if not only_writes:
+            found += foreign(path / name, kind)
+        elif exists(path / name) and not (path / name).is_dir():
+            found.append(path / name)
+    return found
 
 
 def begin_run_dir(path: Path, config: Config, unigram_entropy: Mapping[str, float], *, same_run: bool = False) -> None:
@@ -53,17 +79,30 @@ def begin_run_dir(path: Path, config: Config, unigram_entropy: Mapping[str, floa
         same_run: it is the run itself that has not come to a checkpoint yet: what its watchdog has found stays.
 
     Raises:
+        ForeignError: something that would be deleted was not made by this program; then nothing is changed.
         OSError: something cannot be deleted.
     """
+    refuse(in_the_way(path, resume=same_run), f"beginning a run in {path}")
+    things = things_of_a_run(path)
     CheckpointDirectory(path).delete_all()
-    for name in _OF_A_RUN:
-        (path / name).unlink(missing_ok=True)
-    for folder in ("tensorboard", PROBE_DIR, *(() if same_run else (WATCHDOG,))):
-        shutil.rmtree(path / folder, ignore_errors=True)
+    for name, kind in things.items():
+        if not isinstance(kind, Folder):
+            remove(path / name, kind)
+        elif not (same_run and name == WATCHDOG):
+            empty(path / name, kind)
     continue_run_dir(path, config, unigram_entropy)
 
 
 def continue_run_dir(path: Path, config: Config, unigram_entropy: Mapping[str, float]) -> None:
     """Write the resolved configuration, which may not be the one the run began with."""
-    (path / "data_summary.json").write_text(json.dumps({"unigram_entropy": dict(unigram_entropy)}, indent=1) + "\n")
+    replace_text(path / DATA_SUMMARY_FILE, json.dumps({"unigram_entropy": dict(unigram_entropy)}, indent=1) + "\n")
     dump_config(config, path / CONFIG_FILE)
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether there is anything that only a run leaves that has begun."""
+    marks = {path / name: kind for name, kind in things_of_a_run(path).items() if is_mark(name)}
+    return any(
+        not foreign(thing, kind) and (any(thing.iterdir()) if thing.is_dir() else exists(thing))
+        for thing, kind in marks.items()
+    )

@@ -20,6 +20,7 @@ from unipool_dist.checkpoint.state import RunState
 from unipool_dist.cli.assembly import batch_source, describe, with_vocabulary
 from unipool_dist.cli.observer import RunObserver
 from unipool_dist.cli.rundir import begin_run_dir, check_run_dir, continue_run_dir
+from unipool_dist.cli.start import Start
 from unipool_dist.config import Config, resolve_config
 from unipool_dist.config.deepspeed import read_deepspeed_config
 from unipool_dist.data import Corpus, extended, training_data, validation_sequences
@@ -44,15 +45,6 @@ from unipool_dist.topology.layout import rank_grid
 
 _SLOW_BYTES_PER_S = 50e6
 """What a rank is assumed to write until a save was seen, so that a time limit leaves room for the first one."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """What to do with a run that the run directory already holds."""
-
-    overwrite: bool = False
-    resume: bool = False
-    from_step: int | None = None
 
 
 def train_session(config: Config, environment: Environment, start: Start, signals: StopSignals) -> int:
@@ -230,7 +222,9 @@ class _Session:
         """Take the lock and refuse what must be, before anything is read or changed."""
         with failing_together(f"opening run.dir={self._run_dir}"):
             if self._groups.rank == 0:
-                check_run_dir(self._run_dir, overwrite=start.overwrite, resume=start.resume)
+                check_run_dir(
+                    self._run_dir, overwrite=start.overwrite, resume=start.resume, must_resume=start.must_resume
+                )
                 # Its former self may be alive: on a node whose slurmd has died, where it is asked to save and end; or
                 # on one that was cut off, until its watchdog or a timeout ends it. To wait as long as the watchdog does
                 # would look stuck, and who holds the lock would not be said.
@@ -273,6 +267,8 @@ class _Session:
                 entropy = {name: domain.unigram_entropy for name, domain in self._corpus.domains.items()}
                 before = read_heartbeat(self._run_dir)
                 if found is None:
+                    if start.resume:
+                        click.echo(f"no checkpoint in {self._run_dir}: starting at step 1")
                     begin_run_dir(self._run_dir, config, entropy, same_run=start.resume)
                 else:
                     continue_run_dir(self._run_dir, config, entropy)

@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from unipool_dist.cli.numbers import PROCESSES_HERE, STEP
+from unipool_dist.cli.start import IF_ANY, MUST, Start
 from unipool_dist.config import Config, load_config, resolve_config
 from unipool_dist.resilience.orphans import end_with_launcher
 from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.topology.environment import signalled_twice
 
 
-@click.command()
+class _Train(click.Command):
+    """Lets ``--resume`` have a value or none: click would take the argument after a bare one for its value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        options = args.index("--") if "--" in args else len(args)
+        given = [f"{arg}={IF_ANY}" if arg == "--resume" else arg for arg in args[:options]]
+        return super().parse_args(ctx, [*given, *args[options:]])
+
+
+@click.command(cls=_Train)
 @click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE ...]")
 @click.option("--nproc", type=PROCESSES_HERE, help="Start this many processes on this machine.")
-@click.option("--resume", is_flag=True, help="Go on from the newest whole checkpoint; begin if there is none yet.")
+@click.option(
+    "--resume",
+    type=click.Choice([IF_ANY, MUST]),
+    metavar=f"[={MUST}]",
+    help=f"Go on from the newest whole checkpoint; begin if there is none yet, or with ={MUST} refuse to.",
+)
 @click.option("--from", "from_step", type=STEP, metavar="STEP", help="Resume from this checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that run.dir already holds, checkpoints included.")
 def train(
     config_path: Path,
     overrides: tuple[str, ...],
     nproc: int | None,
-    resume: bool,
+    resume: str | None,
     from_step: int | None,
     overwrite: bool,
 ) -> None:
@@ -36,8 +52,13 @@ def train(
     SIGTERM, SIGINT or SIGUSR1 on any process saves the state after the step under way and ends the run with exit
     status 75; the same command with --resume goes on, on any layout. A second signal ends it at once.
     """
-    resume = resume or from_step is not None
-    if resume and overwrite:
+    start = Start(
+        overwrite=overwrite,
+        resume=resume is not None or from_step is not None,
+        must_resume=resume == MUST and from_step is None,  # which asks for more
+        from_step=from_step,
+    )
+    if start.resume and overwrite:
         raise click.UsageError("--overwrite deletes the checkpoints that --resume and --from need; give one of them")
     config = load_config(config_path, overrides)
     # Else torch tells of a lost peer in twenty lines of C++ frames, before the line that says what happened.
@@ -46,21 +67,26 @@ def train(
         end_with_launcher()
         same_request_s = 1.0 if signalled_twice() else 0.2
         with StopSignals(same_request_s=same_request_s) as signals:  # already now: what follows takes seconds to import
-            from unipool_dist.cli.session import Start
             from unipool_dist.cli.worker import run_worker
 
-            run_worker(config, Start(overwrite, resume, from_step), signals)
+            run_worker(config, start, signals)
         return
-    check_before_start(config, nproc, overwrite=overwrite, resume=resume)
+    check_before_start(config, nproc, start)
     from unipool_dist.cli.launch import launch_local
 
-    flags = [flag for flag, given in (("--resume", resume), ("--overwrite", overwrite)) if given]
-    if from_step is not None:
-        flags.append(f"--from={from_step}")
-    launch_local(["train", *flags, "--", str(config_path), *overrides], nproc)
+    launch_local(["train", *_flags(start), "--", str(config_path), *overrides], nproc)
 
 
-def check_before_start(config: Config, world_size: int, *, overwrite: bool, resume: bool) -> Config:
+def _flags(start: Start) -> Sequence[str]:
+    """The options that ask for ``start``."""
+    if start.from_step is not None:
+        return [f"--from={start.from_step}"]
+    if start.resume:
+        return [f"--resume={MUST}" if start.must_resume else "--resume"]
+    return ["--overwrite"] if start.overwrite else []
+
+
+def check_before_start(config: Config, world_size: int, start: Start) -> Config:
     """Find, before any process is started, every mistake that can be found; return the resolved configuration.
 
     Raises:
@@ -72,6 +98,6 @@ def check_before_start(config: Config, world_size: int, *, overwrite: bool, resu
 
     resolved = resolve_config(config, world_size)
     rank_grid(resolved)
-    check_run_dir(Path(config.run.dir), overwrite=overwrite, resume=resume)
+    check_run_dir(Path(config.run.dir), overwrite=start.overwrite, resume=start.resume, must_resume=start.must_resume)
     Corpus.open(config.data.path, verify="size")
     return resolved

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from unipool_dist.base.names import path_text
 from unipool_dist.base.printable import printable
+from unipool_dist.base.writing import replace_text
 from unipool_dist.base.yaml_text import read_yaml
 from unipool_dist.config.faults import describe_faults, shown
 from unipool_dist.config.fields import branches, is_section, mapping_values
@@ -51,8 +52,11 @@ def load_config(
 
 
 def dump_config(config: Config, path: Path) -> None:
-    """Write ``config`` to ``path`` as YAML that :func:`load_config` reads back to an equal configuration."""
-    path.write_text(config_text(config))
+    """Write ``config`` to ``path`` as YAML that :func:`load_config` reads back to an equal configuration.
+
+    A link of that name is replaced, not followed.
+    """
+    replace_text(path, config_text(config))
 
 
 def config_text(config: Config) -> str:

@@ -1,21 +1,18 @@
 """Preparing a corpus: sources to spools, a tokenizer, token stores, and last the manifest.
 
-Guarantees: everything is written beside the corpus, in ``OUT.partial``, and becomes ``OUT`` by one rename after the
-manifest is on disk; interrupted at any point, the next run starts clean, keeping only downloads. Equal options and
-sources give equal files, byte for byte.
+Guarantees: everything is written aside and becomes the corpus once the manifest is on disk, see
+:mod:`unipool_dist.data.place`; interrupted at any point, the next run starts clean, keeping only downloads. Equal
+options and sources give equal files, byte for byte.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unipool_dist.base.belongings import discard
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.documents import MAX_VALIDATION_FRACTION
 from unipool_dist.data.manifest import (
@@ -29,6 +26,7 @@ from unipool_dist.data.manifest import (
     write_manifest,
 )
 from unipool_dist.data.packing import pack_domain
+from unipool_dist.data.place import SPOOL, Place
 from unipool_dist.data.progress import Progress
 from unipool_dist.data.sources import Source, corpus_sources, local_source
 from unipool_dist.data.sources.packages import Runner, run_command
@@ -36,9 +34,6 @@ from unipool_dist.data.spool import spool_source
 from unipool_dist.data.tokenizer import TOKENIZER_FILES, TokenizerKind, load_tokenizer
 from unipool_dist.data.vocabulary import copy_gpt2_files, tokenizer_record, train_sentencepiece
 from unipool_dist.errors import DataError
-
-DOWNLOADS = "downloads"
-_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -99,19 +94,17 @@ def prepare(
     Raises:
         DataError: a source or package cannot be had, ``out`` holds another corpus or something else, or another process
             prepares it now.
+        ForeignError: what would be replaced or deleted, at ``out`` or beside it, is not all of a corpus.
     """
-    out = out.absolute()
-    if out.exists() and not (out / MANIFEST_NAME).exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise DataError(f"{out} exists and is not a corpus (it has no {MANIFEST_NAME}): choose another or remove it")
+    place = Place(out.absolute())
     local = [local_source(name, location, options.text_field) for name, location in options.sources.items()]
     recorded = options.record(local)
-    if not force and (existing := _existing(out, recorded)) is not None:
+    if not force and (existing := _existing(place.out, recorded)) is not None:
         return existing, False
-    with _partial_directory(out) as partial:
-        downloads = cache or _keep_downloads(out, partial)
-        sources = iter(local) if local else corpus_sources(options.corpus, downloads, run)
+    with place.locked() as partial:
+        sources = iter(local) if local else corpus_sources(options.corpus, cache or place.downloads, run)
         manifest = _build(partial, options, recorded, sources, progress or Progress())
-        _publish(partial, out)
+        place.publish()
     return manifest, True
 
 
@@ -123,7 +116,7 @@ def _build(
         spool_source(
             source,
             seen=seen,
-            directory=partial / "spool",
+            directory=partial / SPOOL,
             fraction=options.validation_fraction,
             max_bytes=options.max_bytes_per_domain,
             progress=progress,
@@ -140,7 +133,7 @@ def _build(
     domains = {spool.domain: pack_domain(spool, tokenizer, partial, progress) for spool in spools}
     names = [f"{domain}.{split}.{end}" for domain in domains for split in SPLITS for end in ("bin", "idx")]
     files = {name: record_file(partial / name) for name in [*TOKENIZER_FILES[kind], *names]}
-    shutil.rmtree(partial / "spool")
+    discard(partial / SPOOL)
     manifest = Manifest(format_version=FORMAT_VERSION, options=recorded, tokenizer=record, domains=domains, files=files)
     write_manifest(manifest, partial)
     return manifest
@@ -156,51 +149,3 @@ def _existing(out: Path, recorded: dict[str, Any]) -> Manifest | None:
         changes = ", ".join(f"{name}={manifest.options.get(name)} -> {recorded.get(name)}" for name in names)
         raise DataError(f"{out} holds a corpus prepared with other options ({changes}): choose another or add --force")
     return manifest
-
-
-@contextmanager
-def _partial_directory(out: Path) -> Iterator[Path]:
-    """``OUT.partial``, emptied but for downloads, and locked against other processes while in use.
-
-    A file in it is locked, not the directory: NFS keeps locks of files for all nodes, and of directories for one.
-    """
-    partial = out.with_name(out.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    path_of_lock = partial / _LOCK
-    lock = os.open(path_of_lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held the lock may just have renamed the directory away.
-            is_ours = path_of_lock.exists() and os.path.samestat(os.fstat(lock), path_of_lock.stat())
-        except (BlockingIOError, PermissionError):  # which of them depends on the file server
-            is_ours = False
-        if not is_ours:
-            raise DataError(f"another process is preparing {out} (it has locked {partial}): wait for it")
-        for path in partial.iterdir():
-            if path.name not in (DOWNLOADS, _LOCK):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        yield partial
-    finally:
-        os.close(lock)
-
-
-def _keep_downloads(out: Path, partial: Path) -> Path:
-    """The downloads folder in ``partial``, with what an earlier preparation left in ``out``."""
-    downloads = partial / DOWNLOADS
-    if not downloads.exists() and (out / DOWNLOADS).is_dir():
-        shutil.copytree(out / DOWNLOADS, downloads)
-    return downloads
-
-
-def _publish(partial: Path, out: Path) -> None:
-    """Make ``partial`` the corpus at ``out``; what was there is set aside first and removed last."""
-    replaced = out.with_name(out.name + ".replaced")
-    if replaced.exists():
-        shutil.rmtree(replaced)
-    if out.exists():
-        out.replace(replaced)
-    partial.replace(out)
-    (out / _LOCK).unlink()  # not before: whoever made another would take what is being renamed for left over
-    if replaced.exists():
-        shutil.rmtree(replaced)

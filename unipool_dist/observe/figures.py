@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from unipool_dist.base.writing import replace_bytes
+from unipool_dist.observe.files import FIGURE_METADATA
 from unipool_dist.observe.usage import Counts, summarize
 
 SMOOTH_FROM_STEPS = 60  # a curve of fewer points is readable as it is
@@ -35,7 +38,9 @@ class LossCurves:
 
 def save(figure: Figure, path: Path) -> Path:
     """Write ``figure`` as PNG; returns ``path``."""
-    FigureCanvasAgg(figure).print_figure(str(path), dpi=130)
+    image = BytesIO()
+    FigureCanvasAgg(figure).print_figure(image, dpi=130, metadata=FIGURE_METADATA)
+    replace_bytes(path, image.getvalue())
     return path
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unipool_dist.base.writing import replace_text
 from unipool_dist.errors import NonFiniteError, UnipoolError
 from unipool_dist.observe.naming import naming
 
@@ -27,11 +27,8 @@ class JsonLinesWriter:
         kept: list[dict[str, Any]] = []
         if resume_from_step is not None and path.exists():
             kept = [record for record in read_json_lines(path) if record["step"] <= resume_from_step]
-        # Written beside and renamed: a crash here leaves either the old file or the new one.
-        draft = path.with_name(path.name + ".new")
         with naming(path):
-            draft.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-            os.replace(draft, path)
+            replace_text(path, "".join(json.dumps(record) + "\n" for record in kept))
             self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:

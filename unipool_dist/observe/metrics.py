@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unipool_dist.observe.files import METRICS_FILE, TENSORBOARD_DIR, USAGE_FILE
 from unipool_dist.observe.jsonlines import JsonLinesWriter
 from unipool_dist.observe.usage import Counts, check_counts
 
 if TYPE_CHECKING:
     from unipool_dist.observe.tensorboard_sink import TensorBoardSink
-
-METRICS_FILE = "metrics.jsonl"
-USAGE_FILE = "expert_usage.jsonl"
-TENSORBOARD_DIR = "tensorboard"
 
 # Relied on by readers of metrics.jsonl; a training record may have more. ``tokens`` counts from the start of the run.
 # ``loss``, ``aux_loss`` and ``grad_norm`` are means over the ``window_steps`` steps that end with ``step``, with

@@ -10,8 +10,8 @@ import numpy as np
 
 from unipool_dist.errors import UnipoolError
 from unipool_dist.observe.figures import LossCurves, loss_figure, save, usage_figure
+from unipool_dist.observe.files import METRICS_FILE, USAGE_FILE
 from unipool_dist.observe.jsonlines import read_json_lines
-from unipool_dist.observe.metrics import METRICS_FILE, USAGE_FILE
 from unipool_dist.observe.run_name import name_of
 
 DATA_SUMMARY_FILE = "data_summary.json"

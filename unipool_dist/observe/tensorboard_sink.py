@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
+from unipool_dist.base.belongings import any_file, remove
+from unipool_dist.observe.files import EVENTS_SUFFIX
 from unipool_dist.observe.naming import naming
 from unipool_dist.observe.usage import Counts, summarize
 
@@ -19,18 +21,21 @@ CELL_PIXELS = 12  # side of the square that shows one layer and expert
 class TensorBoardSink:
     """Writes event files into ``folder``; on resume, TensorBoard hides what the earlier part wrote after that step.
 
-    ``resume_from_step=None`` begins a run: event files left by an earlier one are removed, since TensorBoard would draw
-    both as one curve. Each method raises a :class:`~unipool_dist.errors.UnipoolError` once files cannot be written.
+    ``resume_from_step=None`` begins a run: event files of this program that an earlier one left are removed, since
+    TensorBoard would draw both as one curve. Each method raises a :class:`~unipool_dist.errors.UnipoolError` once files
+    cannot be written.
     """
 
     def __init__(self, folder: Path, *, resume_from_step: int | None) -> None:
         if resume_from_step is None:
-            for stale in folder.glob("events.out.tfevents.*"):
-                stale.unlink()
+            for stale in folder.glob(f"*{EVENTS_SUFFIX}"):
+                remove(stale, any_file)
         purge_step = None if resume_from_step is None else resume_from_step + 1
         self._folder = folder
         with naming(folder):
-            self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
+            self._writer = SummaryWriter(
+                str(folder), purge_step=purge_step, flush_secs=10, filename_suffix=EVENTS_SUFFIX
+            )
 
     def scalars(self, step: int, prefix: str, values: Mapping[str, float | int]) -> None:
         """One curve ``prefix/name`` per value."""

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from unipool_dist.base.belongings import Folder, exists, foreign, refuse
+from unipool_dist.base.forms import is_png, json_object
+from unipool_dist.base.writing import replace_text
 from unipool_dist.errors import UnipoolError
+from unipool_dist.observe.files import is_our_figure
 from unipool_dist.observe.naming import naming
 from unipool_dist.observe.usage import Counts, Floats
 
 PROBE_DIR = "probe"
 PROBE_FILE = "probe.json"
 FORMAT_VERSION = 1
+FIGURES = ("randomized", "distinct", "ownership", "affinity")
+_PICTURES = {"|".join(rf"{name}\.png" for name in FIGURES): is_png}
+_IS_PROBE = json_object("format_version", "randomized", "layers_using", "lift")
+PROBE_FOLDER = Folder({r"probe\.json": _IS_PROBE, **_PICTURES, r"against-.+": Folder(_PICTURES)}, sign=r"probe\.json")
+"""``RUN/probe``: what is beside ``probe.json`` is known by its name."""
 MATCHED = 8
 """Experts of the matched form, as many as the layers of the paper's ordinary MoE have."""
 
@@ -98,6 +106,21 @@ class Probe(_Record):
         return f"{self.run}, step {self.step}"
 
 
+def check_replaceable(run_dir: Path) -> None:
+    """Refuse to replace in RUN/probe what is not a probe's.
+
+    Raises:
+        ForeignError: it is not, or no folder can be where it belongs.
+    """
+    folder = run_dir / PROBE_DIR
+    if exists(folder) and not folder.is_dir():
+        refuse([folder], f"probing {run_dir}")
+    beside = is_png if exists(folder / PROBE_FILE) else is_our_figure
+    found = foreign(folder / PROBE_FILE, _IS_PROBE)
+    found += [path for name in FIGURES for path in foreign(folder / f"{name}.png", beside)]
+    refuse(found, f"probing {run_dir}")
+
+
 def write_probe(probe: Probe, run_dir: Path) -> Path:
     """Write RUN/probe/probe.json, whole or not at all; returns its path.
 
@@ -107,9 +130,7 @@ def write_probe(probe: Probe, run_dir: Path) -> Path:
     path = run_dir / PROBE_DIR / PROBE_FILE
     with naming(path, "make room, or the run directory writable, and probe again"):
         path.parent.mkdir(exist_ok=True)
-        draft = path.with_name(path.name + ".new")
-        draft.write_text(json.dumps(probe.model_dump(), allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(draft, path)
+        replace_text(path, json.dumps(probe.model_dump(), allow_nan=False) + "\n")
     return path
 
 

@@ -11,7 +11,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from unipool_dist.base.belongings import ForeignError, foreign, remove
+from unipool_dist.base.forms import json_object
+from unipool_dist.base.writing import replace_text
+
 HANDOVER_FILE = ".handover"
+_REQUEST = json_object("slurm_job", "restart")
 _LOOK_EVERY_S = 2.0  # file systems of clusters are slow, and steps may be quick
 
 
@@ -33,10 +38,10 @@ class Handover:
         """By a later start, while the lock is held, again and again: let a former one save, and end."""
         if self._job_id is None or not self._restarts or self._asking() >= self._restarts:
             return
-        aside = self._path.with_suffix(".new")
+        if foreign(self._path, _REQUEST):
+            return
         with suppress(OSError):
-            aside.write_text(json.dumps({"slurm_job": self._job_id, "restart": self._restarts}) + "\n")
-            aside.replace(self._path)
+            replace_text(self._path, json.dumps({"slurm_job": self._job_id, "restart": self._restarts}) + "\n")
 
     def is_asked(self) -> bool:
         """By who holds the lock, as often as it likes: whether a later start of its job waits for the run."""
@@ -48,8 +53,8 @@ class Handover:
     def settle(self) -> None:
         """By who has got the lock: its own request is past, and those before it."""
         if self._asking() <= self._restarts:
-            with suppress(OSError):
-                self._path.unlink(missing_ok=True)
+            with suppress(OSError, ForeignError):
+                remove(self._path, _REQUEST)
 
     def _asking(self) -> int:
         """Which start of this job asks; 0: none."""

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -14,11 +15,13 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
+from unipool_dist.base.belongings import refuse
 from unipool_dist.errors import RunLockedError
 
 LOCK_FILE = ".lock"
 _NO_LOCKS_HERE = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 _LOOK_EVERY_S = 0.5
+_MOST_BYTES = 4096  # of what a lock file says
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)  # the second from file servers that turn flock into another kind of lock
 
 
@@ -45,14 +48,17 @@ class RunLock:
 
         Raises:
             RunLockedError: another process holds it.
+            ForeignError: the file of that name is not a lock of this program.
             OSError: the lock file cannot be opened.
         """
         assert self._descriptor is None
         self._run_dir.mkdir(parents=True, exist_ok=True)
         path = self._run_dir / LOCK_FILE
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        refuse([path] if path.is_symlink() and not path.exists() else [], f"locking {self._run_dir}")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644)
         try:
             self._lock(descriptor, path, wait_s, on_held)
+            _refuse_foreign(descriptor, path)
             os.ftruncate(descriptor, 0)
             os.write(descriptor, json.dumps(_this_process()).encode() + b"\n")
         except BaseException:
@@ -100,6 +106,16 @@ class RunLock:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.release()
+
+
+def _refuse_foreign(descriptor: int, path: Path) -> None:
+    """The file is about to be emptied. It is ours if it names a holder, or is empty, as a killed start may leave it."""
+    content = os.pread(descriptor, _MOST_BYTES, 0) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b"?"
+    try:
+        ours = not content or {"host", "pid", "since"} <= json.loads(content).keys()
+    except (ValueError, AttributeError, RecursionError):
+        ours = False
+    refuse([] if ours else [path], f"locking {path.parent}")
 
 
 def holder_of(run_dir: Path) -> str | None:

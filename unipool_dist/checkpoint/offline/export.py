@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from unipool_dist.base.belongings import any_file, exists, listed, remove
+from unipool_dist.base.drafts import LOCK_FILE, DraftLockedError, check_draft, draft_kind, locked_draft
 from unipool_dist.checkpoint.durable import flush, rename_durably, write_durably
 from unipool_dist.checkpoint.manifest import hash_file
 from unipool_dist.checkpoint.offline.counting import Bar, Count, no_bar
@@ -29,9 +30,17 @@ from unipool_dist.checkpoint.offline.locate import Located
 from unipool_dist.checkpoint.offline.reading import TensorInfo, TensorReader
 from unipool_dist.checkpoint.progress import CONFIG_FILE, now
 from unipool_dist.config import dump_config
+from unipool_dist.data.tokenizer import TOKENIZER_FILES
 from unipool_dist.errors import CheckpointError
 
 _MASTER = "master/"
+_DRAFT = draft_kind(
+    {
+        r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?": any_file,
+        rf"{EXPORT_FILE}|{CONFIG_FILE}": any_file,
+        "|".join(name for names in TOKENIZER_FILES.values() for name in names): any_file,
+    }
+)
 _DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -41,62 +50,88 @@ def export_model(
     """Write the fp32 masters, rounded to ``dtype`` but for routers, to the new directory ``out``.
 
     Returns what was written, and why the tokenizer's files are not there, if they are not. ``out`` is whole or absent;
-    what is written meanwhile is beside it, in ``out.writing``. The process holds one file of weights at a time.
+    what is written meanwhile is beside it, in ``out.writing``, and what a killed export has left there, the next one
+    removes. The process holds one file of weights at a time.
 
     Args:
         located: verified by :func:`unipool_dist.checkpoint.offline.locate.check_contents`.
         max_shard_bytes: a file of weights is smaller, or holds a single tensor.
 
     Raises:
-        CheckpointError: ``out`` exists already, or reading or writing failed.
+        CheckpointError: ``out`` exists already, another process is writing it, or reading or writing failed.
+        ForeignError: see :func:`check_free`.
     """
-    draft = out.absolute().with_name(out.absolute().name + ".writing")
-    if out.exists() or out.is_symlink():
-        raise CheckpointError(f"{out} exists already; choose another directory or delete it")
+    check_free(out)
+    out = out.absolute()
+    draft = _draft_of(out)
     try:
-        draft.mkdir(parents=True)
-    except FileExistsError:
-        raise CheckpointError(
-            f"{draft} exists: another export is writing it, or one was killed; delete it if none is running"
-        ) from None
+        out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(f"{draft} cannot be made: {error}; choose a directory that can be written") from None
+        raise CheckpointError(f"{out} cannot be made: {error}; choose a directory that can be written") from None
     try:
-        reader = TensorReader(located.folder)
-        masters = _masters(reader)
-        shards = _shards(masters, dtype, max_shard_bytes)
-        with bar("exporting", sum(tensor.num_bytes for tensor in masters)) as count:
-            files = {
-                shard_name(number, len(shards)): _write_shard(
-                    reader, shard, draft / shard_name(number, len(shards)), dtype, count
-                )
-                for number, shard in enumerate(shards, start=1)
-            }
-        if len(shards) > 1:
-            _write_index(shards, draft / INDEX_FILE, dtype)
-        tokenizer_hash = located.progress.data.tokenizer_hash
-        tokenizer_files, missing = copy_tokenizer(Path(located.config.data.path), tokenizer_hash, draft)
-        dump_config(located.config, draft / CONFIG_FILE)
-        for name in (CONFIG_FILE, *tokenizer_files):
-            flush(draft / name)
-        record = ExportRecord(
-            step=located.progress.step,
-            tokens=located.progress.consumed_samples * located.config.model.sequence_length,
-            dtype=dtype,
-            num_parameters=sum(tensor.numel for tensor in masters if not is_bias(tensor.name)),
-            tokenizer_hash=tokenizer_hash,
-            tokenizer_files=tokenizer_files,
-            versions=located.progress.versions,
-            exported_at=now(),
-            files=files,
-        )
-        write_durably(draft / EXPORT_FILE, record.dump())
-        flush(draft)
-        rename_durably(draft, out.absolute())
+        with locked_draft(draft, _DRAFT, purpose=f"exporting to {out}"):
+            try:
+                written = _write(located, draft, dtype, max_shard_bytes, bar)
+                rename_durably(draft, out)
+                (out / LOCK_FILE).unlink()
+            finally:
+                remove(draft, _DRAFT)
+    except DraftLockedError as error:
+        raise CheckpointError(f"another export is writing {out}: {error}; wait for it") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{out} could not be written: {error}; make room or repair the file system") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    return written
+
+
+def check_free(out: Path) -> None:
+    """Refuse a place that :func:`export_model` would refuse.
+
+    Raises:
+        CheckpointError: there is something at ``out``.
+        ForeignError: there is something beside it, in ``out.writing``, that no export has left.
+    """
+    if exists(out):
+        raise CheckpointError(f"{listed([out])} exists already; choose another directory or delete it")
+    check_draft(_draft_of(out.absolute()), _DRAFT, purpose=f"exporting to {out}")
+
+
+def _draft_of(out: Path) -> Path:
+    return out.with_name(out.name + ".writing")
+
+
+def _write(
+    located: Located, draft: Path, dtype: Dtype, max_shard_bytes: int, bar: Bar
+) -> tuple[ExportRecord, str | None]:
+    reader = TensorReader(located.folder)
+    masters = _masters(reader)
+    shards = _shards(masters, dtype, max_shard_bytes)
+    with bar("exporting", sum(tensor.num_bytes for tensor in masters)) as count:
+        files = {
+            shard_name(number, len(shards)): _write_shard(
+                reader, shard, draft / shard_name(number, len(shards)), dtype, count
+            )
+            for number, shard in enumerate(shards, start=1)
+        }
+    if len(shards) > 1:
+        _write_index(shards, draft / INDEX_FILE, dtype)
+    tokenizer_hash = located.progress.data.tokenizer_hash
+    tokenizer_files, missing = copy_tokenizer(Path(located.config.data.path), tokenizer_hash, draft)
+    dump_config(located.config, draft / CONFIG_FILE)
+    for name in (CONFIG_FILE, *tokenizer_files):
+        flush(draft / name)
+    record = ExportRecord(
+        step=located.progress.step,
+        tokens=located.progress.consumed_samples * located.config.model.sequence_length,
+        dtype=dtype,
+        num_parameters=sum(tensor.numel for tensor in masters if not is_bias(tensor.name)),
+        tokenizer_hash=tokenizer_hash,
+        tokenizer_files=tokenizer_files,
+        versions=located.progress.versions,
+        exported_at=now(),
+        files=files,
+    )
+    write_durably(draft / EXPORT_FILE, record.dump())
+    flush(draft)
     return record, missing
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from unipool_dist.base.belongings import exists
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.offline.counting import Bar, no_bar
 from unipool_dist.checkpoint.offline.cuts import cut_into_files
@@ -32,9 +33,8 @@ def reshard(located: Located, run_dir: Path, num_files: int, bar: Bar = no_bar) 
         CheckpointError: there is a checkpoint of this step already, there are too many files for so few bytes, or
             reading or writing failed; then nothing is left of it.
     """
-    step, directory = located.progress.step, CheckpointDirectory(run_dir)
-    if step in directory.steps():
-        raise CheckpointError(f"{directory.folder(step)} exists already; choose another directory")
+    check_step_is_free(located, run_dir)
+    directory = CheckpointDirectory(run_dir)
     reader = TensorReader(located.folder)
     total = sum(tensor.num_bytes for tensor in reader.tensors.values())
     most = max(1, total // SMALLEST_FILE)
@@ -51,3 +51,14 @@ def reshard(located: Located, run_dir: Path, num_files: int, bar: Bar = no_bar) 
 
         rewrite_checkpoint(directory, located.progress, located.config, files, read)
     return directory
+
+
+def check_step_is_free(located: Located, run_dir: Path) -> None:
+    """Refuse a run directory that has a checkpoint of this step.
+
+    Raises:
+        CheckpointError: it has.
+    """
+    folder = CheckpointDirectory(run_dir).folder(located.progress.step)
+    if exists(folder):
+        raise CheckpointError(f"{folder} exists already; choose another directory")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from unipool_dist.base.belongings import refuse
 from unipool_dist.checkpoint.offline.locate import check_contents
 from unipool_dist.cli.checkpoint.common import (
     byte_bar,
@@ -19,6 +20,7 @@ from unipool_dist.cli.checkpoint.common import (
     step_option,
 )
 from unipool_dist.cli.numbers import Finite
+from unipool_dist.cli.rundir import in_the_way
 from unipool_dist.resilience.lock import RunLock
 
 if TYPE_CHECKING:
@@ -57,8 +59,9 @@ def export(run: Path, out: Path, step: int | None, dtype: str, max_shard_size_gb
 
     The checkpoint is verified first. OUT is whole or absent.
     """
-    from unipool_dist.checkpoint.offline.export import export_model
+    from unipool_dist.checkpoint.offline.export import check_free, export_model
 
+    check_free(out)
     located = find(run, step)
     check_contents(located, byte_bar)
     record, missing = export_model(located, out, cast("Dtype", dtype), round(max_shard_size_gb * 1e9), byte_bar)
@@ -87,6 +90,7 @@ def import_(exported: Path, run: Path, as_json: bool) -> None:
     from unipool_dist.checkpoint.offline.import_model import check_is_no_run, import_model, open_export
 
     check_is_no_run(run)
+    refuse(in_the_way(run, resume=True), f"importing into {run}")
     export = open_export(exported, byte_bar)
     with RunLock(run):
         folder = import_model(export, run, byte_bar).folder(0)

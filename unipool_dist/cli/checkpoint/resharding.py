@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from unipool_dist.base.belongings import refuse
 from unipool_dist.checkpoint.offline.locate import check_contents
 from unipool_dist.cli.checkpoint.common import (
     byte_bar,
@@ -18,7 +19,8 @@ from unipool_dist.cli.checkpoint.common import (
     step_option,
 )
 from unipool_dist.cli.numbers import PROCESSES
-from unipool_dist.cli.rundir import CONFIG_FILE
+from unipool_dist.cli.run_files import CONFIG_FILE
+from unipool_dist.cli.rundir import in_the_way
 from unipool_dist.config import dump_config
 from unipool_dist.resilience.lock import RunLock
 
@@ -45,9 +47,12 @@ def reshard(run: Path, out: Path, step: int | None, num_files: int, as_json: boo
 
     The checkpoint is verified first. `unipool-dist train CONFIG run.dir=OUT --resume` goes on from the copy.
     """
+    from unipool_dist.checkpoint.offline.reshard import check_step_is_free
     from unipool_dist.checkpoint.offline.reshard import reshard as reshard_checkpoint
 
     located = find(run, step)
+    refuse(in_the_way(out, resume=True), f"writing into {out}")
+    check_step_is_free(located, out)
     check_contents(located, byte_bar)
     with RunLock(out):
         directory = reshard_checkpoint(located, out, num_files, byte_bar)

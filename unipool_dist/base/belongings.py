@@ -1,0 +1,177 @@
+"""What this program has made and what somebody else has: the one place that removes files and folders.
+
+Guarantees: nothing is removed but what has a name of this program's own and the form that goes with it; whatever else
+is found is named in a :class:`ForeignError` before anything is removed. A link is unlinked and never followed; a mount
+point, and a folder that is reached by a link, is emptied of what is ours and stays.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from unipool_dist.base.printable import printable
+from unipool_dist.base.writing import DRAFT_NAME
+from unipool_dist.errors import UnipoolError
+
+Form = Callable[[Path], bool]
+"""Whether the regular file there has the form that this program gives it."""
+_SHOWN = 8
+
+
+class ForeignError(UnipoolError):
+    """Something that this program has not made is where it would write or delete."""
+
+
+class Kept:
+    """The kind of what stays whatever it is, and is in nobody's way."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A kind of folder: all that this program puts into one, by a regular expression over the name."""
+
+    entries: Mapping[str, Form | Folder | Kept]
+    sign: str | None = None
+    """Expression of names that nobody else would choose: one is there unless the folder is empty; removed last."""
+
+    def of(self, name: str) -> Kind | None:
+        """The kind of an entry of that name, if there may be one."""
+        for pattern, kind in self.entries.items():
+            if re.fullmatch(pattern, name):
+                return kind
+        replacing = DRAFT_NAME.fullmatch(name)  # left by a process that was killed while it wrote the file
+        return any_file if replacing and callable(self.of(replacing[1])) else None
+
+
+Kind = Form | Folder | Kept
+
+
+def any_file(path: Path) -> bool:
+    """The form of files whose name says enough."""
+    return True
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything, a link that leads nowhere included."""
+    return os.path.lexists(path)
+
+
+def foreign(path: Path, kind: Kind | None) -> list[Path]:
+    """What is at or below ``path`` and was not made by this program as a ``kind``; empty too if nothing is there.
+
+    Links are looked through: one to a thing of this kind is as good as the thing, one that leads nowhere is foreign.
+    """
+    if not exists(path) or isinstance(kind, Kept):
+        return []
+    if kind is None:
+        return [path]
+    try:
+        if not isinstance(kind, Folder):
+            return [] if stat.S_ISREG(path.stat().st_mode) and kind(path) else [path]
+        names = sorted(os.listdir(path))
+    except (OSError, ValueError):  # a link to nothing or to itself, a file where a folder belongs, not to be read
+        return [path]
+    if names and kind.sign is not None and not any(re.fullmatch(kind.sign, name) for name in names):
+        return [path]
+    return [thing for name in names for thing in foreign(path / name, kind.of(name))]
+
+
+def listed(paths: Iterable[Path]) -> str:
+    """``paths`` as they are listed in an error, shortened if they are many."""
+    names = [printable(str(path)) + _how(path) for path in paths]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def refuse(paths: Iterable[Path], purpose: str) -> None:
+    """Raise if there are any ``paths``, which are foreign and in the way of ``purpose`` ("writing X").
+
+    Raises:
+        ForeignError: naming them.
+    """
+    found = list(paths)
+    if found:
+        raise ForeignError(
+            f"{purpose} would delete or replace what unipool-dist has not made: {listed(found)}; move it away or "
+            f"choose another place"
+        )
+
+
+def remove(path: Path, kind: Kind | None) -> None:
+    """Remove the thing of this kind at ``path``, if there is one; a link to one is unlinked.
+
+    Raises:
+        ForeignError: it, or something in it, is not of this kind; nothing is removed then.
+        OSError: it cannot be removed.
+    """
+    refuse(foreign(path, kind), f"removing {path}")
+    if isinstance(kind, Kept):
+        return
+    if path.is_symlink() or not isinstance(kind, Folder):
+        path.unlink(missing_ok=True)
+    elif path.is_dir():
+        empty(path, kind)
+
+
+def empty(path: Path, kind: Folder) -> None:
+    """Remove everything in the folder of this kind at ``path``, which may be reached by a link; then the folder itself,
+    unless it is a link or a mount point.
+
+    Raises:
+        ForeignError: something in it is not of this kind; nothing is removed then.
+        OSError: it cannot be removed.
+    """
+    refuse(foreign(path, kind), f"emptying {path}")
+    if not path.is_dir():
+        return
+    for name in _signs_last(os.listdir(path), kind):
+        remove(path / name, kind.of(name))
+    if not path.is_symlink():
+        remove_if_empty(path)
+
+
+def remove_if_empty(path: Path) -> None:
+    """Remove the folder at ``path`` if there is one and nothing is in it; a link and a mount point stay."""
+    with suppress(OSError):
+        path.rmdir()
+
+
+def discard(path: Path) -> None:
+    """Remove, as far as that is possible, a folder that this very process has made under a name that was free."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def is_mount_point(path: Path) -> bool:
+    """Whether something is mounted at ``path``, a folder of the same file system (a bind mount) included."""
+    if os.path.ismount(path):
+        return True
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    return os.path.realpath(path) in {_unescaped(line.split(" ")[4]) for line in lines}
+
+
+def _signs_last(names: list[str], kind: Folder) -> Iterator[str]:
+    """So that what an interrupted removal leaves can still be told to be ours."""
+    sign = kind.sign
+    yield from sorted(names, key=lambda name: (sign is not None and bool(re.fullmatch(sign, name)), name))
+
+
+def _how(path: Path) -> str:
+    """What is odd about ``path``, in brackets."""
+    if path.is_symlink() and not path.exists():
+        return " (a link that leads nowhere)"
+    return ""
+
+
+def _unescaped(field: str) -> str:
+    """A path as the kernel writes it into mountinfo: spaces and the like in octal."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

@@ -1,0 +1,84 @@
+"""A folder that is written beside the place where it is to be, by one process at a time, and told to be a draft.
+
+A file in it is locked, not the folder: NFS keeps locks of files for all nodes, and of folders for one. The kernel
+releases the lock when the process dies, so what a killed one has left is taken over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from unipool_dist.base.belongings import Folder, Kind, foreign, is_mount_point, refuse, remove
+from unipool_dist.base.forms import head
+from unipool_dist.errors import UnipoolError
+
+LOCK_FILE = ".lock"
+_MARK = b'{"draft_of": "unipool-dist"}\n'
+_LOCK_NAME = r"\.lock"
+
+
+class DraftLockedError(UnipoolError):
+    """Another process is writing the draft."""
+
+
+def draft_kind(entries: Mapping[str, Kind]) -> Folder:
+    """The kind of a draft that may hold ``entries``; its lock tells that it is one."""
+    return Folder({_LOCK_NAME: _is_lock, **entries}, sign=_LOCK_NAME)
+
+
+def check_draft(draft: Path, kind: Folder, *, purpose: str) -> None:
+    """Refuse what :func:`locked_draft` would.
+
+    Raises:
+        ForeignError: ``draft`` is a link, a mount point, or holds anything that is not of ``kind``.
+    """
+    if draft.is_symlink() or is_mount_point(draft):
+        refuse([draft], purpose)
+    refuse(foreign(draft, kind), purpose)
+
+
+@contextmanager
+def locked_draft(draft: Path, kind: Folder, *, purpose: str) -> Iterator[None]:
+    """Make the folder ``draft``, or empty the one that a killed process has left; locked meanwhile.
+
+    Its lock file is for the caller to remove, once the draft has its name and not before: whoever made another would
+    take what is being renamed for left over.
+
+    Raises:
+        ForeignError: see :func:`check_draft`.
+        DraftLockedError: another process has locked it.
+        OSError: it cannot be made.
+    """
+    check_draft(draft, kind, purpose=purpose)
+    draft.mkdir(parents=True, exist_ok=True)
+    path = draft / LOCK_FILE
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        if not _is_taken(lock, path):
+            raise DraftLockedError(f"another process has locked {draft}")
+        os.pwrite(lock, _MARK, 0)
+        for entry in sorted(draft.iterdir()):
+            if entry.name != LOCK_FILE:
+                remove(entry, kind.of(entry.name))
+        yield
+    finally:
+        os.close(lock)
+
+
+def _is_taken(lock: int, path: Path) -> bool:
+    """Whether the lock is ours now."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever held the lock may just have renamed the folder away.
+        return path.exists() and os.path.samestat(os.fstat(lock), path.stat())
+    except (BlockingIOError, PermissionError):  # which of them depends on the file server
+        return False
+
+
+def _is_lock(path: Path) -> bool:
+    """Empty is that of an earlier version, or of a process killed when it had just made it."""
+    return head(path) in (_MARK, b"")

@@ -1,0 +1,19 @@
+"""How a run is to begin, as the command line says; apart from the session, which takes seconds to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+IF_ANY, MUST = "if-any", "must"
+"""Values of ``--resume``: go on from a checkpoint if there is one, which is what it means without a value; or fail."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What to do with a run that the run directory already holds."""
+
+    overwrite: bool = False
+    resume: bool = False
+    must_resume: bool = False
+    """Whether it is an error if there is no checkpoint to go on from."""
+    from_step: int | None = None

@@ -1,0 +1,155 @@
+"""Where a corpus is written until it is whole, how it then gets its name, and what of an earlier one goes.
+
+Guarantees: a folder without a manifest is no corpus, and the manifest comes last. A corpus is written to
+``OUT.partial`` and becomes ``OUT`` by one rename. Where ``OUT`` is a mount point, onto which nothing can be renamed, or
+a link to an empty folder, it is written to ``OUT/.partial`` and its files are moved up, the manifest last. What is not
+of a corpus is never deleted; it is refused before any work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from unipool_dist.base.belongings import (
+    Folder,
+    Kept,
+    any_file,
+    exists,
+    foreign,
+    is_mount_point,
+    listed,
+    refuse,
+    remove,
+)
+from unipool_dist.base.drafts import LOCK_FILE, DraftLockedError, check_draft, draft_kind, locked_draft
+from unipool_dist.base.forms import json_object
+from unipool_dist.data.manifest import MANIFEST_NAME, SPLITS
+from unipool_dist.data.tokenizer import TOKENIZER_FILES
+from unipool_dist.errors import DataError
+
+DOWNLOADS = "downloads"
+SPOOL = "spool"
+_INSIDE = ".partial"
+_OF_THE_VOLUME = ("lost+found",)
+
+_FILES = {
+    **{name.replace(".", r"\."): any_file for names in TOKENIZER_FILES.values() for name in names},
+    rf".+\.({'|'.join(SPLITS)})\.(bin|idx)": any_file,
+}
+_INDEX = Folder({r"index\.json|.+\.npy|.+-description\.txt": any_file})
+CORPUS = Folder(
+    {
+        **_FILES,
+        r"manifest\.json": json_object("format_version", "options", "tokenizer", "domains", "files"),
+        "cache": Folder({r"[0-9a-f]{24}(\.refused.*)?|incoming-.+": _INDEX}),
+        DOWNLOADS: Kept(),
+    },
+    sign=r"manifest\.json",
+)
+"""Downloads are moved on to the next corpus."""
+_DRAFT = draft_kind(
+    {**_FILES, r"manifest\.json(\.tmp)?": any_file, SPOOL: Folder({r".+\.arrow": any_file}), DOWNLOADS: Kept()}
+)
+
+
+class Place:
+    """The place of the corpus ``out``, an absolute path, while it is prepared.
+
+    Raises:
+        DataError: ``out`` is neither free nor a corpus.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._holds_corpus = (out / MANIFEST_NAME).exists()
+        self._inside = is_mount_point(out) or (out.is_symlink() and not self._holds_corpus)
+        self._draft = out / _INSIDE if self._inside else out.with_name(out.name + ".partial")
+        self._replaced = out.with_name(out.name + ".replaced")
+        if exists(out) and not out.is_dir():
+            raise DataError(f"{listed([out])} exists and is no folder: choose another or remove it")
+        if exists(out) and not self._holds_corpus and (others := self._no_corpus()):
+            raise DataError(
+                f"{out} exists and is not a corpus (it has no {MANIFEST_NAME}, and holds {listed(others)}): choose "
+                f"another or remove it"
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[Path]:
+        """An empty folder to write the corpus to, but for downloads, which no other process writes to meanwhile.
+
+        Raises:
+            ForeignError: what would be replaced or deleted is not all of a corpus; nothing is changed then.
+            DataError: another process prepares this corpus.
+        """
+        purpose = f"preparing {self.out}"
+        check_draft(self._draft, _DRAFT, purpose=purpose)
+        if not self._inside:
+            odd = self._replaced.is_symlink() or is_mount_point(self._replaced)
+            refuse([self._replaced] if odd else foreign(self._replaced, CORPUS), purpose)
+        if self._holds_corpus and not self.out.is_symlink():
+            refuse([path for path in foreign(self.out, CORPUS) if not self._is_beside(path)], purpose)
+        try:
+            with locked_draft(self._draft, _DRAFT, purpose=purpose):
+                yield self._draft
+        except DraftLockedError:
+            raise DataError(
+                f"another process is preparing {self.out} (it has locked {self._draft}): wait for it"
+            ) from None
+
+    @property
+    def downloads(self) -> Path:
+        """Where downloads are kept: those of an earlier preparation stay in use."""
+        kept = self.out / DOWNLOADS
+        return kept if kept.is_dir() else self._draft / DOWNLOADS
+
+    def publish(self) -> None:
+        """Make what was written the corpus at ``out``; one that is there goes, a link to one alone."""
+        if self._inside:
+            self._move_up()
+        elif self.out.is_symlink():
+            self.out.unlink()
+            self._rename()
+        else:
+            self._retire()
+            if self.out.exists():
+                self.out.rename(self._replaced)
+            self._rename()
+            self._retire()
+
+    def _rename(self) -> None:
+        self._draft.rename(self.out)
+        (self.out / LOCK_FILE).unlink()
+
+    def _retire(self) -> None:
+        """Remove the corpus that was set aside; its downloads go where the new one has none."""
+        downloads = self._replaced / DOWNLOADS
+        if exists(downloads) and self.out.is_dir() and not exists(self.out / DOWNLOADS):
+            downloads.rename(self.out / DOWNLOADS)
+        remove(self._replaced, CORPUS)
+        if exists(self._replaced) and not self.out.exists():
+            raise DataError(f"{self._replaced} still holds {DOWNLOADS}: move them away, and prepare again")
+
+    def _move_up(self) -> None:
+        """Where nothing can be renamed onto ``out``."""
+        remove(self.out / MANIFEST_NAME, CORPUS.of(MANIFEST_NAME))
+        for entry in sorted(self.out.iterdir()):
+            if not self._is_beside(entry):
+                remove(entry, CORPUS.of(entry.name))
+        for entry in sorted(self._draft.iterdir()):
+            if entry.name not in (LOCK_FILE, MANIFEST_NAME) and not exists(self.out / entry.name):
+                entry.rename(self.out / entry.name)
+        (self._draft / MANIFEST_NAME).rename(self.out / MANIFEST_NAME)
+        remove(self._draft, _DRAFT)
+
+    def _is_beside(self, path: Path) -> bool:
+        """Whether ``path`` is in a volume without being of its corpus."""
+        return self._inside and path.parent == self.out and path.name in (_INSIDE, *_OF_THE_VOLUME)
+
+    def _no_corpus(self) -> list[Path]:
+        """What there is in ``out``, which has no manifest, but for what was half moved up when a process was killed."""
+        found = [entry for entry in sorted(self.out.iterdir()) if not self._is_beside(entry)]
+        if self._inside and (self._draft / MANIFEST_NAME).exists() and not foreign(self._draft, _DRAFT):
+            found = [entry for entry in found if foreign(entry, CORPUS.of(entry.name))]
+        return found

@@ -1,0 +1,21 @@
+"""Names of the files that a run records, and how a figure of ours is told from others; without numpy or matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unipool_dist.base.forms import head, is_png
+
+METRICS_FILE = "metrics.jsonl"
+USAGE_FILE = "expert_usage.jsonl"
+TENSORBOARD_DIR = "tensorboard"
+EVENTS_SUFFIX = ".unipool-dist"
+"""Of TensorBoard's event files, which every program names alike."""
+FIGURE_METADATA = {"Creator": "unipool-dist"}
+"""Text that each figure carries within."""
+
+
+def is_our_figure(path: Path) -> bool:
+    """Whether ``path`` is a PNG with our mark, which is near its beginning."""
+    start = head(path, 4096)
+    return is_png(path) and b"tEXtCreator\0unipool-dist" in start
