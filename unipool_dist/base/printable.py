@@ -18,7 +18,10 @@ def printable(text: object, *, lines: bool = False) -> str:
     Args:
         lines: keep line ends and tabs.
     """
-    return "".join(_shown(char, lines) for char in str(text))
+    text = str(text)
+    if text.isprintable() and text.isascii():
+        return text
+    return "".join(_shown(char, lines) for char in text)
 
 
 def _shown(char: str, lines: bool) -> str:

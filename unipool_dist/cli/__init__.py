@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 import click
 
+from unipool_dist.base.console import guard_streams, lost, say
 from unipool_dist.base.system_errors import explained
 from unipool_dist.cli.lazy import LazyGroup
 from unipool_dist.errors import UnipoolError
@@ -35,6 +38,8 @@ COMMANDS = {
     "train": ("unipool_dist.cli.train", "Train the model that CONFIG describes."),
 }
 """The module that each command is in, and the beginning of its help."""
+_NOBODY_READS = (errno.EPIPE, errno.EIO, errno.EBADF)
+"""A reader that has seen enough, a terminal that was closed, an output that was never open: no fault."""
 _TAKE_SIGNALS = ("train", "torchrun", "doctor")  # themselves, once they can
 
 
@@ -56,10 +61,23 @@ def cli(context: click.Context) -> None:
 
 
 def main() -> None:
-    """Entry point. Errors meant for the user are printed without a traceback; exit status 1, or 2 for wrong usage."""
+    """Entry point. Errors meant for the user are printed without a traceback; exit status 1, or 2 for wrong usage.
+
+    A console that is gone ends no command. If what a command has printed is not all there for another reason, as on a
+    full disk, the exit status of one that did nothing else is 1.
+    """
+    guard_streams()
     try:
         _check_encoding(sys.argv[1:])
-        cli()
+        status = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        text = io.StringIO()
+        error.show(text)
+        say(text.getvalue().removesuffix("\n"), err=True)
+        sys.exit(error.exit_code)
+    except click.Abort:
+        say("interrupted", err=True)
+        sys.exit(1)
     except UnipoolError as error:
         _fail(str(error))
     except (OSError, RuntimeError) as error:
@@ -67,6 +85,11 @@ def main() -> None:
         if sentence is None:
             raise
         _fail(sentence)
+    if status:
+        sys.exit(status)
+    gone = lost()
+    if gone is not None and gone.errno not in _NOBODY_READS and sys.argv[1:2] != ["train"]:
+        _fail(f"standard output could not be written: {gone.strerror}; what was printed is not all there")
 
 
 def _check_encoding(arguments: Sequence[str]) -> None:
@@ -83,5 +106,5 @@ def _check_encoding(arguments: Sequence[str]) -> None:
 
 
 def _fail(message: str, status: int = 1) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
+    say(f"error: {message}", err=True)
     sys.exit(status)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from unipool_dist.base.console import say
 from unipool_dist.cli.numbers import BYTES, VOCABULARY, Finite
 from unipool_dist.cli.table import aligned
 from unipool_dist.data.corpus import Corpus
@@ -86,8 +87,8 @@ def prepare(
         max_bytes_per_domain=max_bytes_per_domain,
     )
     manifest, done = prepare_corpus(out, options, cache=cache, force=force, progress=Progress(progress))
-    click.echo(f"{out}: prepared" if done else f"{out}: already prepared")
-    click.echo(render(manifest))
+    say(f"{out}: prepared" if done else f"{out}: already prepared")
+    say(render(manifest))
 
 
 @data.command()
@@ -97,7 +98,7 @@ def prepare(
 )
 def show(path: Path, verify: str) -> None:
     """Check the corpus at PATH and print what it holds."""
-    click.echo(render(Corpus.open(path, verify="hash" if verify == "hash" else "size").manifest))
+    say(render(Corpus.open(path, verify="hash" if verify == "hash" else "size").manifest))
 
 
 def render(manifest: Manifest) -> str:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from unipool_dist.base.console import lasting_text, say
+from unipool_dist.base.printable import printable
 from unipool_dist.base.system_errors import explained
 from unipool_dist.cli.numbers import MAX_SECONDS, PROCESSES_HERE, Finite
 from unipool_dist.cli.table import aligned
@@ -87,12 +89,13 @@ def doctor(
     environment = read_environment()
     end_with_launcher()
     _end_by_exception(status_file if environment.rank == 0 else None)
-    output = os.fdopen(os.dup(1), "w")
+    output = lasting_text(os.dup(1), sys.stdout)
     os.dup2(2, 1)  # what libraries print does not go between the report's lines
 
     def publish(report: Report) -> int:
         lines = [json.dumps(report.document(strict=strict), indent=1)] if as_json else render(report, strict=strict)
-        print("\n".join(lines), file=output, flush=True)
+        output.write(printable("\n".join(lines), lines=True) + "\n")
+        output.flush()
         return 0 if report.ok(strict=strict) else 1
 
     settings = _settings(config, environment.world_size, timeout_s, time_limit_s, disk_mb)
@@ -125,8 +128,7 @@ def _take_part(
             status = examination.run()
         except (UnipoolError, OSError) as error:
             message = explained(error) if isinstance(error, OSError) else None
-            sys.stderr.write(f"error (rank {environment.rank}): {message or error}\n")  # print() may cut it in two
-            sys.stderr.flush()
+            say(f"error (rank {environment.rank}): {message or error}", err=True)
             return 1
         except SystemExit as ended:  # by a signal
             return int(ended.code or 0)

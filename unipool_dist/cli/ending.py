@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch.distributed as dist
 
+from unipool_dist.base.console import say
 from unipool_dist.base.system_errors import explained
 from unipool_dist.config import Config
 from unipool_dist.errors import CommunicationError, UnipoolError
@@ -54,8 +54,5 @@ def _communication_error(config: Config, environment: Environment, error: Except
 
 
 def _stop(environment: Environment, message: str) -> None:
-    sys.stdout.flush()
-    # Not print(): with PYTHONUNBUFFERED it writes the line's end apart, and other ranks' lines come in between.
-    sys.stderr.write(f"error (rank {environment.rank}): {message}\n")
-    sys.stderr.flush()
+    say(f"error (rank {environment.rank}): {message}", err=True)
     os._exit(1)

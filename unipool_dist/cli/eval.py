@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from unipool_dist.base.console import say
 from unipool_dist.cli.inference import Use, chosen_batches, count_bar, on_every_rank, sequences_option, use_options
 from unipool_dist.cli.numbers import COUNT
 from unipool_dist.cli.table import aligned
@@ -61,7 +62,7 @@ def eval(
         if run.is_main:
             assert accuracies is not None
             show = _document if as_json else _text
-            click.echo(show(run, losses, total, accuracies))
+            say(show(run, losses, total, accuracies))
 
     on_every_rank(Use(**use), work)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from unipool_dist.base.console import put, say
 from unipool_dist.cli.numbers import PER_NODE, PER_NODE_OR_NONE, PROCESSES, PROCESSES_HERE
 from unipool_dist.cli.submit import check_corpora, check_time, resources_of, tell_submitted
 from unipool_dist.cli.table import aligned
@@ -121,22 +122,22 @@ def experiment(
 def _train_here(asked: _Asked, *, num_at_once: int, num_processes: int, dry_run: bool) -> None:
     check_unchanged(asked.runs, resolved_configs(asked.runs, num_processes))
     if dry_run:
-        click.echo("\n".join(_table(asked.runs)))
+        say("\n".join(_table(asked.runs)))
         return
     check_corpora(run.config.data.path for run in asked.runs)
     freeze_experiment(asked.experiment)
     from unipool_dist.experiment.local import LocalTrainings, log_of
 
     todo = [run for run in asked.runs if progress_of(run).state != "done"]
-    click.echo(f"{asked.output}: {len(asked.runs) - len(todo)} of {len(asked.runs)} runs are done")
+    say(f"{asked.output}: {len(asked.runs) - len(todo)} of {len(asked.runs)} runs are done")
     with _display(asked.runs) as (tell, look):
         trainings = LocalTrainings(todo, num_at_once=num_at_once, num_processes=num_processes, tell=tell, look=look)
         trainings.train()
-    click.echo("\n".join(["", *_table(asked.runs)]))
+    say("\n".join(["", *_table(asked.runs)]))
     for run in trainings.failed:
-        click.echo(f"{run.name} failed; its log: {log_of(run)}", err=True)
+        say(f"{run.name} failed; its log: {log_of(run)}", err=True)
     if trainings.stopped_by is not None or (trainings.stopped and not trainings.failed):
-        click.echo("stopped: the same command goes on", err=True)
+        say("stopped: the same command goes on", err=True)
         sys.exit(RESUME)
     if trainings.failed:
         sys.exit(1)
@@ -151,20 +152,20 @@ def _submit(asked: _Asked, request: Request, *, max_parallel: int | None, dry_ru
     for run in asked.runs:
         progress = progress_of(run)
         if progress.state == "running":
-            click.echo(f"note: {run.name} is left out: {progress.detail} is training it", err=True)
+            say(f"note: {run.name} is left out: {progress.detail} is training it", err=True)
         elif progress.state != "done":
             todo.append(run)
     if not todo:
-        click.echo(f"{asked.output}: there is nothing to submit")
+        say(f"{asked.output}: there is nothing to submit")
         return
     prepared = array.prepare(asked.output, todo, request, max_parallel=max_parallel)
     check_corpora(run.config.data.path for run in todo)
     for note in prepared.notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
     for index, run in enumerate(todo):
-        click.echo(f"task {index}: {run.name}, {progress_of(run).describe()}", err=True)
+        say(f"task {index}: {run.name}, {progress_of(run).describe()}", err=True)
     if dry_run:
-        click.echo(script_of(request, prepared), nl=False)
+        put(script_of(request, prepared))
         return
     freeze_experiment(asked.experiment)
     tell_submitted(array.submit(request, prepared), prepared.folder.run_dir, array=True)
@@ -180,7 +181,7 @@ def _display(runs: Sequence[Run]) -> Iterator[tuple[Callable[[str], None], Calla
 
         def tell(line: str) -> None:
             bar.clear()
-            click.echo(f"{time.strftime('%H:%M:%S')}  {line}")
+            say(f"{time.strftime('%H:%M:%S')}  {line}")
 
         def look() -> None:
             if not bar.disable:

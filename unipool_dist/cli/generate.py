@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from unipool_dist.base.console import put, say
 from unipool_dist.cli.inference import Use, on_every_rank, use_options
 from unipool_dist.cli.numbers import COUNT, SEED, Finite
 from unipool_dist.errors import UnipoolError
@@ -59,9 +60,9 @@ def generate(prompt: str, max_tokens: int, temperature: float, top_p: float, see
         follow = continuation(run, tokens, max_tokens, Sampling(temperature, top_p, seed))
         for piece in as_text(tokenizer, tokens, follow):
             if run.is_main:
-                click.echo(piece, nl=False)
+                put(piece)
         if run.is_main:
-            click.echo()
+            say()
 
     on_every_rank(Use(**use), work)
 

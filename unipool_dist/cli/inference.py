@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 from click.core import ParameterSource
 
+from unipool_dist.base.console import say
+from unipool_dist.base.printable import printable
 from unipool_dist.checkpoint.offline.counting import Count
 from unipool_dist.cli.numbers import PROCESSES_HERE, STEP
 from unipool_dist.errors import UnipoolError
@@ -89,7 +91,7 @@ def on_every_rank(
     with ending_clearly(environment, config), opened_run(use.run, config, environment, use.step) as opened:
         if opened.is_main:
             for note in opened.notes:
-                click.echo(note, err=True)
+                say(note, err=True)
         work(opened)
 
 
@@ -99,7 +101,7 @@ def count_bar(what: str, total: int, unit: str, *, show: bool) -> Iterator[Count
     from tqdm import tqdm
 
     hidden = not (show and sys.stderr.isatty())
-    with tqdm(total=total, desc=what, unit=f" {unit}", disable=hidden, file=sys.stderr) as bar:
+    with tqdm(total=total, desc=printable(what), unit=f" {unit}", disable=hidden, file=sys.stderr) as bar:
         yield lambda done: bar.update(done)
 
 

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
-import click
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from unipool_dist.base.console import say
 from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.resilience.forwarding import SignalForwarder
 from unipool_dist.resilience.orphans import announce_launcher
@@ -61,7 +61,7 @@ def run_agent(agent: Callable[[], object], num_processes: int, *, hold: bool) ->
         except ChildFailedError as error:
             forwarder.ignore_from_now()  # the exit status is decided
             status, line = outcome(error)
-            click.echo(line, err=True)
+            say(line, err=True)
             sys.exit(status)
 
 

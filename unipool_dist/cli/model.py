@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from unipool_dist.base.console import put, say
 from unipool_dist.cli.checkpoint.common import json_option, print_json, size
 from unipool_dist.cli.numbers import PROCESSES
 from unipool_dist.cli.table import aligned
@@ -43,19 +44,19 @@ def model(config_path: Path, overrides: tuple[str, ...], nproc: int | None, reso
     config = load_config(config_path, overrides)
     config = _with_vocabulary(resolve_config(config, nproc or _processes(config)))
     if resolved:
-        click.echo(config_text(config), nl=False)
+        put(config_text(config))
         return
     counts, kinds = count_parameters(config), rank_kinds(config)
     if as_json:
         print_json(_document(config, counts, kinds))
         return
-    click.echo(f"{describe_model(config)}\n{describe_layout(config)}; {describe_owners(config)}\n")
-    click.echo("\n".join(_parameter_table(counts)))
+    say(f"{describe_model(config)}\n{describe_layout(config)}; {describe_owners(config)}\n")
+    say("\n".join(_parameter_table(counts)))
     forward, training = sum(forward_flops(config).values()), training_flops(config)
-    click.echo(f"\nFLOPs per token: forward {forward:.4g}, training {training:.4g}\n")
-    click.echo("\n".join(_memory_table(kinds)))
+    say(f"\nFLOPs per token: forward {forward:.4g}, training {training:.4g}\n")
+    say("\n".join(_memory_table(kinds)))
     stage = read_deepspeed_config(config.optimizer.deepspeed).stage
-    click.echo(f"Masters and moments by ZeRO stage {stage}; activations and the update's buckets come on top.")
+    say(f"Masters and moments by ZeRO stage {stage}; activations and the update's buckets come on top.")
 
 
 def _processes(config: Config) -> int:

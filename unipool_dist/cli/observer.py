@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import click
 import torch
 
+from unipool_dist.base.console import say
 from unipool_dist.checkpoint.saver import SaveReport
 from unipool_dist.config import Config
 from unipool_dist.data import Corpus
@@ -45,7 +45,7 @@ class RunObserver:
             }
             self._writer.train({**record, **numbers})
             self._writer.usage(int(record["step"]), counts, self._num_pools)
-        click.echo(train_line(record, self._config.train.steps, maxima=self._config.log.interval > 1))
+        say(train_line(record, self._config.train.steps, maxima=self._config.log.interval > 1))
 
     def validation(self, step: int, losses: Mapping[str, float]) -> None:
         domains = self._corpus.domains
@@ -56,20 +56,18 @@ class RunObserver:
         self._writer.validation(step, losses, bits)
         for name, loss in losses.items():
             entropy = domains[name].unigram_entropy
-            click.echo(validation_line(step, self._config.train.steps, name, loss, bits[name], entropy))
+            say(validation_line(step, self._config.train.steps, name, loss, bits[name], entropy))
 
     def checkpoint(self, report: SaveReport) -> None:
         if report.error is not None:
-            click.echo(f"warning: no checkpoint of step {report.step}: {report.error}", err=True)
+            say(f"warning: no checkpoint of step {report.step}: {report.error}", err=True)
             return
         if report.warning is not None:
-            click.echo(f"warning: {report.warning}", err=True)
+            say(f"warning: {report.warning}", err=True)
         self._writer.checkpoint(
             report.step, {"stall_s": report.stall_s, "write_s": report.write_s, "bytes": report.num_bytes}
         )
-        click.echo(
-            checkpoint_line(report.step, self._config.train.steps, report.num_bytes, report.write_s, report.stall_s)
-        )
+        say(checkpoint_line(report.step, self._config.train.steps, report.num_bytes, report.write_s, report.stall_s))
 
     def close(self) -> None:
         self._writer.close()
@@ -83,10 +81,10 @@ class RunObserver:
         self.close()
         with naming(self._dir):
             figures = write_figures(self._dir)
-        click.echo(f"\nThe run is in {self._dir}:")
-        click.echo(f"  loss curve    {figures['loss_curve']}")
+        say(f"\nThe run is in {self._dir}:")
+        say(f"  loss curve    {figures['loss_curve']}")
         if "expert_usage" in figures:
-            click.echo(f"  expert usage  {figures['expert_usage']}")
-        click.echo(f"  metrics       {self._dir / 'metrics.jsonl'}")
+            say(f"  expert usage  {figures['expert_usage']}")
+        say(f"  metrics       {self._dir / 'metrics.jsonl'}")
         if self._config.log.tensorboard:
-            click.echo(f"  TensorBoard   tensorboard --logdir {self._dir / 'tensorboard'}")
+            say(f"  TensorBoard   tensorboard --logdir {self._dir / 'tensorboard'}")

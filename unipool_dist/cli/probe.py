@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from unipool_dist.base.console import say
 from unipool_dist.cli.inference import Use, chosen_batches, count_bar, on_every_rank, sequences_option, use_options
 from unipool_dist.cli.numbers import COUNT
 from unipool_dist.cli.table import aligned
@@ -61,11 +62,11 @@ def probe(against: Path | None, seeds: int, sequences: int | Literal["all"] | No
 
         written = [write_probe(found, use["run"])]
         written += draw([found], written[0].parent)
-        click.echo("\n".join([*_text(found), "", *map(str, written)]))
+        say("\n".join([*_text(found), "", *map(str, written)]))
         if other is not None:
             folder = written[0].parent / f"against-{other.run.replace('/', '-')}"
             folder.mkdir(exist_ok=True)
-            click.echo("\n".join(map(str, draw([found, other], folder))))
+            say("\n".join(map(str, draw([found, other], folder))))
 
     on_every_rank(Use(**use), work, _check_that_it_routes)
 

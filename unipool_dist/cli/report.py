@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from unipool_dist.base.console import put, say
 from unipool_dist.observe.naming import ELSEWHERE, naming
 
 
@@ -34,13 +35,13 @@ def report(directory: Path, output: Path | None, baseline: str | None, json_file
     if json_file is not None:
         document = json.dumps(summary.as_dict(), indent=1) + "\n"
         if json_file == "-":
-            click.echo(document, nl=False)
+            put(document)
         else:
             with naming(Path(json_file), ELSEWHERE):
                 Path(json_file).write_text(document, encoding="utf-8")
             written.append(Path(json_file))
     for run_dir in left_out(directory, experiment, runs):
-        click.echo(f"warning: {run_dir} is no run of the experiment and is left out", err=True)
+        say(f"warning: {run_dir} is no run of the experiment and is left out", err=True)
     for problem in summary.problems:
-        click.echo(f"warning: in no mean: {problem}", err=True)
-    click.echo("\n".join(map(str, written)), err=json_file == "-")
+        say(f"warning: in no mean: {problem}", err=True)
+    say("\n".join(map(str, written)), err=json_file == "-")

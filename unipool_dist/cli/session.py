@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
+from unipool_dist.base.console import say
 from unipool_dist.checkpoint.compatibility import check_compatible
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.progress import DataIdentity
@@ -75,7 +74,7 @@ def train_session(config: Config, environment: Environment, start: Start, signal
         return 0
     if environment.rank == 0:
         then = "the state is saved, --resume goes on from it" if session.step else "no step is done, --resume begins"
-        click.echo(f"stopped: {reason}; {then}", err=True)
+        say(f"stopped: {reason}; {then}", err=True)
     return RESUME
 
 
@@ -268,21 +267,21 @@ class _Session:
                 before = read_heartbeat(self._run_dir)
                 if found is None:
                     if start.resume:
-                        click.echo(f"no checkpoint in {self._run_dir}: starting at step 1")
+                        say(f"no checkpoint in {self._run_dir}: starting at step 1")
                     begin_run_dir(self._run_dir, config, entropy, same_run=start.resume)
                 else:
                     continue_run_dir(self._run_dir, config, entropy)
                     for step in (step for step in self._directory.steps() if step > found.step):
                         reason = "damaged" if step in found.damaged else "superseded"
-                        click.echo(f"moved aside: {self._directory.set_aside(step, reason)}")
+                        say(f"moved aside: {self._directory.set_aside(step, reason)}")
                 self._observer = RunObserver(config, self._corpus, resume_from_step=found.step if found else None)
-                click.echo(describe(config, self._groups))
+                say(describe(config, self._groups))
                 step = found.step if found else 0
                 if found is not None:
-                    click.echo(f"resumed after step {step} of {config.train.steps} from {found.folder}")
+                    say(f"resumed after step {step} of {config.train.steps} from {found.folder}")
                 if before is not None and before.step > step and start.resume:
                     when = "after it" if found is not None else "before there was a checkpoint"
-                    click.echo(f"{before.step - step} steps that had been done {when} are lost and done anew")
+                    say(f"{before.step - step} steps that had been done {when} are lost and done anew")
                 self._heartbeat = HeartbeatWriter(self._run_dir, steps=config.train.steps, resumed_from=step)
 
     def _validation_sequences(self) -> dict[str, Sequences]:
@@ -315,4 +314,4 @@ class _Session:
 
     def _say(self, line: str, *, err: bool = False) -> None:
         if self._groups.rank == 0:
-            click.echo(line, err=err)
+            say(line, err=err)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from unipool_dist.base.console import put, say
 from unipool_dist.base.system_errors import explained
 from unipool_dist.cli.table import aligned
 from unipool_dist.errors import UnipoolError
@@ -33,15 +34,15 @@ def status(runs: tuple[Path, ...], as_json: bool) -> None:
         except PermissionError as error:
             if runs:
                 raise
-            click.echo(f"note: {run} is left out: {explained(error)}", err=True)
+            say(f"note: {run} is left out: {explained(error)}", err=True)
     if as_json:
-        click.echo(json.dumps([item.as_dict() for item in statuses], indent=1))
+        put(json.dumps([item.as_dict() for item in statuses], indent=1) + "\n")
         return
     header = ("run", "job", "state", "step", "loss", "tokens/s", "left", "limit", "checkpoint", "starts", "nodes")
-    click.echo("\n".join(aligned([header, *(_row(item) for item in statuses)], right=(3, 4, 5, 6, 7, 8, 9))))
+    say("\n".join(aligned([header, *(_row(item) for item in statuses)], right=(3, 4, 5, 6, 7, 8, 9))))
     for item in statuses:
         if item.reason:
-            click.echo(f"{item.run}: {item.job_state}: {item.reason}")
+            say(f"{item.run}: {item.job_state}: {item.reason}")
 
 
 def _runs_in(folder: Path, depth: int = 3) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from unipool_dist.base.console import put, say
 from unipool_dist.base.printable import printable
 from unipool_dist.base.shell import shown
 from unipool_dist.cli.numbers import PER_NODE, PER_NODE_OR_NONE, PROCESSES
@@ -101,9 +102,9 @@ def submit(
     prepared = prepare(request, config_path, overrides, sweeps, max_parallel=max_parallel)
     check_corpora(config.data.path for config in prepared.configs.values())
     for note in prepared.notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
     if dry_run:
-        click.echo(script_of(request, prepared), nl=False)
+        put(script_of(request, prepared))
         return
     write(request, prepared)
     try:
@@ -173,7 +174,7 @@ def _submit_again(run_dir: Path, *, nodes: str | None, limit: str | None, after:
     if nodes:
         script = on_nodes(script, nodes, job.tasks_per_node, folder.profile())
     if dry_run:
-        click.echo(overridden(script, options), nl=False)
+        put(overridden(script, options))
         return
     check_idle(folder)
     folder.write_script(overridden(script, ()))  # it does not wait for the same jobs again
@@ -196,8 +197,8 @@ def tell_submitted(job_id: str, run_dir: Path, *, array: bool) -> None:
     """Say where things are, and how to deal with the job."""
     run = shown([run_dir])
     log = f"{job_id}_*.log" if array else f"{job_id}.log"
-    click.echo(f"job {job_id} is submitted; the run is in {printable(run_dir)}")
-    click.echo(f"  state    unipool-dist status {run}")
-    click.echo(f"  log      tail -F {run}/logs/{log}")
-    click.echo(f"  stop     scancel --signal=INT {job_id}    (saves first; is not requeued)")
-    click.echo(f"  resume   unipool-dist submit --resume {run}")
+    say(f"job {job_id} is submitted; the run is in {printable(run_dir)}")
+    say(f"  state    unipool-dist status {run}")
+    say(f"  log      tail -F {run}/logs/{log}")
+    say(f"  stop     scancel --signal=INT {job_id}    (saves first; is not requeued)")
+    say(f"  resume   unipool-dist submit --resume {run}")

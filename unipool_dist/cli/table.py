@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
+from unipool_dist.base.printable import printable
+
 
 def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[str]:
-    """Lines with the cells of ``rows`` in columns, those numbered in ``right`` aligned to the right."""
+    """Lines with the cells of ``rows`` in columns, those numbered in ``right`` aligned to the right.
+
+    Line ends in a cell are escaped like other control characters: a name must not look like a row of its own.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import yaml
 from pydantic import BaseModel
 
+from unipool_dist.base.console import put
 from unipool_dist.config.fields import allowed, fields_of, is_section
 from unipool_dist.config.sections import Config
 
@@ -70,4 +71,4 @@ def _table(section: type[BaseModel], prefix: str) -> str:
 
 
 if __name__ == "__main__":
-    print(reference_markdown(), end="")
+    put(reference_markdown())

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from unipool_dist.base.printable import printable
+
 T = TypeVar("T")
 
 
@@ -19,4 +21,5 @@ class Progress:
         """``items``, counted under the name ``what``."""
         from tqdm import tqdm
 
-        yield from tqdm(items, desc=f"{what:<24}", total=total, unit=unit, disable=not self.show, file=sys.stderr)
+        name = f"{printable(what):<24}"
+        yield from tqdm(items, desc=name, total=total, unit=unit, disable=not self.show, file=sys.stderr)

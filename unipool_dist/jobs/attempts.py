@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from unipool_dist.base.console import say
 
 ATTEMPTS_FILE = "attempts.jsonl"
 LOCAL = "local"
@@ -114,11 +115,10 @@ class AttemptLog:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            print(
+            say(
                 f"warning: {path} cannot be written: {error}. The run goes on, but this {event['event']} is not "
                 "counted in deciding whether to start it again, and `unipool-dist status` knows nothing of it",
-                file=sys.stderr,
-                flush=True,
+                err=True,
             )
 
     def _last_line_is_cut(self) -> bool:

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from unipool_dist.base.console import put
 from unipool_dist.config.fields import allowed
 from unipool_dist.jobs.profile import Container, Profile
 
@@ -40,4 +41,4 @@ def _table(part: type[BaseModel], prefix: str) -> str:
 
 
 if __name__ == "__main__":
-    print(reference_markdown(), end="")
+    put(reference_markdown())

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
+from unipool_dist.base.console import guard_streams, say, say_at_once
 from unipool_dist.base.shell import shown
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.errors import UnipoolError
@@ -227,10 +227,10 @@ class Supervisor:
         """SLURM ends the job: its tasks are told by SLURM itself; wait for them and start nothing more."""
         if self._ended_by is None:
             self._ended_by = signal.Signals(number)
-            os.write(1, f"[{_now()}] {self._ended_by.name} from SLURM: the job is being ended\n".encode())
+            say_at_once(f"[{_now()}] {self._ended_by.name} from SLURM: the job is being ended", descriptor=1)
 
     def _say(self, line: str) -> None:
-        print(f"[{_now()}] {line}", flush=True)
+        say(f"[{_now()}] {line}")
 
 
 def _stuck_since(run_dir: Path, started: float) -> str | None:
@@ -252,18 +252,18 @@ def _now() -> str:
 
 def main(arguments: list[str]) -> int:
     """Entry point of the batch script."""
+    guard_streams()
     if len(arguments) != 1:
-        print("usage: python -m unipool_dist.jobs RUN", file=sys.stderr)
+        say("usage: python -m unipool_dist.jobs RUN", err=True)
         return 2
     try:
         return Supervisor(Path(arguments[0]), os.environ).run()
     except UnipoolError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        say(f"error: {error}", err=True)
     except OSError as error:  # without its files it can decide nothing
-        print(
+        say(
             f"error: the job's files cannot be used: {error}. The checkpoints are as they were; once that is dealt "
             f"with, go on with: {shown(['unipool-dist', 'submit', '--resume', arguments[0]])}",
-            file=sys.stderr,
-            flush=True,
+            err=True,
         )
     return 1

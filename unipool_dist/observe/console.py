@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from unipool_dist.base.printable import printable
 from unipool_dist.observe.metrics import TRAIN_KEYS
 
 
@@ -41,7 +42,7 @@ def validation_line(
 
     The unigram entropy is what a model reaches that knows how often each token occurs and nothing else.
     """
-    line = f"{_step(step, total_steps)}  validation  {domain:<16.16}  loss {loss:7.4f}"
+    line = f"{_step(step, total_steps)}  validation  {printable(domain):<16.16}  loss {loss:7.4f}"
     if unigram_entropy is not None:
         line += f"  (unigram {unigram_entropy:7.4f})"
     return f"{line}  {bits_per_byte:6.3f} bits/byte"

@@ -13,8 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from unipool_dist.base.printable import printable
 from unipool_dist.base.writing import replace_bytes
 from unipool_dist.observe.files import FIGURE_METADATA
 from unipool_dist.observe.usage import Counts, summarize
@@ -37,9 +39,18 @@ class LossCurves:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write ``figure`` as PNG; returns ``path``."""
+    """Write ``figure`` as PNG; returns ``path``.
+
+    No text in it is taken for a formula, whatever dollars a name has, and control characters are escaped. What an axis
+    writes at its ticks is made while drawing, so names that go there must be printable already.
+    """
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
+        text.set_text(printable(text.get_text(), lines=True))
     image = BytesIO()
-    FigureCanvasAgg(figure).print_figure(image, dpi=130, metadata=FIGURE_METADATA)
+    with matplotlib.rc_context({"text.parse_math": False}):
+        FigureCanvasAgg(figure).print_figure(image, dpi=130, metadata=FIGURE_METADATA)
     replace_bytes(path, image.getvalue())
     return path
 
@@ -106,7 +117,10 @@ def usage_figure(counts_LE: Counts, num_pools: int, step: int, run_name: str) ->
     heat.set_facecolor(UNUSED_COLOUR)
     norm = LogNorm(vmin=1, vmax=max(int(counts_LE.max()), 2))
     image = heat.imshow(shown, aspect="auto", norm=norm, cmap="viridis", interpolation="nearest")
-    figure.colorbar(image, cax=figure.add_subplot(grid[0, 2]), label="assignments (tokens, log scale; grey: none)")
+    scale = figure.add_subplot(grid[0, 2])
+    figure.colorbar(image, cax=scale, label="assignments (tokens, log scale; grey: none)")
+    scale.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))  # by default powers as formulas
+    scale.yaxis.set_minor_formatter(NullFormatter())
     heat.set_ylabel("layer")
     heat.yaxis.set_major_locator(MaxNLocator(nbins=16, integer=True))
     heat.tick_params(labelbottom=False)

@@ -11,6 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from unipool_dist.base.printable import printable
 from unipool_dist.observe.figures import UNUSED_COLOUR, expert_order, save
 from unipool_dist.observe.usage import effective_experts
 from unipool_dist.probe.record import MATCHED, Probe
@@ -129,7 +130,7 @@ def affinity_figure(probes: Sequence[Probe]) -> Figure:
         shown = np.ma.masked_invalid(np.clip(probe.affinity[:, order], 1 / _LIFT_LIMIT, _LIFT_LIMIT))
         norm = LogNorm(1 / _LIFT_LIMIT, _LIFT_LIMIT)
         image = axes.imshow(shown, aspect="auto", norm=norm, cmap=colours, interpolation="nearest")
-        axes.set_yticks(range(len(probe.tokens)), list(probe.tokens))
+        axes.set_yticks(range(len(probe.tokens)), [printable(domain) for domain in probe.tokens])
         axes.set_title(probe.title, fontsize=10)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[-1].set_xlabel("experts, sorted by the layer that uses them most (grey: chosen nowhere)")

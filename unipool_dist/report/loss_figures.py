@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from unipool_dist.base.printable import printable
 from unipool_dist.observe.figures import SMOOTH_FROM_STEPS, running_mean
 from unipool_dist.observe.usage import Counts, Floats
 from unipool_dist.report import text
@@ -165,7 +166,7 @@ def domain_picture(findings: Findings) -> Picture | None:
     for row in range(len(domains) - 1):
         axes.axhline(row + 0.5, color="0.9", linewidth=0.8)
     axes.axvline(0, color="0.25", linestyle="--", linewidth=1)
-    axes.set_yticks(range(len(domains)), domains)
+    axes.set_yticks(range(len(domains)), [printable(domain) for domain in domains])
     axes.set_ylim(len(domains) - 0.5, -0.5)
     axes.set_xlabel("final validation loss minus the baseline's (nats per token)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.tick(value)))
@@ -306,7 +307,7 @@ def _mean_of(losses: dict[str, float]) -> float:
 
 
 def _wrapped(title: str) -> str:
-    return "\n".join(textwrap.wrap(title, 30))
+    return "\n".join(textwrap.wrap(printable(title), 30))
 
 
 def _bare(axes: Axes) -> None:

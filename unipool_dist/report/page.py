@@ -15,7 +15,9 @@ from typing import Any
 
 import jinja2
 import matplotlib
+from markupsafe import Markup
 
+from unipool_dist.base.printable import printable
 from unipool_dist.checkpoint.progress import current_versions
 from unipool_dist.experiment.specification import FROZEN_FILE
 from unipool_dist.observe.figures import save
@@ -71,7 +73,9 @@ def render(
     versions: list[tuple[str, str]],
 ) -> str:
     """The text of the page."""
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True)
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, finalize=_without_controls
+    )
     template = environment.from_string(files("unipool_dist.report").joinpath(_TEMPLATE).read_text(encoding="utf-8"))
     finished = sum(run.state == "finished" for run in summary.runs)
     values: dict[str, Any] = {
@@ -90,6 +94,11 @@ def render(
         "described": (directory / FROZEN_FILE).exists(),
     }
     return template.render(values)
+
+
+def _without_controls(value: object) -> object:
+    """What is put into the page, with control characters of names escaped; markup of the template's own as it is."""
+    return printable(value, lines=True) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _pictures(findings: Findings) -> dict[str, list[Picture]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -12,6 +11,7 @@ from types import TracebackType
 
 import psutil
 
+from unipool_dist.base.console import say_at_once
 from unipool_dist.resilience.signal_watch import SignalWatch
 
 _LOOK_EVERY_S = 0.05
@@ -59,7 +59,7 @@ class SignalForwarder:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
             if not told and time.monotonic() > give_up:
-                print(f"{number.name} received before any process was started: ending", file=sys.stderr, flush=True)
+                say_at_once(f"{number.name} received before any process was started: ending")
                 os._exit(128 + number)
             self._ended.wait(_LOOK_EVERY_S)
 

@@ -8,7 +8,6 @@ import json
 import os
 import socket
 import stat
-import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from unipool_dist.base.belongings import refuse
+from unipool_dist.base.console import say
 from unipool_dist.errors import RunLockedError
 
 LOCK_FILE = ".lock"
@@ -138,7 +138,7 @@ def holder_of(run_dir: Path) -> str | None:
 
 
 def _warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr, flush=True)
+    say(f"warning: {line}", err=True)
 
 
 def _this_process() -> dict[str, str | int]:

@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 
+from unipool_dist.base.console import say
+
 LAUNCHER_PID = "UNIPOOL_DIST_LAUNCHER_PID"
 _PR_SET_PDEATHSIG = 1
 
@@ -27,6 +29,5 @@ def end_with_launcher() -> None:
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     if os.getppid() != int(launcher):
-        sys.stderr.write(f"the launcher, process {launcher}, is gone: ending\n")  # print() may cut it in two
-        sys.stderr.flush()
+        say(f"the launcher, process {launcher}, is gone: ending", err=True)
         os._exit(1)

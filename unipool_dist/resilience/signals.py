@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
 from types import TracebackType
 
+from unipool_dist.base.console import say_at_once
 from unipool_dist.resilience.signal_watch import SignalWatch
 
 
@@ -63,7 +63,5 @@ class StopSignals:
             os._exit(128 + number)
 
     def _say(self, line: str) -> None:
-        # Not print(): another thread may hold the lock of sys.stderr for as long as it waits.
-        with suppress(OSError):  # the terminal may have gone
-            name = f"process {os.getpid()}" if self.rank is None else f"rank {self.rank}"
-            os.write(2, f"{name}: {line}\n".encode())
+        name = f"process {os.getpid()}" if self.rank is None else f"rank {self.rank}"
+        say_at_once(f"{name}: {line}")

@@ -18,6 +18,7 @@ from typing import TypeVar
 import psutil
 import torch.distributed as dist
 
+from unipool_dist.base.console import say_at_once
 from unipool_dist.resilience.activity import Activity
 from unipool_dist.resilience.board import Board, BoardLostError
 from unipool_dist.resilience.collectives import Group, as_ranges, entered, last_of, recorded
@@ -135,9 +136,7 @@ class Watchdog:
                 self._tick()
         except Exception as error:  # a watchdog that fails is no reason to end a run
             if not self._stop.is_set():
-                text = f"warning: rank {self._rank}: the watchdog has failed, nobody watches this rank: {error!r}\n"
-                with suppress(OSError):
-                    os.write(2, text.encode())
+                say_at_once(f"warning: rank {self._rank}: the watchdog has failed, nobody watches this rank: {error!r}")
             with suppress(Exception):
                 self._held.cancel()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
+from unipool_dist.base.console import say_at_once
 from unipool_dist.resilience.board import Board, BoardLostError
 from unipool_dist.resilience.collectives import NUM_SHOWN, Collective
 from unipool_dist.resilience.exit_codes import RESUME
@@ -71,7 +72,8 @@ class Inquiry:
             self._wait(lambda: self._board.count("answers") >= self._world_size, self._answer_s)
             self._lead() if self._leads() else self._follow()
         except BoardLostError as error:
-            _say(f"watchdog: rank {self._report.rank} at {self._report.place}; the other ranks are unknown: {error}\n")
+            place = f"rank {self._report.rank} at {self._report.place}"
+            say_at_once(f"watchdog: {place}; the other ranks are unknown: {error}")
         writer.join(ANSWER_S)
         with suppress(OSError):
             get_error_handler().record_exception(NoProgressError(f"{self._folder / SUMMARY_FILE}"))
@@ -105,7 +107,7 @@ class Inquiry:
             self._wait(all_noted, LOOK_S)
         silent = {rank: notes.get(rank) or _unseen(where.get(rank), hosts) for rank in missing}
         text = self._text(summarize(reports, silent))
-        _say(text)
+        say_at_once(text.removesuffix("\n"))
         # Said already, so the others need not wait for the file.
         self._board.put("done", "")
         with suppress(OSError):
@@ -216,9 +218,3 @@ def _kill(process: Whereabouts) -> None:
     if _process(process) is not None:
         with suppress(OSError):
             os.kill(process.pid, signal.SIGKILL)
-
-
-def _say(text: str) -> None:
-    # Not print(): the training thread may hold the lock of sys.stderr for as long as it is stuck.
-    with suppress(OSError):
-        os.write(2, text.encode())

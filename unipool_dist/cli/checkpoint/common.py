@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from unipool_dist.base.console import put, say
+from unipool_dist.base.printable import printable
 from unipool_dist.checkpoint.offline.counting import Count
 from unipool_dist.checkpoint.offline.locate import Located, locate
 from unipool_dist.cli.numbers import STEP
@@ -26,13 +28,13 @@ def find(run: Path, step: int | None) -> Located:
     """The checkpoint that is meant, with a warning on stderr if it is not the newest for want of one that is whole."""
     located = locate(run, step)
     for fault in located.passed_over:
-        click.echo(f"warning: a newer checkpoint is damaged and passed over: {fault}", err=True)
+        say(f"warning: a newer checkpoint is damaged and passed over: {fault}", err=True)
     return located
 
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Write the one document that goes to standard output."""
-    click.echo(json.dumps(document, indent=1, default=str))
+    put(json.dumps(document, indent=1, default=str) + "\n")
 
 
 @contextmanager
@@ -41,7 +43,7 @@ def byte_bar(what: str, total: int) -> Iterator[Count]:
     from tqdm import tqdm
 
     with tqdm(
-        total=total, desc=what, unit="B", unit_scale=True, disable=not sys.stderr.isatty(), file=sys.stderr
+        total=total, desc=printable(what), unit="B", unit_scale=True, disable=not sys.stderr.isatty(), file=sys.stderr
     ) as bar:
         yield lambda num_bytes: bar.update(num_bytes)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from unipool_dist.base.belongings import refuse
+from unipool_dist.base.console import say
 from unipool_dist.checkpoint.offline.locate import check_contents
 from unipool_dist.cli.checkpoint.common import (
     byte_bar,
@@ -69,11 +70,11 @@ def export(run: Path, out: Path, step: int | None, dtype: str, max_shard_size_gb
     if as_json:
         print_json({"path": out, "bytes": num_bytes, "tokenizer_missing": missing, **record.model_dump(mode="json")})
         return
-    click.echo(
+    say(
         f"{out}: step {record.step}, {record.num_parameters:,} parameters in {record.dtype}, {size(num_bytes)} in "
         f"{files(len(record.files))} of weights"
     )
-    click.echo(f"tokenizer: {', '.join(record.tokenizer_files)}" if not missing else f"no tokenizer: {missing}")
+    say(f"tokenizer: {', '.join(record.tokenizer_files)}" if not missing else f"no tokenizer: {missing}")
 
 
 @click.command("import")
@@ -98,5 +99,5 @@ def import_(exported: Path, run: Path, as_json: bool) -> None:
     if as_json:
         print_json({"run": run, "path": folder, "step": 0, "parameters": parameters, "from": exported})
     else:
-        click.echo(f"{run}: step 0 with the {parameters:,} parameters of {exported}")
-        click.echo(f"next: unipool-dist train CONFIG run.dir={run} --resume")
+        say(f"{run}: step 0 with the {parameters:,} parameters of {exported}")
+        say(f"next: unipool-dist train CONFIG run.dir={run} --resume")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from unipool_dist.base.console import say
 from unipool_dist.checkpoint.offline.locate import Located
 from unipool_dist.cli.checkpoint.common import find, json_option, layout, print_json, run_argument, size, step_option
 from unipool_dist.cli.table import aligned
@@ -37,20 +38,20 @@ def inspect(run: Path, step: int | None, tensors: bool, as_json: bool) -> None:
             document["tensors"] = [_record(info) for info in infos]
         print_json(document)
         return
-    click.echo("\n".join(_text(located)))
+    say("\n".join(_text(located)))
     rows = [("tensors", "count", "elements", "size", "of that, experts")]
     rows += [
         (kind, f"{k['count']:,}", f"{k['elements']:,}", size(k["bytes"]), size(k["expert_bytes"]))
         for kind, k in kinds.items()
     ]
-    click.echo("\n" + "\n".join(aligned(rows, right=range(1, 5))))
+    say("\n" + "\n".join(aligned(rows, right=range(1, 5))))
     if tensors:
         table = [("name", "shape", "type", "bytes", "chunks")]
         table += [
             (info.name, "x".join(map(str, info.shape)), info.dtype, f"{info.num_bytes:,}", str(info.num_chunks))
             for info in infos
         ]
-        click.echo("\n" + "\n".join(aligned(table, right=(3, 4))))
+        say("\n" + "\n".join(aligned(table, right=(3, 4))))
 
 
 def _by_kind(infos: Iterable[TensorInfo]) -> dict[str, dict[str, int]]:

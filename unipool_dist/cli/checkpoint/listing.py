@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from unipool_dist.base.console import say
 from unipool_dist.checkpoint.directory import CHECKPOINTS
 from unipool_dist.checkpoint.manifest import join_faults, read_manifest
 from unipool_dist.checkpoint.offline.locate import checkpoint_folders
@@ -34,10 +35,10 @@ def list_(run: Path, as_json: bool) -> None:
     if as_json:
         print_json({"run": run, "checkpoints": [_record(entry) for entry in entries]})
     elif not entries:
-        click.echo(f"{run} has no checkpoints: there are none in {run / CHECKPOINTS}")
+        say(f"{run} has no checkpoints: there are none in {run / CHECKPOINTS}")
     else:
         rows = [_HEAD, *(_row(entry) for entry in entries)]
-        click.echo("\n".join(aligned(rows, right=(0, 2, 3))))
+        say("\n".join(aligned(rows, right=(0, 2, 3))))
 
 
 @click.command()
@@ -55,7 +56,7 @@ def verify(run: Path, step: int | None, as_json: bool) -> None:
         for folder in folders:
             faults = thorough_faults(folder, count)
             if not folder.exists():
-                click.echo(f"{folder} was deleted meanwhile by the run, and is left out", err=True)
+                say(f"{folder} was deleted meanwhile by the run, and is left out", err=True)
                 continue
             results.append({"step": _step(folder), "ok": not faults, "faults": faults, "bytes": _stated_bytes(folder)})
     ok = all(result["ok"] for result in results)
@@ -64,9 +65,9 @@ def verify(run: Path, step: int | None, as_json: bool) -> None:
     else:
         for result in results:
             state = "whole" if result["ok"] else "DAMAGED"
-            click.echo(f"step {result['step']}: {state}, {size(result['bytes'])}")
+            say(f"step {result['step']}: {state}, {size(result['bytes'])}")
             for fault in result["faults"]:
-                click.echo(f"  {fault}")
+                say(f"  {fault}")
     if not ok:
         sys.exit(1)
 

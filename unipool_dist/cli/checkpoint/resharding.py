@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from unipool_dist.base.belongings import refuse
+from unipool_dist.base.console import say
 from unipool_dist.checkpoint.offline.locate import check_contents
 from unipool_dist.cli.checkpoint.common import (
     byte_bar,
@@ -73,4 +74,4 @@ def reshard(run: Path, out: Path, step: int | None, num_files: int, as_json: boo
             }
         )
     else:
-        click.echo(f"{folder}: step {located.progress.step}, {size(num_bytes)} in {files(num_files)} of tensors")
+        say(f"{folder}: step {located.progress.step}, {size(num_bytes)} in {files(num_files)} of tensors")
