@@ -5,8 +5,11 @@ Pure arithmetic; runs before any process group is made, on every rank alike.
 
 from __future__ import annotations
 
-from unipool_dist.config.sections import Config, PoolSection
+from unipool_dist.config.sections import MAX_PROCESSES, Config, PoolSection
 from unipool_dist.errors import ConfigError, TopologyError
+
+MAX_EXPERTS = 1_000_000
+"""In all pools together; each is a tensor or two of its own in checkpoints and exports."""
 
 
 def resolve_config(config: Config, world_size: int) -> Config:
@@ -18,6 +21,8 @@ def resolve_config(config: Config, world_size: int) -> Config:
         ConfigError: sizes of the model, pool or batch contradict each other.
         TopologyError: the layout is impossible for ``world_size`` or for the sizes.
     """
+    if world_size > MAX_PROCESSES:
+        raise TopologyError(f"{world_size:,} processes are more than {MAX_PROCESSES:,}; lower parallel.pp, tp or dp")
     is_dense = config.pool.router == "none"
     if is_dense:
         _check_dense(config.pool)
@@ -162,6 +167,11 @@ def _check_pool(config: Config) -> None:
         raise ConfigError(
             f"model.num_layers={config.model.num_layers} is not divisible by pool.layers_per_group={group}; "
             f"choose a divisor of {config.model.num_layers}"
+        )
+    if config.model.num_layers // group * pool.num_experts > MAX_EXPERTS:
+        raise ConfigError(
+            f"pool.num_experts={pool.num_experts} in each of {config.model.num_layers // group} pools are more than "
+            f"{MAX_EXPERTS:,} experts; lower it, or raise pool.layers_per_group"
         )
     if pp % n:
         raise TopologyError(f"parallel.pp={pp} is not divisible by pool.stages_per_group={n}; choose a divisor of {pp}")

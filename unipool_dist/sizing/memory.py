@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from unipool_dist.config import Config
 from unipool_dist.config.deepspeed import read_deepspeed_config
 from unipool_dist.config.sections import OptimizerSection
-from unipool_dist.sizing.parameters import Shape, expert_parameters, parameter_shapes, part_of, tp_dim
+from unipool_dist.sizing.parameters import end_shapes, expert_parameters, layer_shapes, part_of, tp_dim
 from unipool_dist.topology.layout import rank_grid
 from unipool_dist.topology.rank_grid import RankGrid
 
@@ -60,9 +59,16 @@ def rank_kinds(config: Config) -> list[RankKind]:
         UnipoolError: the layout is impossible, or the DeepSpeed file cannot be used.
     """
     grid = rank_grid(config)
+    sharded = read_deepspeed_config(config.optimizer.deepspeed).stage == 1
+    experts = _experts(config, grid)
+    of_stages = [
+        (len(layers), stage == 0, stage == grid.pp - 1, *experts[stage // grid.stages_per_group])
+        for stage, layers in enumerate(grid.layers_of_stage(config.model.num_layers))
+    ]
+    held = {of_stage: _held(config, grid, *of_stage, sharded=sharded) for of_stage in dict.fromkeys(of_stages)}
     alike: dict[RankMemory, list[int]] = defaultdict(list)
-    for stage in range(grid.pp):
-        alike[_rank_of_stage(config, grid, stage)].append(stage)
+    for stage, of_stage in enumerate(of_stages):
+        alike[held[of_stage]].append(stage)
     return [RankKind(tuple(stages), len(stages) * grid.dp * grid.tp, each) for each, stages in alike.items()]
 
 
@@ -71,13 +77,22 @@ def num_moments(optimizer: OptimizerSection) -> int:
     return 2 if optimizer.name == "adamw" else int(optimizer.momentum > 0)
 
 
-def _rank_of_stage(config: Config, grid: RankGrid, stage: int) -> RankMemory:
-    groups = _dense_groups(config, _dense_shapes(config, grid, stage))
-    num_experts, replicas = _experts(config, grid, stage)
+def _held(
+    config: Config,
+    grid: RankGrid,
+    num_layers: int,
+    is_first: bool,
+    is_last: bool,
+    num_experts: int,
+    replicas: int,
+    *,
+    sharded: bool,
+) -> RankMemory:
+    """What a rank holds of a stage with ``num_layers``; ``replicas`` ranks hold the same ``num_experts`` experts."""
+    groups = _dense_groups(config, grid, num_layers, is_first=is_first, is_last=is_last)
     experts = num_experts * expert_parameters(config)
     dense = sum(groups.values())
     fp32_dense = sum(numel for (is_fp32, _, _), numel in groups.items() if is_fp32)
-    sharded = read_deepspeed_config(config.optimizer.deepspeed).stage == 1
     states = sum(_partition(numel, grid.dp if sharded else 1) for numel in groups.values())
     states += _partition(experts, replicas if sharded else 1)
     return RankMemory(
@@ -90,36 +105,38 @@ def _rank_of_stage(config: Config, grid: RankGrid, stage: int) -> RankMemory:
     )
 
 
-def _dense_shapes(config: Config, grid: RankGrid, stage: int) -> dict[str, Shape]:
-    """By name, a rank's slice of every parameter of its stage but the experts'."""
-    layers = grid.layers_of_stage(config.model.num_layers)[stage]
-    of_stage = tuple(f"layers.{layer}." for layer in layers)
-    of_stage += ("embedding.",) if stage == 0 else ()
-    of_stage += ("final_norm.", "output.") if stage == grid.pp - 1 else ()
-    return {
-        name: tuple(size // grid.tp if dim == tp_dim(name) else size for dim, size in enumerate(shape))
-        for name, shape in parameter_shapes(config).items()
-        if name.startswith(of_stage)
-    }
-
-
-def _dense_groups(config: Config, dense: Mapping[str, Shape]) -> dict[tuple[bool, bool, bool], int]:
-    """Elements of each parameter group, as the optimizer makes them: by type, split over tp or not, decaying or not."""
+def _dense_groups(
+    config: Config, grid: RankGrid, num_layers: int, *, is_first: bool, is_last: bool
+) -> dict[tuple[bool, bool, bool], int]:
+    """Elements that a rank of the stage has of each parameter group but the experts', as the optimizer makes them: by
+    type, split over tp or not, decaying or not."""
+    held = [(f"layers.0.{name}", shape, num_layers) for name, shape in layer_shapes(config).items()]
+    held += [
+        (name, shape, 1)
+        for name, shape in end_shapes(config).items()
+        if (is_first if name.startswith("embedding.") else is_last)
+    ]
     groups: dict[tuple[bool, bool, bool], int] = defaultdict(int)
-    for name, shape in dense.items():
+    for name, shape, count in held:
         is_fp32 = config.train.dtype == "fp32" or part_of(name) == "routers"
-        groups[is_fp32, tp_dim(name) is not None, len(shape) > 1] += math.prod(shape)
+        split = tp_dim(name)
+        numel = math.prod(size // grid.tp if dim == split else size for dim, size in enumerate(shape))
+        groups[is_fp32, split is not None, len(shape) > 1] += count * numel
     return groups
 
 
-def _experts(config: Config, grid: RankGrid, stage: int) -> tuple[int, int]:
-    """Experts on a rank, and the ranks that hold the same ones."""
+def _experts(config: Config, grid: RankGrid) -> list[tuple[int, int]]:
+    """For every stage group, the experts on each of its ranks, and the ranks that hold the same ones."""
     assert config.pool.layers_per_group is not None
-    group = stage // grid.stages_per_group
     spans = grid.pool_spans(config.model.num_layers, config.pool.layers_per_group)
-    held = [(first, last) for first, last in spans if first <= group <= last]
-    replicas = len(grid.expert_data_groups(held[0])[0])
-    return len(held) * config.pool.num_experts // grid.pool_parallel_size, replicas
+    num_pools = [0] * grid.num_stage_groups
+    replicas = [0] * grid.num_stage_groups
+    for first, last in spans:
+        for group in range(first, last + 1):
+            num_pools[group] += 1
+            replicas[group] = (last - first + 1) * grid.dp * grid.tp // grid.block_size
+    each = config.pool.num_experts // grid.pool_parallel_size
+    return [(count * each, copies) for count, copies in zip(num_pools, replicas, strict=True)]
 
 
 def _partition(numel: int, num_ranks: int) -> int:

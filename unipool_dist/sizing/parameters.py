@@ -36,28 +36,49 @@ class ParameterCounts:
 
 def parameter_shapes(config: Config) -> dict[str, Shape]:
     """By name, the shape of every parameter."""
-    model, pool = config.model, config.pool
-    vocab, hidden, ffn = model.vocab_size, model.hidden_size, model.ffn_hidden_size
-    assert vocab is not None and ffn is not None
-    assert model.num_query_groups is not None and pool.layers_per_group is not None
-    head = hidden // model.num_attention_heads
-    shapes: dict[str, Shape] = {"embedding.weight": (vocab, hidden)}
+    model = config.model
+    assert model.ffn_hidden_size is not None
+    hidden, ffn = model.hidden_size, model.ffn_hidden_size
+    shapes: dict[str, Shape] = {}
+    of_layer = layer_shapes(config)
     for layer in range(model.num_layers):
-        of_layer: dict[str, Shape] = {
-            "attention_norm.weight": (hidden,),
-            "attention.qkv.weight": ((model.num_attention_heads + 2 * model.num_query_groups) * head, hidden),
-            "attention.output.weight": (hidden, hidden),
-            "pool_norm.weight": (hidden,),
-        }
-        if pool.router != "none":
-            of_layer["router.weight"] = (pool.num_experts, hidden)
-        if pool.router == "norm":
-            of_layer["router.scale"] = (1,)
         shapes |= {f"layers.{layer}.{name}": shape for name, shape in of_layer.items()}
-    shapes |= {"final_norm.weight": (hidden,), "output.weight": (vocab, hidden)}
-    for expert in range(pool.num_experts * model.num_layers // pool.layers_per_group):
+    ends = end_shapes(config)
+    shapes = {"embedding.weight": ends.pop("embedding.weight"), **shapes, **ends}
+    for expert in range(num_experts(config)):
         shapes |= {f"experts.{expert}.gate_up": (2 * ffn, hidden), f"experts.{expert}.down": (hidden, ffn)}
     return shapes
+
+
+def layer_shapes(config: Config) -> dict[str, Shape]:
+    """By name in the layer, the shape of every parameter of one layer but the experts'."""
+    model, pool = config.model, config.pool
+    assert model.num_query_groups is not None
+    hidden, head = model.hidden_size, model.hidden_size // model.num_attention_heads
+    shapes: dict[str, Shape] = {
+        "attention_norm.weight": (hidden,),
+        "attention.qkv.weight": ((model.num_attention_heads + 2 * model.num_query_groups) * head, hidden),
+        "attention.output.weight": (hidden, hidden),
+        "pool_norm.weight": (hidden,),
+    }
+    if pool.router != "none":
+        shapes["router.weight"] = (pool.num_experts, hidden)
+    if pool.router == "norm":
+        shapes["router.scale"] = (1,)
+    return shapes
+
+
+def end_shapes(config: Config) -> dict[str, Shape]:
+    """By name, the shape of every parameter of the first and the last stage that is of no layer."""
+    vocab, hidden = config.model.vocab_size, config.model.hidden_size
+    assert vocab is not None
+    return {"embedding.weight": (vocab, hidden), "final_norm.weight": (hidden,), "output.weight": (vocab, hidden)}
+
+
+def num_experts(config: Config) -> int:
+    """Experts of the whole model, in all of its pools."""
+    assert config.pool.layers_per_group is not None
+    return config.pool.num_experts * (config.model.num_layers // config.pool.layers_per_group)
 
 
 def bias_shapes(config: Config) -> dict[str, Shape]:
@@ -69,8 +90,11 @@ def bias_shapes(config: Config) -> dict[str, Shape]:
 def count_parameters(config: Config) -> ParameterCounts:
     """Count the parameters of each part."""
     stored: dict[Part, int] = dict.fromkeys(("embedding", "attention", "norms", "routers", "experts"), 0)
-    for name, shape in parameter_shapes(config).items():
+    for name, shape in end_shapes(config).items():
         stored[part_of(name)] += math.prod(shape)
+    for name, shape in layer_shapes(config).items():
+        stored[part_of(f"layers.0.{name}")] += config.model.num_layers * math.prod(shape)
+    stored["experts"] = num_experts(config) * expert_parameters(config)
     chosen = config.model.num_layers * config.pool.top_k * expert_parameters(config)
     return ParameterCounts(stored, {**stored, "experts": chosen})
 

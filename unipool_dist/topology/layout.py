@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unipool_dist.config import Config
 from unipool_dist.errors import TopologyError
-from unipool_dist.topology.rank_grid import RankGrid
+from unipool_dist.topology.rank_grid import RankGrid, Span
 
 
 def rank_grid(config: Config) -> RankGrid:
@@ -19,8 +19,9 @@ def rank_grid(config: Config) -> RankGrid:
     assert pool.layers_per_group is not None
     grid = RankGrid(parallel.pp, parallel.dp, parallel.tp, pool.parallel_size, pool.stages_per_group)
     spans = grid.pool_spans(config.model.num_layers, pool.layers_per_group)
-    for stage_group in range(grid.num_stage_groups):
-        if len({span for span in spans if span[0] <= stage_group <= span[1]}) > 1:
+    span_of: dict[int, Span] = {}
+    for span in dict.fromkeys(spans):
+        if any(span_of.setdefault(stage_group, span) != span for stage_group in range(span[0], span[1] + 1)):
             raise TopologyError(
                 f"with pool.stages_per_group={pool.stages_per_group} and parallel.pp={parallel.pp}, pools of "
                 f"pool.layers_per_group={pool.layers_per_group} layers begin or end inside a stage group and reach "
