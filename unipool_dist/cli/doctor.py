@@ -206,20 +206,22 @@ def _settings(config: Config | None, world_size: int, timeout_s: float, time_lim
 
 def checkpoint_need(config: Config) -> CheckpointNeed:
     """What the checkpoints of a resolved configuration take: masters and optimizer states in fp32."""
-    from math import prod
+    from math import lcm
 
-    from unipool_dist.checkpoint.directory import CheckpointDirectory, outdated
+    from unipool_dist.checkpoint.directory import CheckpointDirectory
     from unipool_dist.doctor.disk_space import CheckpointNeed
     from unipool_dist.sizing.memory import num_moments
-    from unipool_dist.sizing.parameters import parameter_shapes
+    from unipool_dist.sizing.parameters import count_parameters
 
     config, note = _with_vocabulary(config)
-    numel = sum(prod(shape) for shape in parameter_shapes(config).values())
+    numel = sum(count_parameters(config).stored.values())
     last, settings = config.train.steps, config.checkpoint
-    steps = sorted({*(range(settings.interval, last, settings.interval) if settings.interval else ()), last})
-    kept = len(steps) - len(outdated(steps, settings.keep_last, settings.keep_every))
+    interval, keep_last, keep_every = settings.interval, settings.keep_last, settings.keep_every
+    steps = 1 + ((last - 1) // interval if interval else 0)
+    old = max(0, steps - keep_last)  # multiples of the interval, the first ones
+    kept = steps - old + (old * interval // lcm(interval, keep_every) if interval and keep_every else 0)
     # The oldest goes only when the newest is written.
-    most = min(kept + 1, len(steps)) if settings.keep_last else len(steps)
+    most = min(kept + 1, steps) if keep_last else steps
     there = len(CheckpointDirectory(Path(config.run.dir)).steps())
     return CheckpointNeed(4 * (1 + num_moments(config.optimizer)) * numel, most, there, note)
 

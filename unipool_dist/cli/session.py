@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from unipool_dist.base.console import say
 from unipool_dist.checkpoint.compatibility import check_compatible
 from unipool_dist.checkpoint.directory import CheckpointDirectory
@@ -17,6 +19,7 @@ from unipool_dist.checkpoint.resume import DamagedError, Found, find_checkpoint,
 from unipool_dist.checkpoint.saver import Saver, SaveReport
 from unipool_dist.checkpoint.state import RunState
 from unipool_dist.cli.assembly import batch_source, describe, with_vocabulary
+from unipool_dist.cli.fitting import check_rank_fits
 from unipool_dist.cli.observer import RunObserver
 from unipool_dist.cli.rundir import begin_run_dir, check_run_dir, continue_run_dir
 from unipool_dist.cli.start import Start
@@ -66,6 +69,7 @@ def train_session(config: Config, environment: Environment, start: Start, signal
         with failing_together("opening the corpus"):
             corpus = Corpus.open(resolved.data.path, verify="size")
             resolved = with_vocabulary(resolved, corpus)
+            check_rank_fits(resolved, corpus, stage=groups.pp_index, device_bytes=_device_bytes(groups.device))
         session = _Session(resolved, groups, corpus, stop, deadline, watchdog.beat, environment)
         reason = session.run(start)
         watchdog.beat("ending", slow=True)
@@ -76,6 +80,10 @@ def train_session(config: Config, environment: Environment, start: Start, signal
         then = "the state is saved, --resume goes on from it" if session.step else "no step is done, --resume begins"
         say(f"stopped: {reason}; {then}", err=True)
     return RESUME
+
+
+def _device_bytes(device: torch.device) -> int | None:
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def _watchdog(config: Config, environment: Environment, signals: StopSignals) -> Watchdog:

@@ -92,6 +92,8 @@ def check_before_start(config: Config, world_size: int, start: Start) -> Config:
     Raises:
         UnipoolError: the layout is impossible, the corpus missing or damaged, or the run directory taken.
     """
+    from unipool_dist.cli.assembly import with_vocabulary
+    from unipool_dist.cli.fitting import check_fits_here
     from unipool_dist.cli.rundir import check_run_dir
     from unipool_dist.data.corpus import Corpus
     from unipool_dist.topology.layout import rank_grid
@@ -99,5 +101,6 @@ def check_before_start(config: Config, world_size: int, start: Start) -> Config:
     resolved = resolve_config(config, world_size)
     rank_grid(resolved)
     check_run_dir(Path(config.run.dir), overwrite=start.overwrite, resume=start.resume, must_resume=start.must_resume)
-    Corpus.open(config.data.path, verify="size")
+    corpus = Corpus.open(config.data.path, verify="size")
+    check_fits_here(with_vocabulary(resolved, corpus), corpus)
     return resolved

@@ -8,7 +8,7 @@ from __future__ import annotations
 from unipool_dist.config.sections import MAX_PROCESSES, Config, PoolSection
 from unipool_dist.errors import ConfigError, TopologyError
 
-MAX_EXPERTS = 1_000_000
+MAX_EXPERTS = 100_000
 """In all pools together; each is a tensor or two of its own in checkpoints and exports."""
 
 
@@ -168,11 +168,7 @@ def _check_pool(config: Config) -> None:
             f"model.num_layers={config.model.num_layers} is not divisible by pool.layers_per_group={group}; "
             f"choose a divisor of {config.model.num_layers}"
         )
-    if config.model.num_layers // group * pool.num_experts > MAX_EXPERTS:
-        raise ConfigError(
-            f"pool.num_experts={pool.num_experts} in each of {config.model.num_layers // group} pools are more than "
-            f"{MAX_EXPERTS:,} experts; lower it, or raise pool.layers_per_group"
-        )
+    check_num_experts(config)
     if pp % n:
         raise TopologyError(f"parallel.pp={pp} is not divisible by pool.stages_per_group={n}; choose a divisor of {pp}")
     if q % n or per_stage % (q // n):
@@ -185,6 +181,21 @@ def _check_pool(config: Config) -> None:
         raise TopologyError(
             f"pool.num_experts={pool.num_experts} cannot be split over pool.parallel_size={q} ranks; "
             f"choose a multiple of {q} experts or a smaller parallel_size"
+        )
+
+
+def check_num_experts(config: Config) -> None:
+    """Check that the pools of a resolved configuration have together as many experts as can be dealt with.
+
+    Raises:
+        ConfigError: they have more.
+    """
+    assert config.pool.layers_per_group is not None
+    pools = config.model.num_layers // config.pool.layers_per_group
+    if pools * config.pool.num_experts > MAX_EXPERTS:
+        raise ConfigError(
+            f"pool.num_experts={config.pool.num_experts} in each of {pools:,} pools are more than {MAX_EXPERTS:,} "
+            f"experts; lower it, or raise pool.layers_per_group"
         )
 
 

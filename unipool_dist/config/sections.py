@@ -19,7 +19,7 @@ MAX_PROCESSES = 100_000
 
 Layers = Annotated[int, Field(ge=1, le=10_000)]
 Width = Annotated[int, Field(ge=1, le=1_000_000)]
-"""Of a tensor; or experts."""
+Experts = Annotated[int, Field(ge=1, le=100_000)]
 ExpertWidth = Annotated[int, Field(ge=1, le=10_000_000)]
 Tokens = Annotated[int, Field(ge=1, le=100_000_000)]
 Processes = Annotated[int, Field(ge=1, le=MAX_PROCESSES)]
@@ -86,8 +86,8 @@ class BalanceSection(Section):
 class PoolSection(Section):
     """The experts, their routers, and how many ranks own one copy of them."""
 
-    num_experts: Width = Field(64, description="M, experts in one pool")
-    top_k: Width = Field(1, description="k, experts that serve a token in one layer")
+    num_experts: Experts = Field(64, description="M, experts in one pool")
+    top_k: Experts = Field(1, description="k, experts that serve a token in one layer")
     layers_per_group: Layers | None = Field(
         None, description="G, layers that share one pool; null: all, 1 with router none; 1: vanilla MoE"
     )

@@ -28,6 +28,17 @@ def extended(segments: tuple[int, ...], total: int) -> tuple[int, ...]:
     return segments if missing <= 0 else (*segments, missing)
 
 
+def index_bytes(corpus: Corpus, sequence_length: int, num_samples: int) -> int:
+    """Bytes, at the least, of the indices of ``num_samples`` training sequences while they are built.
+
+    Megatron-core has a number of 4 bytes for each document of each epoch, three of them for each sample.
+    """
+    domains = corpus.domains.values()
+    tokens = sum(domain.train_tokens for domain in domains)
+    epochs = num_samples * sequence_length // max(1, tokens)
+    return 4 * epochs * sum(domain.train_documents for domain in domains) + 12 * num_samples
+
+
 class SegmentedDataset(Dataset[dict[str, torch.Tensor]]):
     """The samples of ``segments`` one after the other; those of a segment that is not open cannot be read."""
 

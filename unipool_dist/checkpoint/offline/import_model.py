@@ -18,6 +18,7 @@ from unipool_dist.checkpoint.offline.rewrite import rewrite_checkpoint
 from unipool_dist.checkpoint.pieces import Piece, Shape, whole
 from unipool_dist.checkpoint.progress import CONFIG_FILE, DataIdentity, Progress, current_versions, now
 from unipool_dist.config import Config, dump_config, load_config
+from unipool_dist.config.resolve import check_num_experts
 from unipool_dist.errors import CheckpointError, ConfigError
 from unipool_dist.sizing.parameters import bias_shapes, parameter_shapes
 
@@ -119,11 +120,12 @@ def check_is_no_run(run_dir: Path) -> None:
 def _read_config(path: Path) -> Config:
     try:
         config = load_config(path)
+        model, pool = config.model, config.pool
+        if None in (model.vocab_size, model.ffn_hidden_size, model.num_query_groups, pool.layers_per_group):
+            raise CheckpointError(f"{path} leaves sizes of the model open, as no exported one does; export again")
+        check_num_experts(config)
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot be used: {error}; export again") from None
-    model, pool = config.model, config.pool
-    if None in (model.vocab_size, model.ffn_hidden_size, model.num_query_groups, pool.layers_per_group):
-        raise CheckpointError(f"{path} leaves sizes of the model open, as no exported one does; export again")
     return config
 
 

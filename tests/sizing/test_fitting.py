@@ -1,0 +1,80 @@
+"""A run that the machine cannot hold is refused by arithmetic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from unipool_dist.base import machine_memory
+from unipool_dist.cli import fitting
+from unipool_dist.config import Config, load_config, resolve_config
+from unipool_dist.data import Corpus
+from unipool_dist.errors import ConfigError
+
+GB = 10**9
+CORPUS = cast(Corpus, SimpleNamespace(domains={"a": SimpleNamespace(train_tokens=100_000, train_documents=120)}))
+
+
+def resolved(*overrides: str, world_size: int = 1) -> Config:
+    return resolve_config(load_config(None, ("model.vocab_size=1024", *overrides)), world_size)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(fitting, "machine_memory", lambda: 16 * GB)
+    monkeypatch.setattr(fitting, "gpus_here", lambda _: [])
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model.hidden_size=1000000",),
+        ("model.vocab_size=100000000",),
+        ("model.num_layers=10000", "model.hidden_size=1024"),
+        ("pool.num_experts=100000", "model.hidden_size=256"),
+        ("model.sequence_length=100000000",),
+        ("train.micro_batch_size=100000000", "train.global_batch_size=100000000"),
+        ("train.steps=1000000000",),
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_what_cannot_be_held_is_refused(machine: Any, overrides: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"this machine has 16\.0 GB of memory"):
+        fitting.check_fits_here(resolved(*overrides), CORPUS)
+    with pytest.raises(ConfigError, match=r"this machine has 16\.0 GB of memory"):
+        fitting.check_rank_fits(resolved(*overrides), CORPUS, stage=0, device_bytes=None)
+
+
+def test_processes_of_one_machine_count_together(machine: Any) -> None:
+    half = ("model.hidden_size=2048", "pool.num_experts=8", "pool.parallel_size=1")
+    fitting.check_fits_here(resolved(*half), CORPUS)
+    config = resolved(*half, world_size=4)
+    fitting.check_rank_fits(config, CORPUS, stage=0, device_bytes=None)
+    with pytest.raises(ConfigError, match="the 4 processes would hold"):
+        fitting.check_fits_here(config, CORPUS)
+
+
+def test_on_gpus_their_memory_counts(machine: Any) -> None:
+    large = resolved("model.num_layers=10000", "model.hidden_size=1024")
+    machine.setattr(fitting, "gpus_here", lambda _: ["0"])
+    fitting.check_fits_here(large, CORPUS)
+    with pytest.raises(ConfigError, match=r"its GPU has 80\.0 GB"):
+        fitting.check_rank_fits(large, CORPUS, stage=0, device_bytes=80 * GB)
+    fitting.check_rank_fits(resolved(), CORPUS, stage=0, device_bytes=80 * GB)
+
+
+def test_the_tightest_control_group_limits(tmp_path: Path) -> None:
+    own, root = tmp_path / "cgroup", tmp_path / "sys"
+    (root / "job" / "step").mkdir(parents=True)
+    (root / "memory" / "old").mkdir(parents=True)
+    own.write_text("4:cpu,memory:/old\n1:cpu:/x\n0::/job/step\n")
+    (root / "job" / "memory.max").write_text("5000\n")
+    (root / "job" / "step" / "memory.max").write_text("max\n")
+    (root / "memory" / "old" / "memory.limit_in_bytes").write_text("7000\n")
+    assert sorted(machine_memory._limits(own, root)) == [5000, 7000]
+    assert machine_memory._limits(tmp_path / "none", root) == []
+    assert machine_memory.machine_memory() > 10**8

@@ -1,0 +1,83 @@
+"""Refusing, before anything is allocated or started, a run that no machine of this size can hold.
+
+Counted is only what is there for certain: weights, gradients, masters and moments, one layer's input, and the index of
+the training data. A run that passes may still need more than there is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from unipool_dist.base.machine_memory import machine_memory
+from unipool_dist.config import Config
+from unipool_dist.data.corpus import Corpus
+from unipool_dist.data.segments import index_bytes
+from unipool_dist.errors import ConfigError
+from unipool_dist.experiment.machine import gpus_here
+from unipool_dist.sizing.memory import RankKind, rank_kinds
+
+_WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
+
+
+def check_fits_here(config: Config, corpus: Corpus) -> None:
+    """Check that all processes of ``config``, resolved and with a vocabulary, can be on this machine.
+
+    Where there are GPUs, only the index of the data is looked at: how much memory they have is not known here.
+
+    Raises:
+        ConfigError: they cannot; says what is too large.
+    """
+    memory = machine_memory()
+    _check_index(config, corpus, memory)
+    if not gpus_here(os.environ):
+        kinds = rank_kinds(config)
+        num_ranks = sum(kind.num_ranks for kind in kinds)
+        needed = sum(kind.num_ranks * _rank_bytes(config, kind) for kind in kinds)
+        _check_model(f"the {num_ranks} processes" if num_ranks > 1 else "the process", needed, memory, "this machine")
+
+
+def check_rank_fits(config: Config, corpus: Corpus, *, stage: int, device_bytes: int | None) -> None:
+    """Check that one rank of pipeline stage ``stage`` can hold its part.
+
+    Args:
+        device_bytes: memory of its GPU; ``None``: it has none.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    _check_index(config, corpus, machine_memory())
+    needed = _rank_bytes(config, _kind_of(rank_kinds(config), stage))
+    where = "this machine" if device_bytes is None else "its GPU"
+    _check_model(f"a rank of stage {stage}", needed, device_bytes or machine_memory(), where)
+
+
+def _rank_bytes(config: Config, kind: RankKind) -> int:
+    tokens = config.train.micro_batch_size * config.model.sequence_length // config.parallel.tp
+    return kind.each.total_bytes + tokens * config.model.hidden_size * _WEIGHT_BYTES[config.train.dtype]
+
+
+def _kind_of(kinds: Iterable[RankKind], stage: int) -> RankKind:
+    return next(kind for kind in kinds if stage in kind.stages)
+
+
+def _check_model(who: str, needed: int, memory: int, where: str) -> None:
+    if needed > memory:
+        raise ConfigError(
+            f"the model cannot be trained here: {who} would hold {needed / 1e9:,.1f} GB of weights, gradients, "
+            f"optimizer states and a layer's input, and {where} has {memory / 1e9:,.1f} GB of memory; make model.*, "
+            f"pool.num_experts or train.micro_batch_size smaller, or use more machines (`unipool-dist model` counts)"
+        )
+
+
+def _check_index(config: Config, corpus: Corpus, memory: int) -> None:
+    train = config.train
+    samples = train.steps * train.global_batch_size
+    needed = index_bytes(corpus, config.model.sequence_length, samples)
+    if needed > memory:
+        raise ConfigError(
+            f"train.steps={train.steps:,} of train.global_batch_size={train.global_batch_size:,} sequences from the "
+            f"{sum(domain.train_tokens for domain in corpus.domains.values()):,} tokens of data.path="
+            f"{config.data.path} take an index of {needed / 1e9:,.1f} GB, and this machine has {memory / 1e9:,.1f} GB "
+            f"of memory; lower train.steps, the batch or model.sequence_length"
+        )
