@@ -74,6 +74,11 @@ def test_mistakes_are_told_with_the_variant(
         resolved_configs(runs_of(tmp_path, **arguments, **fields), 1)
 
 
+def test_more_runs_than_anybody_wants_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="more than 2,000 runs"):
+        runs_of(tmp_path, seeds=list(range(1001)))
+
+
 def test_a_run_begun_with_another_configuration_is_refused(tmp_path: Path) -> None:
     runs = runs_of(tmp_path)
     resolved = resolved_configs(runs, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 
 _KEPT = "\n\t"
 _DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
@@ -22,6 +23,22 @@ def printable(text: object, *, lines: bool = False) -> str:
     if text.isprintable() and text.isascii():
         return text
     return "".join(_shown(char, lines) for char in text)
+
+
+def short(text: object, max_chars: int = 200) -> str:
+    """Return ``text`` as :func:`printable` does, cut to ``max_chars`` characters."""
+    whole = str(text)
+    shown = printable(whole[: max_chars + 1])
+    return shown if len(shown) <= max_chars else f"{shown[: max_chars - 3]}..."
+
+
+def listed(lines: Iterable[str], *, at_most: int = 20) -> str:
+    """Return different ``lines`` below each other, indented, each made :func:`short`; of very many the first ones."""
+    distinct = list(dict.fromkeys(lines))
+    shown = [short(line, 300) for line in distinct[:at_most]]
+    if len(distinct) > at_most:
+        shown.append(f"and {len(distinct) - at_most:,} more")
+    return "\n".join(f"  {line}" for line in shown)
 
 
 def _shown(char: str, lines: bool) -> str:

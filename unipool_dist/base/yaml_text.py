@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from unipool_dist.base.printable import printable
+from unipool_dist.base.printable import short
 from unipool_dist.base.reading import MAX_DEPTH, read_bytes
 
 MAX_YAML_BYTES = 256 << 10
@@ -73,10 +73,10 @@ def parse_yaml(text: str) -> Any:
         loader = _Composer(text)
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        problem = _short(error.problem or error.context)
+        problem = short(error.problem or error.context)
         raise YamlError(problem + (_place(error.problem_mark) if error.problem_mark else "")) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # characters that YAML or Unicode does not have
-        raise YamlError(_short(" ".join(str(error).split()))) from None
+        raise YamlError(short(" ".join(str(error).split()))) from None
     return None if node is None else _value(node)
 
 
@@ -145,7 +145,7 @@ def _mapping(node: yaml.MappingNode) -> dict[Any, Any]:
             if seen in lines:
                 line = key_node.start_mark.line + 1
                 raise YamlError(
-                    f"{_short(key_node.value)} is there twice, in lines {lines[seen]} and {line}; remove one of them"
+                    f"{short(key_node.value)} is there twice, in lines {lines[seen]} and {line}; remove one of them"
                 )
         lines.update(dict.fromkeys((key, key_node.value), key_node.start_mark.line + 1))
         if key == "<<" and key_node.style is None:
@@ -204,11 +204,6 @@ def _plain(node: yaml.ScalarNode) -> Any:
 
 def _refused(problem: str, at: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
-
-
-def _short(text: object) -> str:
-    shown = printable(text)
-    return shown if len(shown) <= 200 else f"{shown[:197]}..."
 
 
 def _place(mark: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from unipool_dist.base.printable import printable
+from unipool_dist.base.printable import short
 from unipool_dist.base.reading import read_json
 from unipool_dist.errors import ConfigError
 
@@ -43,11 +43,11 @@ def read_deepspeed_config(path: str | None) -> ZeroSettings:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise ConfigError(
-            f"optimizer.deepspeed={path} is not a DeepSpeed configuration: {type(error).__name__}: {printable(error)}"
+            f"optimizer.deepspeed={path} is not a DeepSpeed configuration: {type(error).__name__}: {short(error)}"
         ) from None
     if ignored:
         raise ConfigError(
-            f"optimizer.deepspeed={path}: remove {_short(', '.join(ignored))}, which would have no effect: of "
+            f"optimizer.deepspeed={path}: remove {short(', '.join(ignored))}, which would have no effect: of "
             f"zero_optimization {', '.join(sorted(known))} are read; types, batch sizes, clipping and the optimizer "
             f"are set in the run's configuration"
         )
@@ -58,8 +58,3 @@ def read_deepspeed_config(path: str | None) -> ZeroSettings:
             f"(ds_configs/README.md)"
         )
     return zero
-
-
-def _short(text: str) -> str:
-    shown = printable(text)
-    return shown if len(shown) <= 200 else f"{shown[:197]}..."

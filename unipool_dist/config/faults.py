@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from unipool_dist.base.printable import printable
+from unipool_dist.base.printable import listed, printable, short
 from unipool_dist.config.fields import allowed, fields_of, mapping_values
 from unipool_dist.config.sections import Config
 
-_MAX_LINES = 20
+_MAX_FAULTS = 19
 _CLOSE = 0.75
 """Similarity from which a name is taken for a slip of the pen: ``num_layer`` is one of ``num_layers``, and
 ``learning_rate`` none of ``min_lr``."""
@@ -140,21 +140,18 @@ def describe_faults(error: ValidationError, source: str) -> str:
     fields = dict(fields_of(Config))
     lines: dict[str, str] = {}
     found = error.errors(include_url=False, include_context=False)
-    for count, item in enumerate(found):
-        if len(lines) == _MAX_LINES:
-            lines[""] = f"and {len(found) - count:,} more"
-            break
+    for item in found[:_MAX_FAULTS]:
         name, fault = _fault(item, fields)
         if name not in lines or item["type"] == "value_error":  # which says more than the union's other branches
-            lines[name] = _cut(name) + fault
-    return f"{printable(source)} is not a valid configuration:\n  " + "\n  ".join(lines.values())
+            lines[name] = short(name, 100) + fault
+    more = [f"and {len(found) - _MAX_FAULTS:,} more"] if len(found) > _MAX_FAULTS else []
+    return f"{printable(source)} is not a valid configuration:\n{listed([*lines.values(), *more])}"
 
 
 def shown(value: Any) -> str:
     """``value`` as YAML on one line, cut where it is long."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
-    text = printable(text)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return short(text, 60)
 
 
 def _fault(item: ErrorDetails, fields: dict[str, FieldInfo]) -> tuple[str, str]:
@@ -200,8 +197,3 @@ def _meant(name: str, known: list[str]) -> list[str]:
 
     best = max(known, key=likeness)
     return [best] if likeness(best)[0] >= _CLOSE else []
-
-
-def _cut(name: str) -> str:
-    text = printable(name)
-    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from unipool_dist.base.printable import printable
+from unipool_dist.base.printable import short
 from unipool_dist.base.yaml_text import MAX_NUMBER_CHARS, parse_yaml
 from unipool_dist.config.fields import branches, fields_of, mapping_values
 from unipool_dist.config.sections import Config
@@ -52,7 +52,7 @@ def apply_field(values: dict[str, Any], name: str, value: Any) -> None:
     for key in path:
         node = node.setdefault(key, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"{_shown(name)} cannot be set: {printable(key)} is not a section")
+            raise ConfigError(f"{_shown(name)} cannot be set: {short(key)} is not a section")
     node[last] = value
 
 
@@ -117,5 +117,4 @@ def _yaml(text: str) -> Any:
 
 
 def _shown(text: str) -> str:
-    shown = printable(text)
-    return repr(shown if len(shown) <= 100 else f"{shown[:97]}...")
+    return repr(short(text, 100))

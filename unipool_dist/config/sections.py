@@ -188,9 +188,7 @@ class RunSection(Section):
     """Where a run keeps its files, and how long it may take."""
 
     dir: PathText = Field(
-        "runs/default",
-        min_length=1,
-        description="directory for metrics, figures, checkpoints and the final configuration",
+        "runs/default", description="directory for metrics, figures, checkpoints and the final configuration"
     )
     time_limit_s: TimeLimit | None = Field(
         None, description="seconds from the start of the processes before which the run saves and stops; null: none"

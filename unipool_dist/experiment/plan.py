@@ -15,6 +15,8 @@ from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.experiment.specification import Experiment
 from unipool_dist.topology.layout import rank_grid
 
+MAX_RUNS = 2_000
+
 
 @dataclass(frozen=True)
 class Run:
@@ -45,6 +47,8 @@ def planned_runs(
     Raises:
         ConfigError: a configuration is not valid, or ``only`` or ``seeds`` name what the experiment does not have.
     """
+    if sum(len(experiment.seeds_of(name)) for name in experiment.variants) > MAX_RUNS:
+        raise ConfigError(f"the experiment has more than {MAX_RUNS:,} runs; split it")
     _check_known("--only", only, list(experiment.variants))
     own = (seed for name in experiment.variants for seed in experiment.seeds_of(name))
     every_seed = list(dict.fromkeys([*experiment.seeds, *own]))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from unipool_dist.base.printable import printable
+from unipool_dist.base.printable import listed, printable, short
 from unipool_dist.base.yaml_text import read_yaml
-from unipool_dist.config.sections import Seed
+from unipool_dist.config.sections import PathText, Seed
 from unipool_dist.errors import ConfigError
 
 FROZEN_FILE = "experiment.yaml"
 """In the experiment's directory: what its file said when the experiment was last started."""
 _RESERVED = ("figures", "job", "logs", "report")  # folders of the experiment's directory that hold no runs
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{,149}")
 _DECIDED = {"run.dir": "output", "train.seed": "seeds"}
 
 
@@ -29,7 +30,7 @@ class Variant(_Part):
     """One configuration of the experiment."""
 
     title: str | None = Field(None, description="what reports call it; null: its name")
-    base: str | None = Field(None, description="configuration beneath it, instead of the common one")
+    base: PathText | None = Field(None, description="configuration beneath it, instead of the common one")
     set: dict[str, Any] = Field({}, description="fields that differ, dotted as on the command line")
     seeds: list[Seed] | None = Field(None, description="seeds of its runs, instead of the common ones")
 
@@ -39,8 +40,8 @@ class Experiment(_Part):
 
     title: str | None = Field(None, description="what reports call the experiment")
     description: str | None = Field(None, description="free text, for reports")
-    output: str = Field(description="directory of the experiment; a run is in OUTPUT/VARIANT/seed-N")
-    base: str | None = Field(None, description="configuration beneath every variant, relative to this file")
+    output: PathText = Field(description="directory of the experiment; a run is in OUTPUT/VARIANT/seed-N")
+    base: PathText | None = Field(None, description="configuration beneath every variant, relative to this file")
     set: dict[str, Any] = Field({}, description="fields of all variants, dotted as on the command line")
     seeds: list[Seed] = Field(description="train.seed of each variant's runs")
     baseline: str | None = Field(None, description="the variant that others are compared with")
@@ -98,8 +99,6 @@ def freeze_experiment(experiment: Experiment) -> None:
 def _faults(experiment: Experiment) -> list[str]:
     """What types alone do not tell."""
     faults = []
-    if not experiment.output:
-        faults.append("output: must be a directory")
     if not experiment.variants:
         faults.append("variants: there is none; name at least one")
     if experiment.baseline is not None and experiment.baseline not in experiment.variants:
@@ -109,7 +108,8 @@ def _faults(experiment: Experiment) -> list[str]:
     for name, variant in experiment.variants.items():
         if not _NAME.fullmatch(name):
             faults.append(
-                f"variants.{name}: cannot be the name of a directory; use letters, digits, '.', '_', '-', '+' and '='"
+                f"variants.{short(name, 150)}: cannot be the name of a directory; use up to 150 letters, digits, '.', "
+                f"'_', '-', '+' and '='"
             )
         elif name in _RESERVED:
             faults.append(f"variants.{name}: OUTPUT/{name} has another purpose; choose another name")
@@ -134,7 +134,7 @@ def _title_faults(experiment: Experiment) -> list[str]:
 def _seed_faults(where: str, seeds: list[int]) -> list[str]:
     if not seeds:
         return [f"{where}: there is none; give at least one"]
-    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    twice = sorted(seed for seed, count in Counter(seeds).items() if count > 1)
     return [f"{where}: {', '.join(map(str, twice))} is there twice"] if twice else []
 
 
@@ -152,12 +152,12 @@ def _fault(place: tuple[int | str, ...], message: str) -> str:
     parts = [str(part) for part in place]
     if parts[-1] == "[key]":
         return f"{'.'.join(parts[:-1])}: names must be text, in quotes if they look like numbers"
-    return f"{'.'.join(parts)}: {'no such field' if message.startswith('Extra inputs') else message}"
+    message = "no such field" if message.startswith("Extra inputs") else message.removeprefix("Value error, ")
+    return f"{'.'.join(parts)}: {message}"
 
 
 def _invalid(path: Path, faults: list[str]) -> ConfigError:
     return ConfigError(
-        f"{path} is not a valid experiment:\n  "
-        + "\n  ".join(dict.fromkeys(faults))
-        + f"\nits fields: {', '.join(Experiment.model_fields)}; those of a variant: {', '.join(Variant.model_fields)}"
+        f"{printable(path)} is not a valid experiment:\n{listed(faults)}"
+        f"\nits fields: {', '.join(Experiment.model_fields)}; those of a variant: {', '.join(Variant.model_fields)}"
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from unipool_dist.base.printable import printable
+from unipool_dist.base.printable import listed, printable
 from unipool_dist.base.yaml_text import read_yaml
 from unipool_dist.config.fields import Flag
 from unipool_dist.errors import ConfigError
@@ -100,9 +100,7 @@ def parse_profile(values: Any, source: str) -> Profile:
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise ConfigError(
-            f"profile {source} is not valid:\n  "
-            + "\n  ".join(lines)
-            + f"\nthe fields: {', '.join(Profile.model_fields)}"
+            f"profile {printable(source)} is not valid:\n{listed(lines)}\nthe fields: {', '.join(Profile.model_fields)}"
         ) from None
     for option in (*profile.sbatch, *profile.srun):
         if not option.startswith("-"):
