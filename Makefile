@@ -18,6 +18,7 @@ PYTEST_ARGS ?=
 PYTEST_WORKERS ?= 2
 SOAK_KILLS ?= 50
 SOAK_ARGS ?=
+FUZZ_ARGS ?=
 BENCH_ARGS ?=
 
 # A variable, because a comma would end the argument of a $(call).
@@ -38,7 +39,7 @@ constraints = constraints/py$$($(BIN)/python -c 'import sys; print("%d%d" % sys.
 pip_install = $(BIN)/python -m pip install --no-compile --constraint $(constraints) $(1) >>$(INSTALL_LOG) 2>&1 || \
 	{ tail -n 30 $(INSTALL_LOG); echo "installation failed; the whole log is in $(INSTALL_LOG)" >&2; exit 1; }
 
-.PHONY: help setup train test test-slurm test-py312 check format bench bench-checkpoint soak-checkpoint clean
+.PHONY: help setup train test test-slurm test-py312 check format bench bench-checkpoint fuzz soak-checkpoint clean
 
 help: ## this list
 	@awk -F ':.*## *' '/^[a-z0-9-]+:.*##/ { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +50,7 @@ help: ## this list
 	@echo "  PYTEST_WORKERS=2 how many tests go on side by side; 0 with --pdb"
 	@echo "  TRAIN_CONFIG=... NPROC=... TRAIN_ARGS=...      what \`make train\` trains: configs/small.yaml, 4 processes"
 	@echo "  BENCH_ARGS=...   SOAK_KILLS=50   SOAK_ARGS=... of bench and bench-checkpoint, and of soak-checkpoint"
+	@echo "  FUZZ_ARGS=...    of fuzz, e.g. FUZZ_ARGS='--class corpora --seed 7 --only 123'"
 
 setup: $(INSTALLED) ## make .venv and install everything into it; quick when up to date
 	@echo "$(VENV) is ready"
@@ -85,6 +87,9 @@ bench-checkpoint: $(INSTALLED) ## speed of saving and loading against the disk's
 
 soak-checkpoint: $(INSTALLED) ## kill a run SOAK_KILLS times and see what is lost; a quarter of an hour
 	$(BIN)/python -W ignore -m tests.soak.checkpoint_soak --kills $(SOAK_KILLS) $(SOAK_ARGS)
+
+fuzz: $(INSTALLED) ## thousands of hostile inputs: none may crash, hang, be executed or get out; ten minutes
+	$(BIN)/python -W ignore -m tests.fuzz $(FUZZ_ARGS)
 
 bench: $(BENCH_INSTALLED) ## speed and bytes sent, against dense and ideal
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)

@@ -1,0 +1,195 @@
+"""Files, folders, names and options for ``data prepare``."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import os
+import pickle
+import random
+import string
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tests.fuzz import odd_files
+from tests.fuzz.bombs import JSON_BOMBS
+from tests.fuzz.hostile import NUMBERS, damaged, text, value
+from tests.fuzz.inputs import Input, InputClass, Material
+from tests.fuzz.pickles import attack
+from tests.fuzz.place import Place
+
+Made = tuple[str, list[str]]
+"""What is wrong, and the options that give it to the command."""
+
+
+def make(draw: random.Random, number: int, place: Place, material: Material) -> Input:
+    if number == 0:
+        rows = "\n".join(json.dumps({"text": row}) for row in _texts(draw)).encode()
+        return Input(
+            "valid", [["data", "prepare", "out", "--vocab-size=300", *_file(place, "s.jsonl", rows)]], valid=True
+        )
+    ways = (_rows, _rows, _bytes, _parquet, _parquet, _packed, _plain, _name, _odd, _option, _out)
+    what, options = ways[number % len(ways)](draw, place)
+    sizes = [] if "--vocab-size" in options else ["--vocab-size=300"]
+    return Input(what, [["data", "prepare", "out", *sizes, *(option.replace("\0", "") for option in options)]])
+
+
+def _texts(draw: random.Random) -> list[str]:
+    words = ["".join(draw.choices(string.ascii_lowercase, k=draw.randint(2, 7))) for _ in range(120)]
+    return [" ".join(draw.choices(words, k=30)) for _ in range(120)]
+
+
+def _rows(draw: random.Random, place: Place) -> Made:
+    """JSON lines of which some are hostile."""
+    lines = [json.dumps({"text": row, "n": i}) for i, row in enumerate(_texts(draw))]
+    what, bomb = draw.choice(JSON_BOMBS)
+    alphabet = "".join(
+        chr(draw.choice((draw.randrange(32, 0xD800), draw.randrange(0xE000, 0x110000)))) for _ in range(200)
+    )
+    odd: tuple[Callable[[], str], ...] = (
+        lambda: bomb(draw),
+        lambda: json.dumps({"text": value(draw, place)}),
+        lambda: json.dumps({text(draw, place): "x", "text": text(draw, place)}),
+        lambda: json.dumps(value(draw, place)),
+        lambda: '{"text": ' + "[" * (depth := draw.randint(100, 50_000)) + "]" * depth + "}",
+        lambda: json.dumps({"text": alphabet}),
+        lambda: json.dumps({"text": "a" + "\u0301" * draw.randint(10, 20_000)}),
+        lambda: json.dumps({"text": "<eod> <unk> <s> </s> <0x00> \u2581"}),
+        lambda: json.dumps({"text": "x" * draw.randint(1_000, 3_000_000)}),
+        lambda: '{"text": "a"}' + draw.choice((",", " x", "\0", "\r", "}", '{"text": "b"}')),
+    )
+    kind = draw.randrange(len(odd))
+    for _ in range(draw.choice((1, 1, 5, 60))):
+        lines[draw.randrange(len(lines))] = odd[kind]()
+    if draw.random() < 0.2:
+        lines = [odd[kind]() for _ in range(draw.randint(0, 3))]
+    return f"rows of kind {kind}: {what}", _file(place, "s.jsonl", "\n".join(lines).encode(errors="surrogatepass"))
+
+
+def _bytes(draw: random.Random, place: Place) -> Made:
+    data = "\n".join(json.dumps({"text": row}) for row in _texts(draw)).encode()
+    return "bytes damaged", _file(place, draw.choice(("s.jsonl", "s.txt", "s.json")), damaged(draw, data))
+
+
+def _parquet(draw: random.Random, place: Place) -> Made:
+    """Parquet of other types, or whose bytes, mostly those of its footer, are damaged."""
+    rows = _texts(draw)
+    columns: tuple[Callable[[], Any], ...] = (
+        lambda: pa.array(rows),
+        lambda: pa.array(rows),
+        lambda: pa.array([draw.randbytes(50) for _ in rows]),
+        lambda: pa.array([[{"a": 1}]] * len(rows)),
+        lambda: pa.array([None] * len(rows), pa.string()),
+        lambda: pa.array([], pa.string()),
+        lambda: pa.array(["a" * 1_000] * 200_000).dictionary_encode(),
+    )
+    which = draw.randrange(len(columns))
+    buffer = io.BytesIO()
+    schema = {"huggingface": '{"info": {"features": {"text": {"_type": "Evil"}}}}', "pandas": "[" * 50_000}
+    made = pa.table({"text": columns[which]()})
+    pq.write_table(made.replace_schema_metadata(schema) if draw.random() < 0.2 else made, buffer, compression="zstd")
+    data = buffer.getvalue()
+    spoilt = draw.random()
+    if spoilt < 0.4:
+        footer = max(len(data) - draw.randint(8, 1_200), 0)
+        data = data[:footer] + damaged(draw, data[footer:])
+    elif spoilt < 0.6:
+        data = damaged(draw, data)
+    elif spoilt < 0.7:
+        data = b"PAR1" + draw.randbytes(draw.randint(0, 5_000)) + b"PAR1"
+    return f"parquet of kind {which}", _file(place, "s.parquet", data)
+
+
+def _packed(draw: random.Random, place: Place) -> Made:
+    """Archives and pickles by the name of a text."""
+    data = "\n".join(json.dumps({"text": row}) for row in _texts(draw)).encode()
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("../../outside/canary", data)
+    kinds: dict[str, Callable[[], bytes]] = {
+        "gzip": lambda: gzip.compress(data),
+        "bzip2": lambda: bz2.compress(data),
+        "a gzip bomb": lambda: gzip.compress(data + b'{"text": "' + b"a" * (100 << 20) + b'"}\n', 1),
+        "zip": archive.getvalue,
+        "a pickle": lambda: pickle.dumps(attack(draw, place)),
+    }
+    kind = draw.choice(list(kinds))
+    return kind, _file(place, draw.choice(("s.jsonl", "s.txt", "s.jsonl.gz", "s.parquet")), kinds[kind]())
+
+
+def _plain(draw: random.Random, place: Place) -> Made:
+    kinds: dict[str, bytes] = {
+        "nothing": b"",
+        "zeros": bytes(draw.randint(1, 100_000)),
+        "random bytes": draw.randbytes(draw.randint(1, 200_000)),
+        "one long line": b"word " * draw.randint(1, 200_000),
+        "line ends": b"\n" * draw.randint(1, 200_000),
+        "controls": bytes(range(32)) * draw.randint(1, 2_000),
+        "the same again": b"hello hello\n\n" * draw.randint(1, 5_000),
+    }
+    kind = draw.choice(list(kinds))
+    return f"text: {kind}", _file(place, "s.txt", kinds[kind])
+
+
+def _name(draw: random.Random, place: Place) -> Made:
+    """A good file, or its domain, has a hostile name."""
+    data = "\n".join(json.dumps({"text": row}) for row in _texts(draw)).encode()
+    name = text(draw, place)
+    if draw.random() < 0.4:
+        options = _file(place, "s.jsonl", data)
+        return f"a domain named {name[:60]!r}", ["--source", f"{name}={options[1].partition('=')[2]}"]
+    path = place.folder / "in" / (name.replace("/", "_").replace("\0", "") + ".jsonl")
+    path.parent.mkdir()
+    if len(os.fsencode(path.name)) <= 255:
+        path.write_bytes(data)
+    return f"a file named {name[:60]!r}", ["--source", f"x={draw.choice((f'in/{path.name}', 'in', name))}"]
+
+
+def _odd(draw: random.Random, place: Place) -> Made:
+    """A source, or something in a folder of sources, is no regular file."""
+    data = "\n".join(json.dumps({"text": row}) for row in _texts(draw)).encode()
+    options = _file(place, "s.jsonl", data)
+    path = place.folder / "in" / draw.choice(("s.jsonl", "t.jsonl", "t.txt"))
+    what = odd_files.replace(draw, path, place, links_out=False)
+    return f"{path.name} is {what}", draw.choice((options, ["--source", "x=in"]))
+
+
+def _option(draw: random.Random, place: Place) -> Made:
+    options = _file(place, "s.jsonl", "\n".join(json.dumps({"text": row}) for row in _texts(draw)).encode())
+    hostile = draw.choice((str(draw.choice(NUMBERS)), text(draw, place)))
+    names = ("--vocab-size", "--validation-fraction", "--max-bytes-per-domain", "--text-field", "--corpus", "--source")
+    name = draw.choice(names)
+    more = ["--gpt2-vocab", hostile, "--gpt2-merges", "in/s.jsonl"] if draw.random() < 0.15 else [f"{name}={hostile}"]
+    if name == "--source":
+        more = draw.choice((["--source", hostile], ["--source", f"y={hostile}"], ["--source", f"y=hf:{hostile}"]))
+    elif name == "--corpus":
+        options = []
+        more = ["--corpus", "x" + hostile]  # of the two that there are neither: they would be fetched
+    if name == "--vocab-size" and "=" in more[0]:
+        more = ["--vocab-size", hostile]
+    return f"{more[0]}: {hostile[:60]!r}", [*options, *more]
+
+
+def _out(draw: random.Random, place: Place) -> Made:
+    """Something lies where the corpus is to be, or where the command works."""
+    options = _file(place, "s.jsonl", "\n".join(json.dumps({"text": row}) for row in _texts(draw)).encode())
+    path = place.folder / draw.choice(("out", "out.partial", "out.replaced"))
+    what = odd_files.replace(draw, path, place)
+    return f"{path.name} is {what}", [*options, *draw.choice(([], ["--force"]))]
+
+
+def _file(place: Place, name: str, data: bytes) -> list[str]:
+    path = place.folder / "in" / name
+    path.parent.mkdir()
+    Path(path).write_bytes(data)
+    return ["--source", f"x=in/{name}"]
+
+
+SOURCES = InputClass("sources", 330, make)
