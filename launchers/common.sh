@@ -3,10 +3,13 @@
 
 # A signal that asks for a stop and comes while this shell still prepares is passed on by start_program.
 asked=
-for signal in TERM INT USR1; do
+for signal in TERM INT USR1 HUP; do # but HUP under nohup: the shell leaves alone what it was started to ignore
     # shellcheck disable=SC2064 # the name is meant to be taken now
     trap "asked=$signal" "$signal"
 done
+
+# No Python looks for modules in the current directory: whoever left a yaml.py there would have it run.
+export PYTHONSAFEPATH=1
 
 die() {
     echo "${0##*/}: $*" >&2
@@ -61,10 +64,10 @@ share_cores() {
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((((cores > 0 ? cores : 1) + $1 - 1) / $1))}
 }
 
-# start_program ...: become `unipool-dist ...`. SIGTERM, SIGINT and SIGUSR1 are held back by the kernel until it is ready
-# to take them as a request to stop; they would kill a Python that is still importing.
+# start_program ...: become `unipool-dist ...`. SIGTERM, SIGINT, SIGUSR1 and SIGHUP are held back by the kernel until it
+# is ready to take them as a request to stop; they would kill a Python that is still importing.
 start_program() {
-    local program=(unipool-dist "$@") hold=(env "--block-signal=TERM,INT,USR1")
+    local program=(unipool-dist "$@") hold=(env "--block-signal=TERM,INT,USR1,HUP")
     if ! "${hold[@]}" true 2>/dev/null; then # before coreutils 8.31
         if [[ -n $asked ]]; then
             echo "${0##*/}: SIG$asked received before the program was started: ending" >&2

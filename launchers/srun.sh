@@ -5,7 +5,8 @@
 #        srun --ntasks-per-node=N launchers/srun.sh doctor [CONFIG] ...
 #
 # The tasks meet on the first node of the step, at a port derived from the job's id; set MASTER_ADDR or MASTER_PORT
-# before srun to choose others. launchers/free_port.sh finds a port that is free.
+# before srun to choose others. launchers/free_port.sh finds a port that is free. On several nodes, let them prove to
+# each other that they are of one run: export UNIPOOL_DIST_KEY=$(openssl rand -hex 32) before srun.
 # A task may see all GPUs of its node (--gpus-per-node) or its own alone (--gpus-per-task).
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
@@ -20,7 +21,10 @@ for name in SLURM_PROCID SLURM_NTASKS SLURM_LOCALID; do
 done
 find_program
 share_cores 1
-[[ -n ${MASTER_ADDR:-} ]] || MASTER_ADDR=$(first_node)
+if [[ -z ${MASTER_ADDR:-} ]]; then
+    # On one node nobody else has to reach them.
+    case ${SLURM_STEP_NUM_NODES:-${SLURM_JOB_NUM_NODES:-}} in 1) MASTER_ADDR=127.0.0.1 ;; *) MASTER_ADDR=$(first_node) ;; esac
+fi
 [[ -n ${MASTER_PORT:-} ]] || MASTER_PORT=$(job_port)
 export MASTER_ADDR MASTER_PORT
 # What torchrun would set, so that the trainer sees the same environment whatever started it.

@@ -27,6 +27,24 @@ def test_frequent_refusals_say_what_to_do(number: int, advice: str) -> None:
     assert advice in str(explained(OSError(number, os.strerror(number), "x")))
 
 
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (RuntimeError("[../gloo/transport/tcp/device.cc:84] socket: Too many open files"), "raise `ulimit -n`"),
+        (ImportError("libtorch.so: cannot open shared object file: Too many open files"), "raise `ulimit -n`"),
+        (RuntimeError("can't start new thread"), "raise `ulimit -u`"),
+        (RuntimeError("Resource temporarily unavailable"), "raise `ulimit -u`"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "`ulimit -v`"),
+        (MemoryError(), "`ulimit -v`"),
+        (RuntimeError("[gloo/pair.cc] Resource temporarily unavailable"), None),
+        (RuntimeError("Connection reset by peer"), None),
+    ],
+)
+def test_a_limit_is_named_whichever_library_ran_into_it(error: RuntimeError, advice: str | None) -> None:
+    sentence = explained(error)
+    assert sentence is None if advice is None else advice in str(sentence)
+
+
 def test_both_names_of_a_rename_are_told(tmp_path: Path) -> None:
     with pytest.raises(OSError) as caught:
         (tmp_path / "a").rename(tmp_path / "b")

@@ -116,7 +116,7 @@ def test_a_wheel_is_downloaded_once_and_read(tmp_path: Path) -> None:
     assert list(files.matching(r"\.md$")) == [("toy/a.md", b"first"), ("toy/b.md", b"second")]
     assert list(wheel_files(wheel, "", tmp_path / "cache", pip).matching("c")) == [("toy/c.py", b"code")]
     assert len(pip.commands) == 1
-    assert pip.commands[0][1:4] == ["-m", "pip", "download"]
+    assert pip.commands[0][1:5] == ["-P", "-m", "pip", "download"]
     assert {"--no-deps", "toy==1.0"} <= set(pip.commands[0])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from unipool_dist.base.run_key import KEY
 from unipool_dist.config import load_config
 from unipool_dist.jobs.folder import Job, JobFolder
 from unipool_dist.jobs.layout import choose_layout
@@ -80,3 +81,14 @@ def test_tasks_meet_on_the_first_node_and_inherit_the_environment() -> None:
     assert variables["SLURM_EXPORT_ENV"] == "ALL", "or nothing of this would reach the tasks"
     assert (variables["GLOO_SOCKET_IFNAME"], variables["NCCL_SOCKET_IFNAME"]) == ("ib0", "=ib0")
     assert "GLOO_SOCKET_IFNAME" not in task_environment({}, Profile(), LAYOUT, "12345")
+
+
+def test_every_start_has_a_key_of_its_own() -> None:
+    one, other = (task_environment({KEY: "old"}, Profile(), LAYOUT, "12345")[KEY] for _ in range(2))
+    assert len({"old", one, other}) == 3
+
+
+def test_tasks_of_one_node_stay_on_loopback() -> None:
+    config = load_config(None, ("train.global_batch_size=12", "train.micro_batch_size=1", "data.path=/corpus"))
+    variables = task_environment({}, Profile(network_interface="ib0"), choose_layout(config, ["a"], 2), "12345")
+    assert variables["MASTER_ADDR"] == "127.0.0.1" and "GLOO_SOCKET_IFNAME" not in variables

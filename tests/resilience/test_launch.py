@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,9 +46,9 @@ sys.exit(75)
 class Launched:
     """A launcher of two ranks, and its output so far."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, under: Sequence[str] = ()) -> None:
         self.log = folder / "log"
-        command = [sys.executable, "-c", LAUNCH, RANK, *arguments]
+        command = [*under, sys.executable, "-c", LAUNCH, RANK, *arguments]
         with self.log.open("w") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
 
@@ -75,8 +75,8 @@ class Launched:
 
 @pytest.fixture
 def launch(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., Launched]:
-    def launching(*arguments: str) -> Launched:
-        launched = Launched(tmp_path, *arguments)
+    def launching(*arguments: str, under: Sequence[str] = ()) -> Launched:
+        launched = Launched(tmp_path, *arguments, under=under)
         request.addfinalizer(launched.kill)
         return launched
 
@@ -96,6 +96,26 @@ def test_a_signal_reaches_each_rank_once_and_all_may_save(launch: Callable[..., 
     ]
     assert output.splitlines()[-1] == "stopped: the same command with --resume goes on"
     assert "failed" not in output and "Traceback" not in output
+
+
+def test_a_lost_terminal_is_a_request_to_stop(launch: Callable[..., Launched]) -> None:
+    launched = launch()
+    launched.ranks()
+    launched.process.send_signal(signal.SIGHUP)
+    code, output = launched.end()
+    assert code == 75 and output.count("SIGHUP received: finishing this step") == 2
+    assert output.splitlines()[-1] == "stopped: the same command with --resume goes on"
+
+
+def test_under_nohup_a_lost_terminal_is_nothing(launch: Callable[..., Launched]) -> None:
+    launched = launch(under=["nohup"])
+    for pid in (launched.process.pid, *launched.ranks(), launched.process.pid):
+        os.kill(pid, signal.SIGHUP)
+        time.sleep(0.3)
+    assert launched.process.poll() is None and "received" not in launched.log.read_text()
+    launched.process.send_signal(signal.SIGTERM)
+    code, output = launched.end()
+    assert code == 75 and output.count("SIGTERM received") == 2 and "SIGHUP" not in output
 
 
 def test_a_second_signal_ends_ranks_that_do_not_stop(launch: Callable[..., Launched]) -> None:
@@ -120,6 +140,39 @@ def test_a_killed_launcher_takes_its_ranks_along(launch: Callable[..., Launched]
     while any(alive(pid) for pid in ranks):
         assert time.monotonic() < until, "the ranks live on"
         time.sleep(0.05)
+
+
+PARENT = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
+assert child.stdout.readline() == b"ready\\n"
+print(child.pid, flush=True)
+sys.stdin.read()
+"""
+CHILD = """
+import time
+from unipool_dist.resilience.orphans import end_with_launcher
+end_with_launcher()
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_process_ends_with_whatever_launcher_started_it(announced: bool) -> None:
+    """torchrun does not say who it is."""
+    parent = PARENT.replace("child =", 'os.environ["UNIPOOL_DIST_LAUNCHER_PID"] = str(os.getpid())\nchild =')
+    program = parent if announced else PARENT
+    variables = {**os.environ, "TORCHELASTIC_RUN_ID": "x"}
+    command = [sys.executable, "-c", program, CHILD]
+    with subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as launcher:
+        assert launcher.stdout is not None
+        child = int(launcher.stdout.readline())
+        launcher.kill()
+    until = time.monotonic() + 5
+    while alive(child):
+        assert time.monotonic() < until, "it lives on"
+        time.sleep(0.02)
 
 
 def alive(pid: int) -> bool:

@@ -13,19 +13,23 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure, get_error_handler
 
 from tests.resilience import stuck_run
 from tests.support.running import Run, last_step, one_thread, train_records
 from tests.support.runs import train_command
 from tests.support.workers import free_port
+from unipool_dist.base.run_key import KEY, new_key
 from unipool_dist.cli.launch import outcome
 from unipool_dist.resilience.watchdog_inquiry import ANSWER_S, LOOK_S
-from unipool_dist.resilience.watchdog_report import NoProgressError
+from unipool_dist.resilience.watchdog_report import NoProgressError, Whereabouts
 
 LIMIT_S, STEPS = 3.0, 6
 SLACK_S = ANSWER_S + LOOK_S + 6
@@ -158,12 +162,17 @@ def test_a_rank_held_in_c_at_the_end_of_the_run_is_named_with_its_line(held_at_t
 
 
 def test_without_rank_0_and_its_store_the_others_speak(tiny_corpus: Path, tmp_path: Path) -> None:
-    """As srun starts them: nothing but rank 0 has the store, and nobody ends the others."""
+    """As srun starts them: nothing but rank 0 has the store, and nobody ends the others.
+
+    Whoever reaches that store leaves notes there as the watchdog would: they neither end the run nor have a process
+    killed.
+    """
     run_dir, port = tmp_path / "run", free_port()
     command = train_command(tiny_corpus, run_dir, 2, "train.steps=100000", *COMMON)
     at = command.index("--nproc")
     command = command[:at] + command[at + 2 :]
-    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), KEY: new_key()}
+    bystander = subprocess.Popen(["sleep", "300"], env={**os.environ, **meeting, "RANK": "1", KEY: ""})
     logs = [tmp_path / f"log {rank}" for rank in range(2)]
     ranks = []
     try:
@@ -175,11 +184,20 @@ def test_without_rank_0_and_its_store_the_others_speak(tiny_corpus: Path, tmp_pa
         while last_step(run_dir) < 3:
             assert time.monotonic() < until and all(rank.poll() is None for rank in ranks), logs[0].read_text()
             time.sleep(0.02)
+        assert {c.laddr.ip for c in psutil.Process(ranks[0].pid).net_connections() if c.status == "LISTEN"} == {
+            "127.0.0.1"
+        }
+        plant_notes(port, bystander.pid)
+        attacked, until = last_step(run_dir), time.monotonic() + 60
+        while last_step(run_dir) < attacked + 20:  # several looks at the notes
+            assert time.monotonic() < until and all(rank.poll() is None for rank in ranks), logs[0].read_text()
+            time.sleep(0.02)
         ranks[0].send_signal(signal.SIGSTOP)
         assert ranks[1].wait(40) == 75, logs[1].read_text()
         assert ranks[0].wait(10) == -signal.SIGKILL, "it could not end itself"
+        assert bystander.poll() is None, "killed for what a note said"
     finally:
-        for process in ranks:
+        for process in (*ranks, bystander):
             with suppress(ProcessLookupError):
                 process.kill()
             process.wait()
@@ -188,6 +206,19 @@ def test_without_rank_0_and_its_store_the_others_speak(tiny_corpus: Path, tmp_pa
     assert f"rank 0 did not answer: process {ranks[0].pid} on host {socket.gethostname()} is stopped" in said
     (folder,) = (run_dir / "watchdog").iterdir()
     assert (folder / "summary.txt").read_text() in said
+
+
+def plant_notes(port: int, pid: int) -> None:
+    """As somebody else who reaches the store: the run is stuck, and rank 1, which does not answer, is ``pid``."""
+    store = dist.TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=10))
+    prefixes = [
+        f"world/{default}watchdog/" for default in ("", "default_pg/", "default_pg/0//", "default_pg/0/", "0//")
+    ]
+    prefix = next(each for each in prefixes if store.check([each + "where/1"]))
+    where = Whereabouts(1, socket.gethostname(), pid, psutil.Process(pid).create_time(), None).to_json()
+    alarm = json.dumps({"rank": 0, "doing": "\x1b[2J whatever"})
+    for name, text in (("where/1", where), ("silent", json.dumps([where])), ("alarm", alarm), ("done", "")):
+        store.set(prefix + name, text)
 
 
 def test_a_beat_costs_next_to_nothing() -> None:

@@ -21,6 +21,7 @@ from unipool_dist.resilience.stacks import (
     place,
     place_in_dump,
 )
+from unipool_dist.topology.notes import Notes
 
 
 def waited(patience: Patience, *times: float, number: int = 1) -> bool:
@@ -97,7 +98,7 @@ def test_a_store_that_does_not_answer_is_given_up_on() -> None:
 
 
 def test_boards_on_one_file_share_their_notes(tmp_path: Path) -> None:
-    one, other = (Board(lambda: dist.FileStore(str(tmp_path / "board"), -1), 5.0) for _ in range(2))
+    one, other = (Board(lambda: Notes(dist.FileStore(str(tmp_path / "board"), -1), "watchdog"), 5.0) for _ in range(2))
     assert one.get("a") is None
     one.put("a", "b")
     assert other.get("a") == "b"

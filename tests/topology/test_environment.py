@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from unipool_dist.errors import TopologyError
@@ -27,7 +29,12 @@ def test_slurm_step() -> None:
 
 
 @pytest.mark.parametrize(
-    "launcher", [{}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", **MEETING}, {"RANK": "0", "WORLD_SIZE": "2", **MEETING}]
+    "launcher",
+    [
+        {},
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_ID": "0", **MEETING},
+        {"RANK": "0", "WORLD_SIZE": "2", **MEETING},
+    ],
 )
 def test_each_launcher_says_which_start_of_which_job_it_is(launcher: dict[str, str]) -> None:
     environment = read_environment({**launcher, "SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "3"})
@@ -62,9 +69,21 @@ def test_a_batch_script_without_steps_is_one_process() -> None:
     assert read_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}).world_size == 1
 
 
+def test_what_this_programs_launcher_says() -> None:
+    variables = {"RANK": "1", "WORLD_SIZE": "2", "UNIPOOL_DIST_STORE": "/tmp/x/store-0", **MEETING}
+    environment = read_environment({**variables, "TORCHELASTIC_USE_AGENT_STORE": "False"})
+    assert (environment.store, environment.launcher_serves) == (Path("/tmp/x/store-0"), False)
+    assert read_environment({**variables, "TORCHELASTIC_USE_AGENT_STORE": "True"}).launcher_serves
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
+        (
+            {"SLURM_JOB_ID": "17", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", **MEETING},
+            "SLURM_NTASKS=4 makes this process wait for others, but srun did not start it",
+        ),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_NUM_TASKS=2 but MASTER_ADDR"),
         ({"RANK": "8", "WORLD_SIZE": "8", **MEETING}, "RANK=8 is not below WORLD_SIZE=8"),
         ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR and MASTER_PORT"),
         ({"RANK": "zero", "WORLD_SIZE": "2", **MEETING}, "RANK='zero' is not a number"),

@@ -18,6 +18,7 @@ from unipool_dist.topology import network
 from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.network import Route, interface_of, route_to, same_address
 from unipool_dist.topology.rendezvous import meet, settle_interface
+from unipool_dist.topology.stores import Wait
 
 ELSEWHERE = Route(meeting="10.0.0.1", local="10.0.0.2", interface="eth1")
 HERE = Route(meeting="127.0.1.1", local="127.0.0.1", interface="lo")
@@ -86,7 +87,8 @@ def settled(*routes: Route, variables: dict[str, str]) -> list[dict[str, str] | 
     def rank(number: int) -> None:
         environment = Environment(number, len(routes), 0, "node0", 1)
         try:
-            settle_interface(store, environment, routes[number], ends[number])
+            wait = Wait(environment, timedelta(seconds=10))
+            settle_interface(store, environment, routes[number], ends[number], wait)
         except TopologyError as error:
             ends[number] = error
 
@@ -98,8 +100,9 @@ def settled(*routes: Route, variables: dict[str, str]) -> list[dict[str, str] | 
     return ends
 
 
-def test_on_one_node_nothing_is_named() -> None:
-    assert settled(HERE, HERE, variables={}) == [{}, {}]
+def test_on_one_node_nobody_leaves_loopback() -> None:
+    here = {"HOME": "/none", "GLOO_SOCKET_IFNAME": loopback(), "NCCL_SOCKET_IFNAME": f"={loopback()}"}
+    assert settled(HERE, HERE, variables={"HOME": "/none"}) == [here, here]
 
 
 def test_the_meeting_point_takes_the_word_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +132,7 @@ def test_an_interface_that_is_not_there_is_named() -> None:
 
 
 def test_processes_that_do_not_come_are_missed() -> None:
-    with pytest.raises(CommunicationError, match=r"not all of the 2 processes met .* within 1 s .*1/2 clients joined"):
+    with pytest.raises(CommunicationError, match=r"not all of the 2 processes met .* within 1 s .*1 of 2 came"):
         meet(Environment(0, 2, 0, "127.0.0.1", free_port()), timedelta(seconds=1), {})
 
 

@@ -204,3 +204,54 @@ def test_a_name_without_a_route_is_explained(nodes: Callable[[str, str], Nodes])
     with pytest.raises(AssertionError) as caught:
         pair.start("node0")
     assert str(caught.value).count("TopologyError: MASTER_ADDR=node0: no route leads from node node") == 2
+
+
+HERE = """
+import sys
+from unipool_dist.cli.launch import launch_local
+launch_local([], 2, program=["-c", sys.argv[1]])
+"""
+
+
+def start_here(folder: Path, loopback: str) -> subprocess.CompletedProcess[str]:
+    """Start two ranks with one launcher on a machine that has no network and whose name means nothing."""
+    (folder / "hosts").write_text("")
+    inside = (
+        f"mount --bind {folder}/hosts /etc/hosts && mount --bind /dev/null /etc/resolv.conf && hostname nowhere && "
+        f'{loopback} && exec "$@"'
+    )
+    command = [
+        "unshare",
+        "--net",
+        "--uts",
+        "--mount",
+        "sh",
+        "-c",
+        inside,
+        "sh",
+        sys.executable,
+        "-c",
+        HERE,
+        LIGHT + SUM,
+    ]
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_SOCKET_IFNAME")}
+    return subprocess.run(
+        command, env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    "loopback", ["ip link set lo up", "ip link set lo up && ip address del 127.0.0.1/8 dev lo"], ids=["ipv4", "ipv6"]
+)
+def test_one_machine_needs_no_name_and_no_network(tmp_path: Path, loopback: str) -> None:
+    done = start_here(tmp_path, loopback)
+    assert done.returncode == 0, done.stderr
+    ends = [json.loads(line) for line in done.stdout.splitlines()]
+    assert ends == [{"total": 3.0, "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}] * 2
+    assert "warn" not in done.stderr.lower()
+
+
+def test_without_loopback_it_is_said_how_to_bring_it_up(tmp_path: Path) -> None:
+    done = start_here(tmp_path, "true")
+    assert done.returncode == 1
+    assert done.stderr.count("loopback, which has no address here; bring it up first: ip link set lo up") == 2

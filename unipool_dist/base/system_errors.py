@@ -29,7 +29,7 @@ _ADVICE = {
     errno.EMFILE: "this process may open no more files: raise `ulimit -n`",
     errno.ENFILE: "this machine can open no more files: end other programs, or raise fs.file-max",
     errno.ENOMEM: "there is not enough memory: end other programs, or raise the limit (`ulimit -v`, --mem)",
-    errno.EAGAIN: "no more processes or threads can be started: raise `ulimit -u`, or end other programs",
+    errno.EAGAIN: "no more processes or threads can be started: raise `ulimit -u` or `-v`, or end other programs",
     errno.EIO: "the disk or the file server has failed: see the system's log",
     errno.ESTALE: "the file server has lost it: give the command again; else see whether it is still mounted",
     errno.EXDEV: "it lies on another file system: choose a place on the same one",
@@ -38,17 +38,27 @@ _ADVICE = {
 }
 
 _LOOP = "Symlink loop from "
+_IN_OTHER_WORDS = {
+    errno.EMFILE: ("too many open files",),
+    errno.ENFILE: ("too many open files in system",),
+    errno.ENOMEM: ("cannot allocate memory", "can't allocate memory"),
+    errno.EAGAIN: ("can't start new thread", "thread constructor failed", "resource temporarily unavailable"),
+}
+"""What libraries written in C++ make of an error of the system: a text without a number."""
 
 
-def explained(error: OSError | RuntimeError) -> str | None:
+def explained(error: OSError | RuntimeError | MemoryError | ImportError) -> str | None:
     """Return ``error`` as one sentence; ``None`` if the operating system did not raise it.
 
     Some libraries derive errors of their own from ``OSError``; those have no number of the system's. ``Path.resolve``
-    makes a ``RuntimeError`` of links that lead round in a circle (until Python 3.13).
+    makes a ``RuntimeError`` of links that lead round in a circle (until Python 3.13), and what is written in C++ one of
+    too many open files, too little memory or too many threads.
     """
-    if isinstance(error, RuntimeError):
+    if isinstance(error, MemoryError):
+        return f"{os.strerror(errno.ENOMEM)}; {_ADVICE[errno.ENOMEM]}"
+    if not isinstance(error, OSError):
         _, loop, path = str(error).partition(_LOOP)
-        return f"{printable(path)}: {os.strerror(errno.ELOOP)}; {_ADVICE[errno.ELOOP]}" if loop else None
+        return f"{printable(path)}: {os.strerror(errno.ELOOP)}; {_ADVICE[errno.ELOOP]}" if loop else _limit(str(error))
     if error.errno is None:
         return _of_many(error) if isinstance(error, shutil.Error) else None
     reason = printable(error.strerror or os.strerror(error.errno))
@@ -58,6 +68,16 @@ def explained(error: OSError | RuntimeError) -> str | None:
     what = f"{' -> '.join(names)}: {reason}" if names else reason
     advice = _ADVICE.get(error.errno)
     return f"{what}; {advice}" if advice else what
+
+
+def _limit(text: str) -> str | None:
+    """Which limit of the system a library ran into, by its words."""
+    text = text.lower()
+    for number, words in _IN_OTHER_WORDS.items():
+        # Of a socket that does not block, "temporarily unavailable" is no limit.
+        if any(word in text for word in words) and (number != errno.EAGAIN or "gloo" not in text):
+            return f"{os.strerror(number)}; {_ADVICE[number]}"
+    return None
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def main() -> None:
         sys.exit(1)
     except UnipoolError as error:
         _fail(str(error))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, MemoryError, ImportError) as error:
         sentence = explained(error)
         if sentence is None:
             raise

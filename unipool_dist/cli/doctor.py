@@ -23,7 +23,7 @@ from unipool_dist.cli.table import aligned
 from unipool_dist.config import Config, load_config, resolve_config
 from unipool_dist.errors import UnipoolError
 from unipool_dist.resilience.orphans import end_with_launcher
-from unipool_dist.resilience.signal_watch import STOP_SIGNALS, release_signals
+from unipool_dist.resilience.signal_watch import STOP_SIGNALS, release_signals, taken_signals
 from unipool_dist.topology.environment import Environment, read_environment
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _end_by_exception(status_file: Path | None) -> None:
             status_file.write_text(str(128 + number))
         raise SystemExit(128 + number)
 
-    for number in STOP_SIGNALS:
+    for number in taken_signals():
         signal.signal(number, end)
     release_signals()
 

@@ -27,7 +27,10 @@ def ending_clearly(environment: Environment, config: Config) -> Iterator[None]:
         yield
     except UnipoolError as error:
         _stop(environment, f"{error}")
-    except (dist.DistError, RuntimeError, ConnectionError, TimeoutError) as error:
+    except (dist.DistError, RuntimeError, MemoryError, ImportError, ConnectionError, TimeoutError) as error:
+        limit = None if isinstance(error, OSError) else explained(error)
+        if limit is not None:
+            _stop(environment, limit)
         if not _is_communication_failure(error):
             raise
         _stop(environment, f"{_communication_error(config, environment, error)}")

@@ -8,51 +8,71 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+import unipool_dist
 from unipool_dist.base.console import say
+from unipool_dist.cli.local_folder import local_folder
+from unipool_dist.cli.local_rendezvous import BACKEND, settings_of
 from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.resilience.forwarding import SignalForwarder
-from unipool_dist.resilience.orphans import announce_launcher
+from unipool_dist.resilience.orphans import announce_launcher, end_with_launcher
 from unipool_dist.resilience.signal_watch import STOP_SIGNALS, hold_signals
 from unipool_dist.resilience.watchdog_report import NoProgressError
 
 UNIPOOL_DIST = ("-m", "unipool_dist")
-AGENT_SIGNALS = "SIGHUP,SIGQUIT"
-"""On these the agent ends the processes itself; the others are passed on to them."""
+AGENT_SIGNALS = "SIGQUIT"
+"""On this the agent ends the processes itself; the others are passed on to them."""
 _AGENT_PATIENCE_S = 30  # from the agent's SIGTERM to its SIGKILL; not to be set
 
 
 def launch_local(arguments: Sequence[str], num_processes: int, program: Sequence[str] = UNIPOOL_DIST) -> None:
     """Run ``python PROGRAM ARGUMENTS`` in ``num_processes`` processes on this machine, as :func:`run_agent` does."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes share the machine's cores
-    config = LaunchConfig(
-        run_id="unipool-dist",
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.5,
-        signals_to_handle=AGENT_SIGNALS,
-    )
-    command = [*program, *arguments]
-    run_agent(
-        lambda: elastic_launch(config, sys.executable)(*command), num_processes, hold=tuple(program) == UNIPOOL_DIST
-    )
+    ours = tuple(program) == UNIPOOL_DIST
+    if ours:
+        import_safely()
+    with local_folder() as folder:
+        config = LaunchConfig(
+            run_id="unipool-dist",
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=num_processes,
+            rdzv_backend=BACKEND,
+            rdzv_configs=settings_of(folder, serves=False),
+            logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
+            max_restarts=0,
+            monitor_interval=0.5,
+            signals_to_handle=AGENT_SIGNALS,
+        )
+        command = [*program, *arguments]
+        run_agent(lambda: elastic_launch(config, sys.executable)(*command), num_processes, hold=ours)
+
+
+def import_safely() -> None:
+    """From now on, no Python that this process starts looks for modules in the current directory.
+
+    ``python -m`` would: a ``yaml.py`` there, whoever put it there, would be run by every rank.
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"
+    root = Path(unipool_dist.__file__).parents[1]
+    if Path.cwd() == root:  # a working tree, perhaps not installed: the processes would not find this package
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(root))))
 
 
 def run_agent(agent: Callable[[], object], num_processes: int, *, hold: bool) -> None:
     """Run ``agent``, which starts this node's ``num_processes`` processes and waits for them, as torchrun's does.
 
-    SIGTERM, SIGINT and SIGUSR1 go to each process once; with ``hold`` not before it asks for them
+    SIGTERM, SIGINT, SIGUSR1 and SIGHUP go to each process once; with ``hold`` not before it asks for them
     (:func:`~unipool_dist.resilience.signal_watch.release_signals`). What ends the run is how the processes end. Exits
     with status 75 (``RESUME``) after a line that says so if those that did not end with 0 ended with 75. When one
     fails the agent ends the others; exits with status 1 then, after a line that says which rank failed first and how.
     """
+    end_with_launcher()  # an experiment's, or none
     announce_launcher()
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(_is_no_stop)
     with SignalForwarder(num_processes) as forwarder, hold_signals() if hold else nullcontext():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 
 import torch.distributed as dist
 
 from unipool_dist.errors import CommunicationError
+from unipool_dist.topology.notes import Notes
 
 _ASK_EVERY_S = (0.001, 0.02)
 
@@ -27,7 +27,7 @@ class Council:
     """
 
     def __init__(self, store: dist.Store, rank: int, world_size: int) -> None:
-        self._store, self._rank, self._world_size = store, rank, world_size
+        self._notes, self._rank, self._world_size = Notes(store, "doctor"), rank, world_size
         self._turn = 0
 
     def announce(self, text: str, patience_s: float) -> str:
@@ -36,15 +36,14 @@ class Council:
         Raises:
             SilentRanksError: rank 0 has not spoken within ``patience_s``.
         """
-        key = f"doctor/{self._next()}"
+        name = str(self._next())
         if self._rank == 0:
-            self._store.set(key, text)
+            self._notes.put(name, text)
             return text
         try:
-            self._store.wait([key], timedelta(seconds=patience_s))
-        except dist.DistError:
+            return self._notes.wait(name, patience_s)
+        except RuntimeError:
             raise SilentRanksError([0], patience_s) from None
-        return self._store.get(key).decode()
 
     def gather(self, text: str, patience_s: float) -> list[str]:
         """Every rank's ``text`` in the order of ranks on rank 0; nothing on the others, which do not wait.
@@ -53,24 +52,28 @@ class Council:
             SilentRanksError: on rank 0, if some ranks have not answered within ``patience_s``.
         """
         turn = self._next()
-        self._store.set(f"doctor/{turn}/{self._rank}", text)
+        self._notes.put(f"{turn}/{self._rank}", text)
         if self._rank != 0:
             return []
-        keys = [f"doctor/{turn}/{rank}" for rank in range(self._world_size)]
+        names = [f"{turn}/{rank}" for rank in range(self._world_size)]
         until, pause_s = time.monotonic() + patience_s, _ASK_EVERY_S[0]
-        while not self._store.check(keys):  # not wait(), which a signal cannot interrupt
+        while True:
+            if self._notes.all_there(names):  # not a wait, which a signal cannot interrupt
+                texts = [self._notes.get(name) for name in names]
+                answers = [text for text in texts if text is not None]
+                if len(answers) == len(names):
+                    return answers
             if time.monotonic() > until:
-                silent = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
+                silent = [rank for rank, name in enumerate(names) if self._notes.get(name) is None]
                 if silent:
                     raise SilentRanksError(silent, patience_s)
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _ASK_EVERY_S[1])
-        return [self._store.get(key).decode() for key in keys]
 
     def answers(self) -> dict[int, str]:
         """On rank 0, after a gather has failed: what came."""
-        keys = {rank: f"doctor/{self._turn}/{rank}" for rank in range(self._world_size)}
-        return {rank: self._store.get(key).decode() for rank, key in keys.items() if self._store.check([key])}
+        texts = {rank: self._notes.get(f"{self._turn}/{rank}") for rank in range(self._world_size)}
+        return {rank: text for rank, text in texts.items() if text is not None}
 
     def _next(self) -> int:
         self._turn += 1

@@ -96,7 +96,7 @@ def world_alone(environment: Environment, timeout_s: float) -> Iterator[Groups]:
         torch.cuda.set_device(environment.device)
     dist.init_process_group(
         environment.backend,
-        store=dist.HashStore() if environment.world_size == 1 else meet(environment, timeout),
+        store=meet(environment, timeout),
         rank=environment.rank,
         world_size=environment.world_size,
         timeout=timeout,

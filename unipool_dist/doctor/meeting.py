@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
@@ -13,9 +12,8 @@ from unipool_dist.doctor.checks import Check
 from unipool_dist.doctor.roster import ranks_text
 from unipool_dist.doctor.text import counted, seconds
 from unipool_dist.errors import CommunicationError
+from unipool_dist.topology import stores
 from unipool_dist.topology.environment import Environment
-
-_TRY_EVERY_S = 0.2
 
 
 def open_store(environment: Environment, timeout_s: float) -> dist.Store:
@@ -30,18 +28,21 @@ def open_store(environment: Environment, timeout_s: float) -> dist.Store:
         return dist.HashStore()
     address, port = environment.master_addr, environment.master_port
     resolve(address)
-    if environment.rank != 0:
-        _wait_for_server(address, port, timeout_s)
-    # As if there were one rank: with their true number, rank 0 would wait for all and then not know who is missing.
-    url = f"tcp://{f'[{address}]' if ':' in address else address}:{port}"
+    timeout = timedelta(seconds=timeout_s)
     try:
-        store, _, _ = next(dist.rendezvous(url, environment.rank, 1, timeout=timedelta(seconds=timeout_s)))
-    except (dist.DistError, RuntimeError) as error:
+        store = stores.open_store(environment, address, stores.Wait(environment, timeout))
+    except CommunicationError as error:
+        raise CommunicationError(
+            f"rank 0 was not to be reached at MASTER_ADDR={address}, MASTER_PORT={port} within {timeout_s:g} s from "
+            f"{socket.gethostname()}: {error}; see whether rank 0 was started there, and whether a firewall lies "
+            f"between"
+        ) from None
+    except RuntimeError as error:
         raise CommunicationError(
             f"no store at MASTER_ADDR={address}, MASTER_PORT={port}: {str(error).strip().splitlines()[0]}; choose a "
             f"free port, and the address of the machine that rank 0 runs on"
         ) from None
-    assert isinstance(store, dist.Store)
+    store.set_timeout(timeout)
     return store
 
 
@@ -93,18 +94,3 @@ def resolve(name: str) -> list[str]:
             f"0's machine in numbers, or add the name to the name service"
         ) from None
     return sorted({str(entry[4][0]) for entry in found})
-
-
-def _wait_for_server(address: str, port: int, timeout_s: float) -> None:
-    until, reason = time.monotonic() + timeout_s, ""
-    while time.monotonic() < until:
-        try:
-            socket.create_connection((address, port), timeout=max(0.1, until - time.monotonic())).close()
-            return
-        except OSError as error:
-            reason = f": {error}"
-        time.sleep(_TRY_EVERY_S)
-    raise CommunicationError(
-        f"rank 0 was not to be reached at MASTER_ADDR={address}, MASTER_PORT={port} within {timeout_s:g} s from "
-        f"{socket.gethostname()}{reason}; see whether rank 0 was started there, and whether a firewall lies between"
-    )

@@ -44,7 +44,8 @@ class _Training:
 class LocalTrainings:
     """Trains runs in their order, ``num_at_once`` at a time; one that fails does not keep the others from training.
 
-    SIGTERM, SIGINT and SIGUSR1 are passed on to the runs in progress, which save and stop, and no other is started.
+    SIGTERM, SIGINT, SIGUSR1 and SIGHUP are passed on to the runs in progress, which save and stop, and no other is
+    started.
 
     Args:
         tell: is given a line for each thing that happens.
@@ -124,7 +125,7 @@ class LocalTrainings:
         processes = ["--nproc", str(self._num_processes)] if self._num_processes > 1 else []
         config = str((run.directory / JOB / CONFIG_FILE).absolute())
         # --resume begins where there is no checkpoint.
-        return [sys.executable, "-m", "unipool_dist", "train", config, "--resume", *processes]
+        return [sys.executable, "-P", "-m", "unipool_dist", "train", config, "--resume", *processes]
 
     def _environment(self, place: int) -> dict[str, str]:
         return share_of_machine(

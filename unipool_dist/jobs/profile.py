@@ -55,7 +55,9 @@ class Profile(_Part):
     setup: list[str] = Field([], description="shell lines run on the first node before anything else")
     environment: dict[str, str] = Field({}, description="variables for all tasks, e.g. NCCL_IB_HCA: mlx5")
     network_interface: str | None = Field(
-        None, description="interface for gloo and NCCL; null: the one on the route to the first node"
+        None,
+        description="interface for gloo and NCCL of a job of several nodes (of one: loopback); null: the one on the "
+        "route to the first node",
     )
     container: Container | None = Field(None, description="image that the tasks run in; null: none")
     launcher: Literal["srun", "torchrun"] = Field(

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from unipool_dist.base.run_key import KEY, new_key
 from unipool_dist.jobs.folder import CONFIG_FILE, JOB, JobFolder
 from unipool_dist.jobs.layout import Layout
 from unipool_dist.jobs.profile import Profile
@@ -41,9 +42,10 @@ def doctor_command(folder: JobFolder, run_dir: Path, layout: Layout) -> list[str
 
 
 def task_environment(variables: Mapping[str, str], profile: Profile, layout: Layout, port: str) -> dict[str, str]:
-    """``variables`` and where the tasks meet: on the first node, at ``port``."""
-    meeting = {"MASTER_ADDR": layout.nodes[0], "MASTER_PORT": port}
-    interface = profile.network_interface
+    """``variables``, a key of the run, and where the tasks meet: on the first node, at ``port``."""
+    alone = len(layout.nodes) == 1  # then nobody else has to reach them
+    meeting = {"MASTER_ADDR": "127.0.0.1" if alone else layout.nodes[0], "MASTER_PORT": port, KEY: new_key()}
+    interface = None if alone else profile.network_interface
     interfaces = {} if interface is None else {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": f"={interface}"}
     # After `sbatch --export=NONE` srun would start the tasks without any of this.
     return {**variables, **interfaces, **meeting, "SLURM_EXPORT_ENV": "ALL"}

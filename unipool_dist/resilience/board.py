@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch.distributed as dist
+from unipool_dist.topology.notes import Notes
 
 Answer = TypeVar("Answer")
 
@@ -17,22 +17,22 @@ class BoardLostError(Exception):
 
 
 class Board:
-    """A store of which no call takes longer than ``patience_s``, though the store's own calls may never return.
+    """Notes in a store, none of whose calls takes longer than ``patience_s``, though the store's own may never return.
 
     torch's TCPStore waits for its server without a limit if that process is stopped. After a call that failed every
     further one fails at once. The calls of one board belong to one thread.
 
     Args:
-        open_store: called in the board's thread, before its first use. A connection of its own: the others of this
+        open_notes: called in the board's thread, before its first use. A connection of its own: the others of this
             process may be waited on.
     """
 
-    def __init__(self, open_store: Callable[[], dist.Store], patience_s: float) -> None:
+    def __init__(self, open_notes: Callable[[], Notes], patience_s: float) -> None:
         self.lost: str | None = None
         """Why there is no use in asking any more."""
-        self._open_store, self._patience_s = open_store, patience_s
+        self._open_notes, self._patience_s = open_notes, patience_s
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._store: dist.Store | None = None
+        self._notes: Notes | None = None
         threading.Thread(target=self._serve, name="watchdog-board", daemon=True).start()
 
     def put(self, key: str, value: str) -> None:
@@ -40,34 +40,30 @@ class Board:
 
         Raises, as all methods: BoardLostError.
         """
-        self._ask(lambda store: store.set(key, value))
+        self._ask(lambda notes: notes.put(key, value))
 
     def get(self, key: str) -> str | None:
-        """The note, or ``None`` if nobody has left it."""
-
-        def look(store: dist.Store) -> str | None:
-            return store.get(key).decode() if store.check([key]) else None
-
-        return self._ask(look)
+        """The note, or ``None`` if nobody of the run has left it."""
+        return self._ask(lambda notes: notes.get(key))
 
     def claim(self, key: str, value: str) -> str:
         """Leave a note unless there is one already; the one that is there then."""
-        return self._ask(lambda store: store.compare_set(key, "", value).decode())
+        return self._ask(lambda notes: notes.claim(key, value))
 
     def count(self, key: str, add: int = 0) -> int:
         """Raise a number that begins at 0; what it is then."""
-        return self._ask(lambda store: store.add(key, add))
+        return self._ask(lambda notes: notes.count(key, add))
 
-    def _ask(self, call: Callable[[dist.Store], Answer]) -> Answer:
+    def _ask(self, call: Callable[[Notes], Answer]) -> Answer:
         if self.lost is not None:
             raise BoardLostError(self.lost)
         answers: queue.SimpleQueue[tuple[Answer | None, Exception | None]] = queue.SimpleQueue()
 
         def run() -> None:
             try:
-                if self._store is None:
-                    self._store = self._open_store()
-                answers.put((call(self._store), None))
+                if self._notes is None:
+                    self._notes = self._open_notes()
+                answers.put((call(self._notes), None))
             except Exception as error:  # handed to the thread that asked
                 answers.put((None, error))
 

@@ -18,7 +18,8 @@ _LOOK_EVERY_S = 0.05
 
 
 class SignalForwarder:
-    """From entry to exit, each SIGTERM, SIGINT and SIGUSR1 to this process goes once to each of its workers instead.
+    """From entry to exit, each SIGTERM, SIGINT, SIGUSR1 and SIGHUP to this process goes once to each of its workers
+    instead.
 
     Workers are the children that lead a session, as torch's elastic agent starts them. Those that start after the
     signal get it as soon as they are there, ``num_workers`` in all. If there is none ``patience_s`` after the signal,

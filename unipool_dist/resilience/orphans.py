@@ -10,24 +10,29 @@ import sys
 from unipool_dist.base.console import say
 
 LAUNCHER_PID = "UNIPOOL_DIST_LAUNCHER_PID"
+_OF_TORCHRUN = "TORCHELASTIC_RUN_ID"
 _PR_SET_PDEATHSIG = 1
 
 
 def announce_launcher() -> None:
-    """Let the processes that this one starts from now on know that it is their launcher."""
+    """Let the processes that this one starts from now on know that it is their launcher.
+
+    They have to be started by its main thread: the kernel takes the end of the thread that started a process for the
+    launcher's.
+    """
     os.environ[LAUNCHER_PID] = str(os.getpid())
 
 
 def end_with_launcher() -> None:
     """From now on the kernel kills this process when its launcher dies; if it is dead already, end at once.
 
-    Without a launcher that announced itself (torchrun, SLURM, a single process), or on another system than Linux:
-    nothing.
+    torchrun does not announce itself; if it is dead already, its store is too, and waiting for that ends in time.
+    Without a launcher (SLURM, a single process), or on another system than Linux: nothing.
     """
     launcher = os.environ.get(LAUNCHER_PID)
-    if launcher is None or sys.platform != "linux":
+    if (launcher is None and _OF_TORCHRUN not in os.environ) or sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-    if os.getppid() != int(launcher):
+    if launcher is not None and os.getppid() != int(launcher):
         say(f"the launcher, process {launcher}, is gone: ending", err=True)
         os._exit(1)

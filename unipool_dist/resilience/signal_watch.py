@@ -12,11 +12,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+
+
+def taken_signals() -> tuple[signal.Signals, ...]:
+    """Those that this process takes as a request to stop: all, but no SIGHUP that it was started to ignore (nohup)."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return tuple(number for number in STOP_SIGNALS if number != signal.SIGHUP or not ignored)
 
 
 class SignalWatch:
-    """From entry to exit, ``on_signal`` is called once for each SIGTERM, SIGINT and SIGUSR1 that the process takes.
+    """From entry to exit, ``on_signal`` is called once for each of ``STOP_SIGNALS`` that the process takes.
+
+    Under nohup SIGHUP stays ignored, here and in what this process starts.
 
     The calls come one after the other from a thread of their own; none comes after exit, which restores the handlers
     and the wakeup fd that were there before. System calls that a signal interrupts are restarted, so that libraries
@@ -32,8 +40,8 @@ class SignalWatch:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)  # or a handler could wait for the reader
         self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        self._old_handlers = {number: signal.signal(number, _nothing) for number in STOP_SIGNALS}
-        for number in STOP_SIGNALS:
+        self._old_handlers = {number: signal.signal(number, _nothing) for number in taken_signals()}
+        for number in self._old_handlers:
             signal.siginterrupt(number, False)
         release_signals()
         self._thread = threading.Thread(target=self._read, name="signal-watch", daemon=True)
@@ -70,7 +78,7 @@ class SignalWatch:
 
 @contextmanager
 def hold_signals() -> Iterator[None]:
-    """Processes that this thread starts get SIGTERM, SIGINT and SIGUSR1 only once they call :func:`release_signals`.
+    """Processes that this thread starts get the ``STOP_SIGNALS`` only once they call :func:`release_signals`.
 
     Until then the kernel keeps one of each: a Python that is still importing would be killed by it. This process takes
     them as before, as long as it has another thread.

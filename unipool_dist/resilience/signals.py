@@ -12,7 +12,7 @@ from unipool_dist.resilience.signal_watch import SignalWatch
 
 
 class StopSignals:
-    """From entry to exit, remembers the first SIGTERM, SIGINT or SIGUSR1; a second ends the process.
+    """From entry to exit, remembers the first SIGTERM, SIGINT, SIGUSR1 or SIGHUP; a second ends the process.
 
     Either takes effect even while the main thread waits in a collective. Each is said in one line on stderr. The
     second ends the process at once with status 128 + its number. Signals within ``same_request_s`` of the first are

@@ -13,8 +13,8 @@ from unipool_dist.resilience.signals import StopSignals
 
 _GO_ON, _TIME_IS_UP = 0, 1
 # Where ranks have different reasons the greatest is given.
-_OF_SIGNAL = {signal.SIGUSR1: 2, signal.SIGINT: 3, signal.SIGTERM: 4}
-_HANDED_OVER = 5
+_OF_SIGNAL = {signal.SIGHUP: 2, signal.SIGUSR1: 3, signal.SIGINT: 4, signal.SIGTERM: 5}
+_HANDED_OVER = 6
 
 
 class StopRequest:

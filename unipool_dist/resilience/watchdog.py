@@ -35,6 +35,7 @@ from unipool_dist.resilience.stacks import (
 from unipool_dist.resilience.watchdog_files import WATCHDOG
 from unipool_dist.resilience.watchdog_inquiry import ANSWER_S, END_S, Inquiry
 from unipool_dist.resilience.watchdog_report import Report, Whereabouts
+from unipool_dist.topology.notes import Notes
 
 _ASK_AGAIN_S = 60.0
 
@@ -217,16 +218,16 @@ class Watchdog:
             return None
 
     def _open_board(self) -> Board:
-        return Board(lambda: dist.PrefixStore(WATCHDOG, self._store.clone()), self._answer_s)  # type: ignore[attr-defined]
+        return Board(lambda: Notes(self._store.clone(), WATCHDOG), self._answer_s)  # type: ignore[attr-defined]
 
     @property
     def _file(self) -> Path:
         return self._folder / "board"
 
     def _open_file_board(self) -> Board:
-        def opened() -> dist.Store:
+        def opened() -> Notes:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            return dist.FileStore(str(self._file), -1)
+            return Notes(dist.FileStore(str(self._file), -1), WATCHDOG)
 
         return Board(opened, self._answer_s)
 

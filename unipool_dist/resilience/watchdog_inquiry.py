@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import threading
 import time
@@ -16,9 +15,11 @@ import psutil
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from unipool_dist.base.console import say_at_once
+from unipool_dist.base.printable import printable
 from unipool_dist.resilience.board import Board, BoardLostError
 from unipool_dist.resilience.collectives import NUM_SHOWN, Collective
 from unipool_dist.resilience.exit_codes import RESUME
+from unipool_dist.resilience.same_run import find_rank, kill_rank
 from unipool_dist.resilience.stacks import Stack, place_in_dump, read_held_dump, render
 from unipool_dist.resilience.watchdog_files import SUMMARY_FILE
 from unipool_dist.resilience.watchdog_report import NoProgressError, Report, Whereabouts
@@ -123,7 +124,7 @@ class Inquiry:
             "checkpoint.",
             "If ranks of the same host differ again, leave that host out; if it is the same place, it is the program.",
         ]
-        return "\n".join(lines) + "\n"
+        return printable("\n".join(lines) + "\n", lines=True)  # names of files and functions are in it
 
     def _follow(self) -> None:
         """Look at the silent ranks of this host when asked to; wait until the summary was said."""
@@ -191,7 +192,9 @@ def describe(process: Whereabouts, stacks: str) -> str:
 
 
 def _held_stacks(process: Whereabouts) -> str:
-    if process.stacks_descriptor is None or _process(process) is None:
+    if process.stacks_descriptor is None or not _is_here(process):
+        return ""
+    if find_rank(process.pid, process.created, process.rank) is None:
         return ""
     return read_held_dump(process.pid, process.stacks_descriptor)
 
@@ -208,13 +211,16 @@ def _process(whereabouts: Whereabouts) -> psutil.Process | None:
     try:
         found = psutil.Process(whereabouts.pid)
         same = abs(found.create_time() - whereabouts.created) < 1
-        return found if same and whereabouts.host == socket.gethostname() else None
+        return found if same and _is_here(whereabouts) else None
     except psutil.Error:
         return None
 
 
+def _is_here(process: Whereabouts) -> bool:
+    return process.host == socket.gethostname()
+
+
 def _kill(process: Whereabouts) -> None:
     """Who does not run cannot end itself, and a launcher would wait for it."""
-    if _process(process) is not None:
-        with suppress(OSError):
-            os.kill(process.pid, signal.SIGKILL)
+    if _is_here(process):
+        kill_rank(process.pid, process.created, process.rank)

@@ -78,10 +78,9 @@ def process_groups(config: Config, environment: Environment) -> Iterator[Paralle
     timeout = timedelta(seconds=config.parallel.timeout_s)
     if environment.device.type == "cuda":
         torch.cuda.set_device(environment.device)
-    alone = environment.world_size == 1
     dist.init_process_group(
         environment.backend,
-        store=dist.HashStore() if alone else meet(environment, timeout),
+        store=meet(environment, timeout),
         rank=environment.rank,
         world_size=environment.world_size,
         timeout=timeout,

@@ -10,14 +10,16 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
 from unipool_dist.errors import CommunicationError, TopologyError
 from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.network import Route, interface_names, interface_of, route_to
+from unipool_dist.topology.notes import Notes
+from unipool_dist.topology.stores import Wait, open_store
 
 GLOO_INTERFACE, NCCL_INTERFACE = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
-_MEETING, _ARRIVED, _ALL_HERE = "meeting", "arrived", "all_here"
+_MEETING, _ARRIVED = "meeting", "arrived"
+_LOOK_EVERY_S = 0.02
 
 _log = logging.getLogger(__name__)
 
@@ -26,31 +28,76 @@ def meet(environment: Environment, timeout: timedelta, variables: MutableMapping
     """Join the other processes of the run, and return the store that they share.
 
     Settles the network interface (:func:`settle_interface`), so it has to be called before the first process group is
-    made. Every process of the world has to come; nobody waits much longer than ``timeout``.
+    made. Every process of the world has to come; nobody waits longer than ``timeout``. A process that is alone gets a
+    store of its own.
 
     Raises:
         TopologyError: the meeting point has no address, no route leads there, or a named interface is not there.
         CommunicationError: the others did not come, or the port is taken.
     """
+    variables = os.environ if variables is None else variables
+    if environment.world_size == 1:
+        if _loopback() is not None:
+            stay_on_loopback(variables)
+        return dist.HashStore()
+    wait = Wait(environment, timeout)
+    if environment.store is not None:
+        return _meet_here(environment, timeout, wait, variables)
     route = route_to(environment.master_addr, environment.master_port)
-    host = f"[{route.meeting}]" if ":" in route.meeting else route.meeting
     try:
-        store, _, _ = next(
-            rendezvous(
-                f"tcp://{host}:{environment.master_port}", environment.rank, environment.world_size, timeout=timeout
-            )
-        )
-        store.set_timeout(timeout)
-        settle_interface(store, environment, route, os.environ if variables is None else variables)
-    except dist.DistError as error:
+        store = open_store(environment, route.meeting, wait)
+        settle_interface(store, environment, route, variables, wait)
+    except (dist.DistError, CommunicationError) as error:
         raise CommunicationError(_why_alone(environment, route, timeout, error)) from error
+    store.set_timeout(timeout)
     return dist.PrefixStore("world", store)
 
 
+def _meet_here(
+    environment: Environment, timeout: timedelta, wait: Wait, variables: MutableMapping[str, str]
+) -> dist.Store:
+    """All processes are on this machine, by the launcher's word."""
+    stay_on_loopback(variables)
+    store = open_store(environment, environment.master_addr, wait)
+    try:
+        _all_arrive(Notes(store, "network"), environment, wait)
+    except CommunicationError as error:
+        raise CommunicationError(
+            f"not all of the {environment.world_size} processes came within {timeout.total_seconds():g} s ({error}); "
+            f"look in the log for processes that did not start"
+        ) from None
+    store.set_timeout(timeout)
+    return dist.PrefixStore("world", store)
+
+
+def stay_on_loopback(variables: MutableMapping[str, str]) -> None:
+    """Name loopback in ``variables`` as what gloo and NCCL use, unless the user has named something.
+
+    For processes that are all on this machine: nobody else has to reach them, whatever address the machine's name has,
+    if it has one.
+
+    Raises:
+        TopologyError: loopback is down, or an interface is named that is not there.
+    """
+    _check_named_interface(variables)
+    loopback = _loopback()
+    if loopback is None:
+        raise TopologyError(
+            f"the processes of this machine, {socket.gethostname()}, talk over loopback, which has no address here; "
+            f"bring it up first: ip link set lo up"
+        )
+    _name_interface(loopback, variables)
+
+
+def _loopback() -> str | None:
+    """The interface; ``None`` if there is none, or it is down."""
+    return interface_of("127.0.0.1") or interface_of("::1")
+
+
 def settle_interface(
-    store: dist.Store, environment: Environment, route: Route, variables: MutableMapping[str, str]
+    store: dist.Store, environment: Environment, route: Route, variables: MutableMapping[str, str], wait: Wait
 ) -> None:
-    """If the run is on several nodes, name in ``variables`` the interface of this node on the route between them.
+    """Name in ``variables`` the interface of this node on the route between the nodes; loopback if there is one node.
 
     ``variables`` is the environment of the process, where gloo and NCCL look when a process group is made; both take
     the first address of an interface, IPv4 before IPv6. What the user has set stays as it is. Every process of the
@@ -58,16 +105,19 @@ def settle_interface(
 
     Raises:
         TopologyError: an interface is named that is not there, or the others reach an address that this node has not.
-        DistError: some did not come within the store's timeout.
+        CommunicationError: some did not come in time.
+        DistError: the store is lost.
     """
     _check_named_interface(variables)
-    interface = _agree(dist.PrefixStore("network", store), environment, route, variables)
-    if interface is not None:
+    interface = _agree(Notes(store, "network"), environment, route, variables, wait)
+    if interface is None:
+        stay_on_loopback(variables)
+    else:
         _name_interface(interface, variables)
 
 
 def _agree(
-    store: dist.Store, environment: Environment, route: Route, variables: MutableMapping[str, str]
+    notes: Notes, environment: Environment, route: Route, variables: MutableMapping[str, str], wait: Wait
 ) -> str | None:
     """The interface for this process; ``None`` if all processes are on one node.
 
@@ -75,15 +125,13 @@ def _agree(
     even be 127.0.1.1), so it takes the word of the others.
     """
     if not route.arrives_here:
-        store.set(_MEETING, route.meeting)
-    if store.add(_ARRIVED, 1) == environment.world_size:
-        store.set(_ALL_HERE, "")
-    if not route.arrives_here:
+        notes.put(_MEETING, route.meeting)
+        notes.count(_ARRIVED, 1)
         return route.interface
-    store.wait([_ALL_HERE])
-    if not store.check([_MEETING]):
+    _all_arrive(notes, environment, wait)
+    seen_at = notes.get(_MEETING)
+    if seen_at is None:
         return None
-    seen_at = store.get(_MEETING).decode()
     interface = interface_of(seen_at)
     if interface is None and not variables.get(GLOO_INTERFACE):
         raise TopologyError(
@@ -92,6 +140,14 @@ def _agree(
             f"{NCCL_INTERFACE} on every node"
         )
     return interface
+
+
+def _all_arrive(notes: Notes, environment: Environment, wait: Wait) -> None:
+    here = notes.count(_ARRIVED, 1)
+    while here < environment.world_size:
+        if not wait.goes_on(_LOOK_EVERY_S):
+            raise CommunicationError(f"{here} of {environment.world_size} came")
+        here = notes.count(_ARRIVED)
 
 
 def _name_interface(interface: str, variables: MutableMapping[str, str]) -> None:
@@ -124,7 +180,7 @@ def _in_nccl_files(name: str, variables: MutableMapping[str, str]) -> bool:
     return False
 
 
-def _why_alone(environment: Environment, route: Route, timeout: timedelta, error: dist.DistError) -> str:
+def _why_alone(environment: Environment, route: Route, timeout: timedelta, error: Exception) -> str:
     point = f"MASTER_ADDR={environment.master_addr} MASTER_PORT={environment.master_port}"
     reason = str(error).strip().splitlines()[0]
     if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():

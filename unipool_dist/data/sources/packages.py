@@ -75,7 +75,7 @@ def fetch_wheel(wheel: Wheel, cache: Path, run: Runner = run_command) -> Path:
         incoming.mkdir()
         target = ["--implementation", "cp", "--python-version", "3.11", "--platform", "manylinux_2_28_x86_64"]
         options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
-        pip = [sys.executable, "-m", "pip", "download", *options, *target]
+        pip = [sys.executable, "-P", "-m", "pip", "download", *options, *target]
         run([*pip, "--dest", ".", f"{wheel.name}=={wheel.version}"], incoming)
         files = sorted(incoming.glob("*.whl"))
         if [file.name for file in files] != [wheel.file]:

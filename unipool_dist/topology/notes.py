@@ -1,0 +1,89 @@
+"""What the processes of a run tell each other through a store, with a proof that it is one of them who says it.
+
+A store asks nobody who he is: whoever reaches it reads and writes what he likes. What is read from one may decide that
+the run ends, or which process is looked at, so it counts only with a code made with the key of the run.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import time
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from unipool_dist.base.run_key import KEY
+
+_LOOK_EVERY_S = 0.05
+
+
+class Notes:
+    """Texts under names in ``store``, each with a code; one without the right code counts as not there.
+
+    Without a key (processes started by hand on several nodes, without ``UNIPOOL_DIST_KEY``) texts are as they are.
+    Numbers (:meth:`count`) have no code: nothing may depend on them but how long somebody waits.
+
+    Args:
+        scope: what the notes are about; a note of one scope is none in another.
+    """
+
+    def __init__(self, store: dist.Store, scope: str) -> None:
+        self._store, self._scope = store, scope
+        self._key = os.environ.get(KEY, "").encode()
+
+    def put(self, name: str, text: str) -> None:
+        """Leave a note."""
+        self._store.set(self._at(name), self._signed(name, text))
+
+    def get(self, name: str) -> str | None:
+        """The note, or ``None`` if nobody of the run has left it."""
+        at = self._at(name)
+        return self._text(name, self._store.get(at).decode(errors="replace")) if self._store.check([at]) else None
+
+    def wait(self, name: str, timeout_s: float) -> str:
+        """The note, once it is there.
+
+        Raises:
+            RuntimeError: it has not come in time, or the store is lost; a ``DistError``, if the store is a server.
+        """
+        until = time.monotonic() + timeout_s
+        self._store.wait([self._at(name)], timedelta(seconds=timeout_s))
+        while (text := self.get(name)) is None:  # somebody else's, and the run's own is still to come
+            if time.monotonic() > until:
+                raise RuntimeError(f"no note {name} of this run within {timeout_s:g} s")
+            time.sleep(_LOOK_EVERY_S)
+        return text
+
+    def all_there(self, names: list[str]) -> bool:
+        """Whether something is there under each of ``names``, by whomever."""
+        return self._store.check([self._at(name) for name in names])
+
+    def claim(self, name: str, text: str) -> str:
+        """Leave a note unless there is one already; the one that is there then."""
+        there = self._store.compare_set(self._at(name), "", self._signed(name, text)).decode(errors="replace")
+        found = self._text(name, there)
+        if found is None:  # somebody else's is there
+            self.put(name, text)
+            found = self.get(name)
+        return text if found is None else found
+
+    def count(self, name: str, add: int = 0) -> int:
+        """Raise a number that begins at 0; what it is then."""
+        return self._store.add(self._at(name), add)
+
+    def _at(self, name: str) -> str:
+        return f"{self._scope}/{name}"
+
+    def _signed(self, name: str, text: str) -> str:
+        return f"{self._code(name, text)} {text}" if self._key else text
+
+    def _text(self, name: str, signed: str) -> str | None:
+        if not self._key:
+            return signed
+        code, _, text = signed.partition(" ")
+        return text if hmac.compare_digest(code.encode(), self._code(name, text).encode()) else None
+
+    def _code(self, name: str, text: str) -> str:
+        # The name is part of it: or a note could be put where another belongs.
+        return hmac.new(self._key, f"{self._at(name)}\0{text}".encode(), "sha256").hexdigest()
