@@ -187,3 +187,33 @@ def test_a_base_that_cannot_be_is_named(files: dict[str, str], message: str, tmp
         write(tmp_path / f"{name}.yaml", content)
     with pytest.raises(ConfigError, match=message):
         load_config(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ('"a\\0b"', "a path cannot have control characters"),
+        ('"\\ud800"', "half of a surrogate pair"),
+        ("x" * 300, "a name in a path cannot have more than 255 bytes"),
+        ("x/" * 4000, "a path cannot have more than 3,500 bytes"),
+        ("''", "a path cannot be empty"),
+        (".", "cannot be read as YAML"),
+        ("/dev/zero", "it is not a regular file"),
+        ("loop.yaml", "is not there"),
+    ],
+)
+def test_a_base_that_can_be_no_file_is_one_error(base: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    path = write(tmp_path / "a.yaml", f"base: {base}\n")
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(path)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_chain_of_bases_has_an_end(tmp_path: Path) -> None:
+    for number in range(100):
+        write(tmp_path / f"{number}.yaml", f"base: {number + 1}.yaml\n")
+    write(tmp_path / "100.yaml", "train: {steps: 7}\n")
+    assert load_config(tmp_path / "90.yaml").train.steps == 7
+    with pytest.raises(ConfigError, match=r"16\.yaml: base=17\.yaml is the 17th file in a row"):
+        load_config(tmp_path / "0.yaml")

@@ -6,9 +6,11 @@ from math import prod
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.support.training import tiny_config
-from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.directory import CheckpointDirectory, outdated
 from unipool_dist.cli.doctor import checkpoint_need, read_config
 from unipool_dist.sizing.parameters import parameter_shapes
 
@@ -44,8 +46,8 @@ def test_a_configuration_may_be_in_a_folder_of_a_sweep(
     path.parent.mkdir(exist_ok=True)
     path.write_text("model: {num_layers: 3}\n")
     monkeypatch.chdir(tmp_path)
-    for given in (str(path), name):
-        config = read_config((given, "train.seed=7"))
+    for argument in (str(path), name):
+        config = read_config((argument, "train.seed=7"))
         assert config is not None and (config.model.num_layers, config.train.seed) == (3, 7)
     path.unlink()
     alone = read_config(("train.seed=1", "model.num_layers=4"))
@@ -60,3 +62,24 @@ def test_masters_and_moments_count_and_so_does_what_is_there(tmp_path: Path) -> 
     assert plain.bytes_each == 4 * numel
     CheckpointDirectory(tmp_path).folder(7).mkdir(parents=True)
     assert checkpoint_need(config).num_there == 1
+
+
+@given(*(st.integers(low, 40) for low in (1, 0, 0, 0)))
+@settings(max_examples=100, deadline=None)
+def test_what_is_kept_is_what_the_run_would_keep(last: int, interval: int, keep_last: int, keep_every: int) -> None:
+    fields = {"steps": last}, {"interval": interval, "keep_last": keep_last, "keep_every": keep_every}
+    config = tiny_config("model.vocab_size=512", "run.dir=nowhere", "data.path=nowhere", "optimizer.decay=constant")
+    config = config.model_copy(
+        update={
+            "train": config.train.model_copy(update=fields[0]),
+            "checkpoint": config.checkpoint.model_copy(update=fields[1]),
+        }
+    )
+    steps = sorted({*(range(interval, last, interval) if interval else ()), last})
+    kept = len(steps) - len(outdated(steps, keep_last, keep_every))
+    assert checkpoint_need(config).num_kept == (min(kept + 1, len(steps)) if keep_last else len(steps))
+
+
+def test_a_billion_checkpoints_are_counted_at_once() -> None:
+    config = tiny_config("model.vocab_size=512", "run.dir=nowhere", "train.steps=1000000000", "checkpoint.interval=1")
+    assert checkpoint_need(config).num_kept == config.checkpoint.keep_last + 1

@@ -13,7 +13,7 @@ from unipool_dist.checkpoint.compatibility import run_differences
 from unipool_dist.config import dump_config
 from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.experiment.machine import gpus_here, share_of_machine
-from unipool_dist.experiment.plan import Run, check_unchanged, planned_runs, resolved_configs
+from unipool_dist.experiment.plan import Run, check_distinct, check_unchanged, planned_runs, resolved_configs
 from unipool_dist.experiment.progress import progress_of
 from unipool_dist.experiment.specification import read_experiment
 from unipool_dist.jobs.attempts import Attempt, AttemptLog
@@ -72,6 +72,14 @@ def test_mistakes_are_told_with_the_variant(
 ) -> None:
     with pytest.raises(UnipoolError, match=said):
         resolved_configs(runs_of(tmp_path, **arguments, **fields), 1)
+
+
+def test_the_same_is_not_trained_twice(tmp_path: Path) -> None:
+    variants = {"a": {"set": {"optimizer.lr": "1e-3"}}, "b": {"set": {"optimizer.lr": 0.001}, "seeds": [2, 3]}}
+    with pytest.raises(ConfigError, match="variants a and b are the same configuration, with seed 2"):
+        check_distinct(runs_of(tmp_path, variants=variants))
+    check_distinct(runs_of(tmp_path, variants={**variants, "b": {"seeds": [3], "set": {"optimizer.lr": 0.001}}}))
+    check_distinct(runs_of(tmp_path))
 
 
 def test_more_runs_than_anybody_wants_are_refused(tmp_path: Path) -> None:

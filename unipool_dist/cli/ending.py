@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 import torch.distributed as dist
 
 from unipool_dist.base.console import say
@@ -27,6 +28,8 @@ def ending_clearly(environment: Environment, config: Config) -> Iterator[None]:
         yield
     except UnipoolError as error:
         _stop(environment, f"{error}")
+    except torch.OutOfMemoryError as error:
+        _stop(environment, _gpu_memory_error(error))
     except (dist.DistError, RuntimeError, MemoryError, ImportError, ConnectionError, TimeoutError) as error:
         limit = None if isinstance(error, OSError) else explained(error)
         if limit is not None:
@@ -39,6 +42,13 @@ def ending_clearly(environment: Environment, config: Config) -> Iterator[None]:
         if sentence is None:
             raise
         _stop(environment, sentence)
+
+
+def _gpu_memory_error(error: torch.OutOfMemoryError) -> str:
+    return (
+        f"{str(error).strip().splitlines()[0]} Make the model, train.micro_batch_size or model.sequence_length "
+        f"smaller, set parallel.recompute=true, or use more ranks (`unipool-dist model` counts)"
+    )
 
 
 def _is_communication_failure(error: Exception) -> bool:

@@ -16,7 +16,7 @@ from unipool_dist.base.console import put, say
 from unipool_dist.cli.numbers import PER_NODE, PER_NODE_OR_NONE, PROCESSES, PROCESSES_HERE
 from unipool_dist.cli.submit import check_corpora, check_time, resources_of, tell_submitted
 from unipool_dist.cli.table import aligned
-from unipool_dist.experiment.plan import Run, check_unchanged, planned_runs, resolved_configs
+from unipool_dist.experiment.plan import Run, check_distinct, check_unchanged, planned_runs, resolved_configs
 from unipool_dist.experiment.progress import Progress, progress_of
 from unipool_dist.experiment.specification import Experiment, freeze_experiment, read_experiment
 from unipool_dist.resilience.exit_codes import RESUME
@@ -105,6 +105,7 @@ def experiment(
     described = read_experiment(file)
     names = [name for name in (only or "").split(",") if name]
     asked = _Asked(file, described, planned_runs(described, file.parent, only=names, seeds=_numbers(seeds)))
+    check_distinct(asked.runs)
     if not slurm:
         _train_here(asked, num_at_once=jobs or 1, num_processes=nproc or 1, dry_run=dry_run)
         return

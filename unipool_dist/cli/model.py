@@ -34,6 +34,8 @@ from unipool_dist.sizing.parameters import ParameterCounts, count_parameters
 def model(config_path: Path, overrides: tuple[str, ...], nproc: int | None, resolved: bool, as_json: bool) -> None:
     """Show parameters, FLOPs per token and bytes per rank of CONFIG; nothing is built.
 
+    SECTION.FIELD=VALUE sets a field of CONFIG: text as it is typed, numbers in decimal, lists and mappings as YAML.
+
     FLOPs are those of matrix products: two for each weight and token, of the experts only those chosen, and causal
     attention at (sequence + 1) / 2 keys for each query; training is three times forward.
 

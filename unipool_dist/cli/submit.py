@@ -61,6 +61,9 @@ def submit(
 ) -> None:
     """Submit the run that CONFIG describes to SLURM.
 
+    SECTION.FIELD=VALUE sets a field of CONFIG, as in `unipool-dist train`. --sweep takes several values of one, between
+    commas; those in brackets and quotes are part of a value.
+
     The run directory keeps all that the run is made of: configuration, code, packages, environment, command. The job
     saves before its time is up, is requeued when it is preempted, fails or loses a node, and goes on from its newest
     whole checkpoint, with `--nodes 2-4` and parallel.dp=auto on as many nodes as there are. It ends when the run is

@@ -47,6 +47,8 @@ def train(
 ) -> None:
     """Train the model that CONFIG describes.
 
+    SECTION.FIELD=VALUE sets a field of CONFIG: text as it is typed, numbers in decimal, lists and mappings as YAML.
+
     Without --nproc this is one process of those that torchrun or SLURM started, or a run of a single process.
 
     SIGTERM, SIGINT, SIGUSR1 or SIGHUP on any process saves the state after the step under way and ends the run with

@@ -64,6 +64,23 @@ def planned_runs(
     return runs
 
 
+def check_distinct(runs: Sequence[Run]) -> None:
+    """Refuse to train the same twice: values written differently may be the same, as ``1e-3`` and ``0.001``.
+
+    Raises:
+        ConfigError: two variants have the same configuration and seed.
+    """
+    seen: dict[str, str] = {}
+    for run in runs:
+        fields = run.config.model_dump_json(exclude={"run": {"dir"}})
+        other = seen.setdefault(fields, run.variant)
+        if other != run.variant:
+            raise ConfigError(
+                f"variants {other} and {run.variant} are the same configuration, with seed {run.seed} in both; leave "
+                f"one of them out, or give it other fields or seeds"
+            )
+
+
 def resolved_configs(runs: Sequence[Run], num_processes: int) -> dict[str, Config]:
     """The configurations by the runs' names, resolved for ``num_processes``.
 
