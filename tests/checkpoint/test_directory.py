@@ -15,7 +15,8 @@ from unipool_dist.base.belongings import ForeignError
 from unipool_dist.checkpoint.directory import CheckpointDirectory, outdated
 from unipool_dist.checkpoint.manifest import MANIFEST_FILE, Manifest, content_faults, hash_file, read_manifest
 
-CONTENT = {"__0_0.distcp": b"0" * 1000, "__1_0.distcp": b"1" * 2000, "state.json": b"{}\n"}
+CONTENT = {"__0_0.distcp": b"0" * 1000, "__1_0.distcp": b"1" * 2000}
+CONTENT |= {"state.json": b"{}\n", "config.yaml": b"{}\n", ".metadata": b"index"}
 
 
 def write(directory: CheckpointDirectory, step: int) -> None:

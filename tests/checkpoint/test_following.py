@@ -11,7 +11,7 @@ import pytest
 
 from tests.checkpoint.command_line import step_folder
 from unipool_dist.checkpoint import resume
-from unipool_dist.checkpoint.manifest import FileRecord, deal
+from unipool_dist.checkpoint.manifest import FileRecord, deal, read_manifest
 from unipool_dist.checkpoint.resume import Verification
 from unipool_dist.checkpoint.storage import SafeReader
 
@@ -34,7 +34,8 @@ def test_every_file_is_verified_once_and_none_verifies_much_more_than_others(fil
 
 
 def test_masters_come_first_in_every_file(trained: Path) -> None:
-    found = SafeReader(step_folder(trained, 2)).read_metadata().storage_data
+    folder = step_folder(trained, 2)
+    found = SafeReader(folder, read_manifest(folder).files).read_metadata().storage_data
     ends: dict[str, int] = {}
     begins: dict[str, int] = {}
     for index, info in found.items():

@@ -15,7 +15,7 @@ from tests.soak.checkpoint_soak import INTERVAL
 from tests.soak.promises import Remains, ViolationError, check_resumed
 from tests.soak.victim import end_all
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.checkpoint.manifest import MANIFEST_FILE, Manifest, hash_file
+from unipool_dist.checkpoint.manifest import MANIFEST_FILE, SMALL_FILES, Manifest, hash_file
 
 KILLS = 4
 
@@ -49,8 +49,9 @@ def remains(run_dir: Path, saved: list[int], reported: list[int], trained: int) 
     directory = CheckpointDirectory(run_dir)
     for step in saved:
         directory.begin(step)
-        (directory.draft(step) / "state.json").write_text(f"state of {step}\n")
-        files = {"state.json": hash_file(directory.draft(step) / "state.json")}
+        for name in SMALL_FILES:
+            (directory.draft(step) / name).write_text(f"{name} of {step}\n")
+        files = {name: hash_file(directory.draft(step) / name) for name in SMALL_FILES}
         (directory.draft(step) / MANIFEST_FILE).write_text(Manifest(step, files).dump())
         directory.commit(step)
     records: list[dict[str, object]] = [{"step": step, "loss": 1.0} for step in range(1, trained + 1)]

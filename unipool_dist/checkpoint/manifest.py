@@ -11,9 +11,14 @@ from typing import Any
 
 import xxhash
 
+from unipool_dist.base.names import OutsideError, plain_name, regular_inside
+from unipool_dist.base.reading import open_regular, read_json
 from unipool_dist.errors import CheckpointError
 
 MANIFEST_FILE = "manifest.json"
+STATE_FILE, CONFIG_FILE, INDEX_FILE = "state.json", "config.yaml", ".metadata"
+SMALL_FILES = (STATE_FILE, CONFIG_FILE, INDEX_FILE)
+"""What is read of every checkpoint before its tensors; verified even if only sizes are asked for."""
 _CHUNK_BYTES = 8 << 20
 
 
@@ -46,19 +51,26 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of the checkpoint in ``folder``.
 
     Raises:
-        CheckpointError: it is missing, unreadable, or does not have the hash it carries.
+        CheckpointError: it is missing, unreadable, does not have the hash it carries, lacks one of ``SMALL_FILES``, or
+            names a file that is not in the folder itself.
     """
     path = folder / MANIFEST_FILE
     try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
+        values: Any = read_json(regular_inside(folder, MANIFEST_FILE))
         stated = values.pop("xxh3_128")
-        manifest = Manifest(values["step"], {name: FileRecord(**record) for name, record in values["files"].items()})
+        files = {plain_name(name): FileRecord(**record) for name, record in values["files"].items()}
+        manifest = Manifest(_count(values["step"]), files)
+        for record in files.values():
+            _count(record.num_bytes)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from None
     if _content_hash(values) != stated:
         raise CheckpointError(f"{path} is damaged: its content does not have the hash that it states")
+    missing = [name for name in SMALL_FILES if name not in files]
+    if missing:
+        raise CheckpointError(f"{path} is damaged: it does not name {', '.join(missing)}")
     return manifest
 
 
@@ -67,24 +79,31 @@ def size_faults(folder: Path, manifest: Manifest) -> list[str]:
     faults = []
     for name, record in manifest.files.items():
         path = folder / name
-        if not path.is_file():
-            faults.append(f"{path} is missing")
-        elif path.stat().st_size != record.num_bytes:
-            faults.append(f"{path} has {path.stat().st_size} bytes instead of {record.num_bytes}")
+        try:
+            num_bytes = regular_inside(folder, name).stat().st_size
+        except (OSError, OutsideError) as error:
+            faults.append(_unreadable(path, error))
+            continue
+        if num_bytes != record.num_bytes:
+            faults.append(f"{path} has {num_bytes} bytes instead of {record.num_bytes}")
     return faults
 
 
 def content_faults(
     folder: Path, files: Mapping[str, FileRecord], progress: Callable[[int], None] | None = None
 ) -> list[str]:
-    """What is wrong with these files; reads every byte. ``progress`` is told of bytes read."""
+    """What is wrong with these files; reads every byte of those of the right size. ``progress`` is told of bytes read.
+
+    A link, folder, pipe or device in the place of a file is a fault, and not opened.
+    """
     faults = []
     for name, record in files.items():
         path = folder / name
         try:
-            found = hash_file(path, progress)
-        except OSError as error:
-            faults.append(f"{path} is missing" if isinstance(error, FileNotFoundError) else f"{path}: {error}")
+            num_bytes = regular_inside(folder, name).stat().st_size
+            found = hash_file(path, progress) if num_bytes == record.num_bytes else FileRecord(num_bytes, "")
+        except (OSError, ValueError) as error:
+            faults.append(_unreadable(path, error))
             continue
         if found.num_bytes != record.num_bytes:
             faults.append(f"{path} has {found.num_bytes} bytes instead of {record.num_bytes}")
@@ -94,10 +113,15 @@ def content_faults(
 
 
 def hash_file(path: Path, progress: Callable[[int], None] | None = None) -> FileRecord:
-    """Size and hash of a file."""
+    """Size and hash of a regular file.
+
+    Raises:
+        OSError: it is missing or cannot be read.
+        UnsafeFileError: it is not a regular file.
+    """
     digest, num_bytes = xxhash.xxh3_128(), 0
     buffer = bytearray(_CHUNK_BYTES)
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         while count := file.readinto(buffer):
             digest.update(memoryview(buffer)[:count])
             num_bytes += count
@@ -124,6 +148,19 @@ def deal(files: Mapping[str, FileRecord], num_ranks: int) -> list[dict[str, File
 def join_faults(faults: Iterable[str]) -> str:
     """Several faults in one line."""
     return "; ".join(faults)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{path} is missing"
+    return str(error) if isinstance(error, OutsideError) else f"{path}: {error}"
+
+
+def _count(value: object) -> int:
+    """``value`` if it can be a step or a size."""
+    if type(value) is not int or not 0 <= value < 1 << 62:
+        raise ValueError(f"{value!r:.50} is no count")
+    return value
 
 
 def _content_hash(content: Mapping[str, Any]) -> str:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import datetime
-import json
 import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from unipool_dist.base.names import OutsideError, regular_inside
+from unipool_dist.base.reading import read_json
+from unipool_dist.checkpoint.manifest import CONFIG_FILE, STATE_FILE
 from unipool_dist.config import Config, load_config
 from unipool_dist.errors import CheckpointError, ConfigError
 
-STATE_FILE = "state.json"
-CONFIG_FILE = "config.yaml"
 FORMAT_VERSION = 1
+_MAX_SEGMENTS = 10_000
+
+Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 
 
 class _Record(BaseModel):
@@ -30,7 +33,7 @@ class DataIdentity(_Record):
     tokenizer_hash: str | None
     content_hash: str | None
     """``None`` in a checkpoint made from an exported model, which may be trained on any corpus."""
-    segments: tuple[int, ...]
+    segments: Annotated[tuple[Annotated[int, Field(gt=0, lt=1 << 62)], ...], Field(max_length=_MAX_SEGMENTS)]
     """Samples for which the order of the data was drawn; a second number is there if the run was made longer later."""
 
 
@@ -45,9 +48,9 @@ class Progress(_Record):
     """Where a run stands after ``step`` steps."""
 
     format_version: int = FORMAT_VERSION
-    step: int
-    consumed_samples: int
-    schedule_steps: int
+    step: Count
+    consumed_samples: Count
+    schedule_steps: Count
     """Where the learning-rate schedule stands, and Adam's bias correction."""
     optimizer_states: bool
     """Whether there are optimizer states; not in a checkpoint made from an exported model."""
@@ -71,14 +74,14 @@ def read_progress(folder: Path) -> Progress:
     """
     path = folder / STATE_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(regular_inside(folder, STATE_FILE))
         if values.get("format_version", 0) > FORMAT_VERSION:
             raise CheckpointError(
                 f"{path} has format_version={values['format_version']}, this unipool_dist reads up to "
                 f"{FORMAT_VERSION}; install the version that wrote it: {values.get('versions', {}).get('unipool-dist')}"
             )
         return Progress.model_validate(values)
-    except (OSError, ValueError, AttributeError, ValidationError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, ValidationError) as error:
         raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
 
 
@@ -89,8 +92,8 @@ def read_config(folder: Path) -> Config:
         CheckpointError: it cannot be read by this version.
     """
     try:
-        return load_config(folder / CONFIG_FILE)
-    except ConfigError as error:
+        return load_config(regular_inside(folder, CONFIG_FILE))
+    except (ConfigError, OutsideError) as error:
         raise CheckpointError(f"the checkpoint's configuration cannot be used: {error}") from None
 
 

@@ -10,7 +10,9 @@ import random
 import numpy as np
 import torch
 
+from unipool_dist.checkpoint.manifest import STATE_FILE
 from unipool_dist.checkpoint.progress import RandomState
+from unipool_dist.errors import CheckpointError
 
 
 def seed_generators(seed: int) -> None:
@@ -31,8 +33,17 @@ def random_state() -> RandomState:
 
 
 def restore_random_state(state: RandomState) -> None:
-    """Set Python's and numpy's global generators."""
-    kind, values, gauss = state.python
-    random.setstate((kind, tuple(values), gauss))
-    name, keys, *rest = state.numpy
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    """Set Python's and numpy's global generators.
+
+    Raises:
+        CheckpointError: this is no state of theirs.
+    """
+    try:
+        kind, values, gauss = state.python
+        random.setstate((kind, tuple(values), gauss))
+        name, keys, *rest = state.numpy
+        np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    except (TypeError, ValueError, OverflowError, IndexError) as error:
+        raise CheckpointError(
+            f"the checkpoint's {STATE_FILE} has no state of random generators ({error}): resume from another step"
+        ) from None

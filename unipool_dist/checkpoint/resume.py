@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.manifest import (
     MANIFEST_FILE,
+    SMALL_FILES,
     FileRecord,
     Manifest,
     content_faults,
@@ -25,17 +26,15 @@ from unipool_dist.checkpoint.manifest import (
     size_faults,
 )
 from unipool_dist.checkpoint.planners import PieceLoadPlanner
-from unipool_dist.checkpoint.progress import CONFIG_FILE, STATE_FILE, Progress, read_config, read_progress
+from unipool_dist.checkpoint.progress import Progress, read_config, read_progress
 from unipool_dist.checkpoint.randomness import restore_random_state
 from unipool_dist.checkpoint.state import Held, RunState
-from unipool_dist.checkpoint.storage import INDEX_FILE, SafeReader
+from unipool_dist.checkpoint.storage import SafeReader
 from unipool_dist.config import Config
 from unipool_dist.errors import CheckpointError
 from unipool_dist.topology.agreement import failing_together
 
 Verify = Literal["size", "hash"]
-SMALL_FILES = (STATE_FILE, CONFIG_FILE, INDEX_FILE)
-"""Read by every rank before anything else; verified even if only sizes are asked for."""
 
 
 class DamagedError(CheckpointError):
@@ -104,6 +103,8 @@ class Found:
     progress: Progress
     config: Config
     """Resolved configuration of the run that wrote it."""
+    files: Mapping[str, FileRecord]
+    """Of the manifest: all that may be opened."""
     verification: Verification
     damaged: Mapping[int, str] = field(default_factory=dict)
     """Newer checkpoints that were passed over, with what is wrong with them."""
@@ -148,7 +149,9 @@ def find_checkpoint(
             large = {name: record for name, record in manifest.files.items() if name not in SMALL_FILES}
             mine = deal(large, group.size())[group.rank()] if verify == "hash" else {}
             verification = Verification(step, folder, mine, group)
-            return Found(step, folder, read_progress(folder), read_config(folder), verification, passed_over)
+            return Found(
+                step, folder, read_progress(folder), read_config(folder), manifest.files, verification, passed_over
+            )
         if from_step is not None:
             raise DamagedError(step, fault)
         passed_over[step] = fault
@@ -199,7 +202,7 @@ def load_pieces(found: Found, held: Iterable[Held], group: dist.ProcessGroup) ->
     """
     planner = PieceLoadPlanner([(item.piece, item.values) for item in held])
     with failing_together(f"reading the index of {found.folder}", group):
-        reader = SafeReader(found.folder, found.verification.wait_for)
+        reader = SafeReader(found.folder, found.files, found.verification.wait_for)
     try:
         dcp.load({}, storage_reader=reader, planner=planner, process_group=group)
     except CheckpointException as error:

@@ -15,12 +15,20 @@ from torch.utils.serialization import config as serialization_config
 
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.durable import flush, write_durably
-from unipool_dist.checkpoint.manifest import MANIFEST_FILE, FileRecord, Manifest, hash_file
+from unipool_dist.checkpoint.manifest import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    MANIFEST_FILE,
+    STATE_FILE,
+    FileRecord,
+    Manifest,
+    hash_file,
+)
 from unipool_dist.checkpoint.pieces import Piece
 from unipool_dist.checkpoint.planners import PieceSavePlanner
-from unipool_dist.checkpoint.progress import CONFIG_FILE, STATE_FILE, Progress
+from unipool_dist.checkpoint.progress import Progress
 from unipool_dist.checkpoint.shares import Write
-from unipool_dist.checkpoint.storage import INDEX_FILE, HashingWriter
+from unipool_dist.checkpoint.storage import HashingWriter
 from unipool_dist.checkpoint.transfer import Buffers, collect_pieces
 from unipool_dist.config import Config, dump_config
 from unipool_dist.errors import CheckpointError

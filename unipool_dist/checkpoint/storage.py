@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
 
+from unipool_dist.base.names import regular_inside
+from unipool_dist.checkpoint.index import read_index
 from unipool_dist.checkpoint.manifest import FileRecord
 from unipool_dist.checkpoint.records import RecordFile, read_part
-from unipool_dist.errors import CheckpointError
 
 
 class HashingWriter(FileSystemWriter):
@@ -42,21 +42,27 @@ class HashingWriter(FileSystemWriter):
 
 
 class SafeReader(FileSystemReader):
-    """Reads tensors alone, and of a tensor's record its elements alone; the index, which is a pickle, through an
-    unpickler that knows its few classes and no other.
+    """Reads tensors alone, and of a tensor's record its elements alone; the index, which is a pickle, as
+    :func:`~unipool_dist.checkpoint.index.read_index` does.
 
     Args:
+        files: those of the manifest; no other is opened.
         wait_for: called with a file's name and a position in it before anything up to there is read.
 
     Raises:
-        CheckpointError: the index is damaged, or asks for anything else.
+        CheckpointError: the index is damaged, asks for anything else, or does not fit ``files``.
     """
 
-    def __init__(self, path: Path, wait_for: Callable[[str, int], None] = lambda name, num_bytes: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        files: Mapping[str, FileRecord],
+        wait_for: Callable[[str, int], None] = lambda name, num_bytes: None,
+    ) -> None:
         super().__init__(path)
         self._wait_for = wait_for
         # Now, because torch.distributed.checkpoint would log an error of it with its traceback, and try once more.
-        self._index = _read_index(path / INDEX_FILE)
+        self._index = read_index(path, files)
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         self._index.storage_meta = StorageMeta(load_id=self.load_id)
@@ -68,7 +74,7 @@ class SafeReader(FileSystemReader):
             for item in sorted(plan.items, key=lambda item: (self._info(item).relative_path, self._info(item).offset)):
                 info = self._info(item)
                 if info.relative_path not in files:
-                    files[info.relative_path] = RecordFile(Path(self.path) / info.relative_path)
+                    files[info.relative_path] = RecordFile(regular_inside(Path(self.path), info.relative_path))
                 tensor = self._index.state_dict_metadata[item.storage_index.fqn]
                 assert isinstance(tensor, TensorStorageMetadata)
                 chunk = next(chunk for chunk in tensor.chunks if chunk.offsets == item.storage_index.offset)
@@ -88,51 +94,6 @@ class SafeReader(FileSystemReader):
     def _info(self, item: ReadItem) -> Any:
         """File, offset and length of the record that an item is read from."""
         return self.storage_data[item.storage_index]
-
-
-def _read_index(path: Path) -> Metadata:
-    try:
-        with path.open("rb") as file:
-            index = _IndexUnpickler(file, path).load()
-    except CheckpointError:
-        raise
-    except Exception as error:  # unpickling raises anything
-        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from None
-    if not isinstance(index, Metadata):
-        raise CheckpointError(f"{path} is no index of a checkpoint; restore the file or delete the checkpoint")
-    return index
-
-
-INDEX_FILE = ".metadata"
-
-_SAFE = {
-    "torch": {"Size", *(name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype))},
-    "torch.serialization": {"_get_layout"},
-    "torch.distributed.checkpoint.metadata": {
-        "_MEM_FORMAT_ENCODING",
-        "ChunkStorageMetadata",
-        "Metadata",
-        "MetadataIndex",
-        "StorageMeta",
-        "TensorProperties",
-        "TensorStorageMetadata",
-    },
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
-}
-
-
-class _IndexUnpickler(pickle.Unpickler):
-    def __init__(self, file: Any, path: Path) -> None:
-        super().__init__(file)
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name not in _SAFE.get(module, ()):
-            raise CheckpointError(
-                f"{self._path} asks for {module}.{name}, which an index of tensors has no use for; it was not written "
-                f"by unipool_dist, or tampered with, and is not loaded"
-            )
-        return super().find_class(module, name)
 
 
 class _HashingStream(io.BufferedWriter):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.checkpoint.progress import CONFIG_FILE
+from unipool_dist.checkpoint.manifest import CONFIG_FILE
 from unipool_dist.config import Config, load_config, resolve_config
 from unipool_dist.errors import CheckpointError, ConfigError
 from unipool_dist.topology.layout import rank_grid

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from unipool_dist.base.belongings import any_file, exists, listed, remove
 from unipool_dist.base.drafts import LOCK_FILE, DraftLockedError, check_draft, draft_kind, locked_draft
 from unipool_dist.checkpoint.durable import flush, rename_durably, write_durably
-from unipool_dist.checkpoint.manifest import hash_file
+from unipool_dist.checkpoint.manifest import CONFIG_FILE, hash_file
 from unipool_dist.checkpoint.offline.counting import Bar, Count, no_bar
 from unipool_dist.checkpoint.offline.export_format import (
     EXPORT_FILE,
@@ -28,7 +28,7 @@ from unipool_dist.checkpoint.offline.export_format import (
 from unipool_dist.checkpoint.offline.export_tokenizer import copy_tokenizer
 from unipool_dist.checkpoint.offline.locate import Located
 from unipool_dist.checkpoint.offline.reading import TensorInfo, TensorReader
-from unipool_dist.checkpoint.progress import CONFIG_FILE, now
+from unipool_dist.checkpoint.progress import now
 from unipool_dist.config import dump_config
 from unipool_dist.data.tokenizer import TOKENIZER_FILES
 from unipool_dist.errors import CheckpointError

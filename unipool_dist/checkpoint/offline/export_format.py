@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from unipool_dist.base.names import plain_name, regular_inside
+from unipool_dist.base.reading import read_json
 from unipool_dist.errors import CheckpointError
 
 EXPORT_FILE = "export.json"
@@ -15,6 +16,9 @@ INDEX_FILE = "model.safetensors.index.json"
 FORMAT_VERSION = 1
 
 Dtype = Literal["fp32", "bf16"]
+Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+FileName = Annotated[str, AfterValidator(plain_name)]
+"""Of a file in the export's own folder."""
 
 
 class _Record(BaseModel):
@@ -24,7 +28,7 @@ class _Record(BaseModel):
 class ExportedFile(_Record):
     """What a file with weights must be."""
 
-    num_bytes: int
+    num_bytes: Count
     xxh3_128: str
 
 
@@ -33,18 +37,18 @@ class ExportRecord(_Record):
 
     format: Literal["unipool-dist export"] = "unipool-dist export"
     format_version: int = FORMAT_VERSION
-    step: int
-    tokens: int
+    step: Count
+    tokens: Count
     """On which the model was trained."""
     dtype: Dtype
     """Of all weights but the routers', which are fp32 always."""
-    num_parameters: int
+    num_parameters: Count
     tokenizer_hash: str | None
-    tokenizer_files: tuple[str, ...]
+    tokenizer_files: tuple[FileName, ...]
     versions: dict[str, str]
     """Of the run."""
     exported_at: str
-    files: dict[str, ExportedFile]
+    files: dict[FileName, ExportedFile]
 
     def dump(self) -> str:
         """The text of ``export.json``."""
@@ -70,11 +74,11 @@ def read_export_record(path: Path) -> ExportRecord:
     """Read ``export.json`` of the exported model in ``path``.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or it is of a later format.
+        CheckpointError: there is none, it is damaged, it names a file elsewhere, or it is of a later format.
     """
     file = path / EXPORT_FILE
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_json(regular_inside(path, EXPORT_FILE))
         if values.get("format_version", 0) > FORMAT_VERSION:
             raise CheckpointError(
                 f"{file} has format_version={values['format_version']}, this unipool_dist reads up to "

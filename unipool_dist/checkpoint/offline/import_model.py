@@ -9,14 +9,15 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from unipool_dist.base.names import OutsideError, regular_inside
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.checkpoint.manifest import FileRecord, content_faults, join_faults
+from unipool_dist.checkpoint.manifest import CONFIG_FILE, FileRecord, content_faults, join_faults
 from unipool_dist.checkpoint.offline.counting import Bar, no_bar
 from unipool_dist.checkpoint.offline.cuts import cut_into_files
 from unipool_dist.checkpoint.offline.export_format import ExportRecord, read_export_record
 from unipool_dist.checkpoint.offline.rewrite import rewrite_checkpoint
 from unipool_dist.checkpoint.pieces import Piece, Shape, whole
-from unipool_dist.checkpoint.progress import CONFIG_FILE, DataIdentity, Progress, current_versions, now
+from unipool_dist.checkpoint.progress import DataIdentity, Progress, current_versions, now
 from unipool_dist.config import Config, dump_config, load_config
 from unipool_dist.config.resolve import check_num_experts
 from unipool_dist.errors import CheckpointError, ConfigError
@@ -46,9 +47,10 @@ def open_export(path: Path, bar: Bar = no_bar) -> Export:
         CheckpointError: it is no exported model, it is damaged, or a tensor is missing or has another shape or type.
     """
     record = read_export_record(path)
-    config = _read_config(path / CONFIG_FILE)
-    shapes = parameter_shapes(config) | bias_shapes(config)
+    config = _read_config(path)
     hashes = {name: FileRecord(file.num_bytes, file.xxh3_128) for name, file in record.files.items()}
+    _check_size(config, path, sum(file.num_bytes for file in hashes.values()))
+    shapes = parameter_shapes(config) | bias_shapes(config)
     with bar("verifying", sum(file.num_bytes for file in hashes.values())) as count:
         faults = content_faults(path, hashes, count)
     if faults:
@@ -117,16 +119,28 @@ def check_is_no_run(run_dir: Path) -> None:
         raise CheckpointError(f"{run_dir} holds a run already; choose another directory or delete it")
 
 
-def _read_config(path: Path) -> Config:
+def _read_config(folder: Path) -> Config:
+    path = folder / CONFIG_FILE
     try:
-        config = load_config(path)
+        config = load_config(regular_inside(folder, CONFIG_FILE))
         model, pool = config.model, config.pool
         if None in (model.vocab_size, model.ffn_hidden_size, model.num_query_groups, pool.layers_per_group):
             raise CheckpointError(f"{path} leaves sizes of the model open, as no exported one does; export again")
         check_num_experts(config)
-    except ConfigError as error:
+    except (ConfigError, OutsideError) as error:
         raise CheckpointError(f"{path} cannot be used: {error}; export again") from None
     return config
+
+
+def _check_size(config: Config, path: Path, num_bytes: int) -> None:
+    """Refuse a configuration whose model has more layers or experts than files of this size could hold, before they are
+    all listed: each has more weights than the model is wide, of two bytes at least."""
+    experts = config.pool.num_experts if config.pool.router != "none" else 0
+    if (config.model.num_layers + experts) * config.model.hidden_size * 2 > num_bytes:
+        raise CheckpointError(
+            f"the weights in {path} have {num_bytes:,} bytes, too few for the model that its {CONFIG_FILE} describes; "
+            f"export again"
+        )
 
 
 def _open_files(paths: list[Path]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from unipool_dist.checkpoint.manifest import read_manifest
 from unipool_dist.checkpoint.pieces import Piece, Shape, whole
 from unipool_dist.checkpoint.planners import PieceLoadPlanner
 from unipool_dist.checkpoint.storage import SafeReader
@@ -50,12 +51,12 @@ class TensorReader:
     """The tensors of the checkpoint in ``folder``. Nothing that its files hold is ever executed.
 
     Raises:
-        CheckpointError: the index cannot be read or asks for what an index has no use for.
+        CheckpointError: the manifest or the index cannot be read, or the index asks for what it has no use for.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._reader = SafeReader(folder)
+        self._reader = SafeReader(folder, read_manifest(folder).files)
         index = self._reader.read_metadata().state_dict_metadata
         self.tensors = {name: _info(folder, name, saved) for name, saved in sorted(index.items())}
 

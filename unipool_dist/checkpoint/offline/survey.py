@@ -118,7 +118,7 @@ def _sizes(folder: Path) -> list[tuple[str, int]]:
     sizes = []
     try:
         for path in folder.iterdir():
-            sizes.append((path.name, path.stat().st_size))
+            sizes.append((path.name, path.lstat().st_size))
     except FileNotFoundError:
         pass
     return sizes

@@ -65,4 +65,5 @@ def layout(sizes: Mapping[str, int]) -> str:
     """The layout of the run that wrote a checkpoint; an imported model was written by none."""
     if not sizes:
         return "imported"
-    return f"pp {sizes['pp']} x dp {sizes['dp']} x tp {sizes['tp']}, q {sizes['pool_parallel_size']}"
+    pp, dp, tp, q = (sizes.get(name, "?") for name in ("pp", "dp", "tp", "pool_parallel_size"))
+    return f"pp {pp} x dp {dp} x tp {tp}, q {q}"
