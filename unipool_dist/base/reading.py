@@ -10,11 +10,13 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 MAX_TEXT_BYTES = 64 << 20
 """Far above any manifest or record that this program writes."""
+MAX_LINE_BYTES = 16 << 20
 MAX_DEPTH = 64
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.S)
 
@@ -57,6 +59,21 @@ def read_json(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> Any:
         ValueError: it is not JSON, too deeply nested, or refused by :func:`read_bytes`.
     """
     return parse_json(read_text(path, max_bytes=max_bytes))
+
+
+def read_lines(path: Path, *, max_bytes: int = MAX_LINE_BYTES) -> Iterator[str]:
+    """Yield the lines of a regular file of UTF-8 text, without their ends; an incomplete last line, left by a crash, is
+    left out. The file may be of any length, a line not.
+
+    Raises:
+        OSError: it is missing or cannot be read.
+        ValueError: it is not UTF-8, not a regular file, or a line has more than ``max_bytes``.
+    """
+    with open_regular(path) as file:
+        while (line := file.readline(max_bytes + 1)).endswith(b"\n"):
+            yield line[:-1].decode("utf-8")
+        if len(line) > max_bytes:
+            raise UnsafeFileError(f"it has a line of more than {max_bytes:,} bytes")
 
 
 def parse_json(text: str | bytes) -> Any:

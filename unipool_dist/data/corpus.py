@@ -7,10 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from unipool_dist.data.manifest import Domain, FileRecord, Manifest, file_sha256, read_manifest
-from unipool_dist.data.tokenizer import Tokenizer, load_tokenizer
+from unipool_dist.base.names import OutsideError, regular_inside
+from unipool_dist.data.manifest import Domain, FileRecord, Manifest, combined_hash, file_sha256, read_manifest
+from unipool_dist.data.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 from unipool_dist.errors import DataError
 
 Verify = Literal["size", "hash"]
@@ -38,7 +37,7 @@ class Corpus:
         directory = Path(path)
         manifest = read_manifest(directory)
         for name, record in manifest.files.items():
-            fault = _fault(directory / name, record, verify)
+            fault = _fault(directory, name, record, verify)
             if fault:
                 raise DataError(
                     f"corpus file {directory / name} {fault}; run `unipool-dist data prepare {directory} --force` with "
@@ -68,9 +67,28 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer the corpus was packed with, loaded at first use."""
+        """The tokenizer the corpus was packed with, loaded at first use.
+
+        Raises:
+            DataError: its files are not those of the manifest, or do not hold what it says.
+        """
         record = self.manifest.tokenizer
-        return load_tokenizer(record.kind, self.path, record.sha256)
+        remedy = "prepare the corpus anew, or have it copied again"
+        try:
+            found = combined_hash(
+                {name: file_sha256(regular_inside(self.path, name)) for name in TOKENIZER_FILES[record.kind]}
+            )
+        except (OSError, ValueError) as error:
+            raise DataError(f"the tokenizer of corpus {self.path} cannot be read ({error}): {remedy}") from None
+        if found != record.sha256:
+            raise DataError(f"the tokenizer of corpus {self.path} is corrupt (its sha256 differs): {remedy}")
+        tokenizer = load_tokenizer(record.kind, self.path, record.sha256)
+        if (tokenizer.vocab_size, tokenizer.eod) != (record.vocab_size, record.eod):
+            raise DataError(
+                f"the tokenizer of corpus {self.path} has vocab_size={tokenizer.vocab_size} and eod={tokenizer.eod}, "
+                f"its manifest says {record.vocab_size} and {record.eod}: {remedy}"
+            )
+        return tokenizer
 
     def domain(self, name: str) -> Domain:
         """The domain called ``name``.
@@ -88,17 +106,18 @@ class Corpus:
         return self.path / f"{domain}.{split}"
 
 
-def store_dtype(vocab_size: int) -> type[np.uint16] | type[np.int32]:
-    """The type of one token on disk, chosen as Megatron-core does."""
-    return np.uint16 if vocab_size < 65500 else np.int32
-
-
-def _fault(path: Path, record: FileRecord, verify: Verify) -> str | None:
-    if not path.is_file():
+def _fault(directory: Path, name: str, record: FileRecord, verify: Verify) -> str | None:
+    try:
+        path = regular_inside(directory, name)
+        num_bytes = path.stat().st_size
+        if num_bytes != record.num_bytes:
+            return f"has {num_bytes} bytes instead of {record.num_bytes}"
+        if verify == "hash" and file_sha256(path) != record.sha256:
+            return "is corrupt (its sha256 differs from the manifest's)"
+    except FileNotFoundError:
         return "is missing"
-    num_bytes = path.stat().st_size
-    if num_bytes != record.num_bytes:
-        return f"has {num_bytes} bytes instead of {record.num_bytes}"
-    if verify == "hash" and file_sha256(path) != record.sha256:
-        return "is corrupt (its sha256 differs from the manifest's)"
+    except OutsideError:
+        return "is a link, a folder or a device, and a corpus has regular files of its own"
+    except (OSError, ValueError) as error:
+        return f"cannot be read ({error})"
     return None

@@ -1,7 +1,8 @@
 """``manifest.json``: what a prepared corpus holds, where it came from, and the hash of every file.
 
 Guarantees: the same sources and options give the same bytes on every machine (no times, no paths); the manifest is the
-last file written, so a directory without one is no corpus.
+last file written, so a directory without one is no corpus; and one that is read names every file that a corpus is
+opened with, by plain names, with sizes that fit the tokens that it counts.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from unipool_dist.data.tokenizer import TokenizerKind
+from unipool_dist.base.names import plain_name, regular_inside
+from unipool_dist.base.reading import open_regular, read_json
+from unipool_dist.data.tokenizer import TOKENIZER_FILES, TokenizerKind
 from unipool_dist.errors import DataError
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SPLITS = ("train", "validation")
+
+Count = Annotated[int, Field(ge=1, lt=1 << 62)]
+FileName = Annotated[str, AfterValidator(plain_name)]
 
 
 class Record(BaseModel):
@@ -46,28 +53,28 @@ class Domain(Record):
     """
 
     origins: list[Origin]
-    train_documents: int
-    validation_documents: int
-    train_bytes: int
-    validation_bytes: int
-    train_tokens: int
-    validation_tokens: int
-    unigram_entropy: float
+    train_documents: Count
+    validation_documents: Count
+    train_bytes: Count
+    validation_bytes: Count
+    train_tokens: Count
+    validation_tokens: Count
+    unigram_entropy: Annotated[float, Field(allow_inf_nan=False)]
 
 
 class TokenizerRecord(Record):
     """The tokenizer's kind, size, and the hash over its files."""
 
     kind: TokenizerKind
-    vocab_size: int
-    eod: int
+    vocab_size: Annotated[int, Field(ge=1, lt=1 << 31)]
+    eod: Annotated[int, Field(ge=0, lt=1 << 31)]
     sha256: str
 
 
 class FileRecord(Record):
     """Size and hash of one file of the corpus."""
 
-    num_bytes: int
+    num_bytes: Annotated[int, Field(ge=0, lt=1 << 62)]
     sha256: str
 
 
@@ -77,8 +84,8 @@ class Manifest(Record):
     format_version: int
     options: dict[str, Any]
     tokenizer: TokenizerRecord
-    domains: dict[str, Domain]
-    files: dict[str, FileRecord]
+    domains: Annotated[dict[FileName, Domain], Field(min_length=1)]
+    files: dict[FileName, FileRecord]
 
     def content_hash(self) -> str:
         """Hash over the names and hashes of all files: equal for corpora with equal tokens and tokenizer."""
@@ -91,8 +98,13 @@ def combined_hash(hashes: dict[str, str]) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of the file at ``path``."""
-    with path.open("rb") as file:
+    """Hex sha256 of the regular file at ``path``.
+
+    Raises:
+        OSError: it is missing or cannot be read.
+        UnsafeFileError: it is a pipe, a device or a folder.
+    """
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -116,12 +128,13 @@ def read_manifest(directory: Path) -> Manifest:
     """Read the manifest in ``directory``.
 
     Raises:
-        DataError: there is none, it is damaged, or it was written in another format.
+        DataError: there is none, it is damaged or does not fit the files that it names, or it was written in another
+            format.
     """
     path = directory / MANIFEST_NAME
     remedy = f"run `unipool-dist data prepare {directory}`"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(regular_inside(directory, MANIFEST_NAME))
     except FileNotFoundError:
         raise DataError(f"no prepared corpus at {directory}: {path} does not exist; {remedy}") from None
     except (OSError, ValueError) as error:
@@ -130,8 +143,38 @@ def read_manifest(directory: Path) -> Manifest:
     if version != FORMAT_VERSION:
         raise DataError(f"{path} has format_version={version}, this release reads {FORMAT_VERSION}; {remedy} --force")
     try:
-        return Manifest.model_validate(values)
+        manifest = Manifest.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise DataError(f"{path} is damaged: {field}: {first['msg']}; {remedy} --force") from None
+    fault = _fault(manifest)
+    if fault:
+        raise DataError(f"{path} is damaged: {fault}; {remedy} --force")
+    return manifest
+
+
+def store_dtype(vocab_size: int) -> type[np.uint16] | type[np.int32]:
+    """The type of one token on disk, chosen as Megatron-core does."""
+    return np.uint16 if vocab_size < 65500 else np.int32
+
+
+def _fault(manifest: Manifest) -> str | None:
+    """What does not fit in the numbers of ``manifest``, which decide what is read and allocated."""
+    tokenizer = manifest.tokenizer
+    names = TOKENIZER_FILES[tokenizer.kind]
+    stores = {f"{domain}.{split}.{end}" for domain in manifest.domains for split in SPLITS for end in ("bin", "idx")}
+    missing = sorted({*names, *stores} - manifest.files.keys())
+    if missing:
+        return f"it does not name the file {missing[0]}"
+    if combined_hash({name: manifest.files[name].sha256 for name in names}) != tokenizer.sha256:
+        return "the tokenizer's hash is not that of its files"
+    # A piece of a vocabulary takes a byte at least, wherever it is written down.
+    if not tokenizer.eod < tokenizer.vocab_size <= sum(manifest.files[name].num_bytes for name in names):
+        return f"vocab_size={tokenizer.vocab_size} and eod={tokenizer.eod} do not fit the tokenizer's files"
+    itemsize = np.dtype(store_dtype(tokenizer.vocab_size)).itemsize
+    for name, domain in manifest.domains.items():
+        for split, tokens in zip(SPLITS, (domain.train_tokens, domain.validation_tokens), strict=True):
+            if manifest.files[f"{name}.{split}.bin"].num_bytes != tokens * itemsize:
+                return f"{name}.{split}.bin does not have the size of {tokens:,} tokens"
+    return None

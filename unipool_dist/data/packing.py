@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from unipool_dist.data.corpus import store_dtype
-from unipool_dist.data.manifest import Domain
+from unipool_dist.data.manifest import Domain, store_dtype
 from unipool_dist.data.megatron import import_megatron
 from unipool_dist.data.progress import Progress
 from unipool_dist.data.spool import Spool

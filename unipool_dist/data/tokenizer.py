@@ -5,12 +5,12 @@ A tokenizer is known by the hash of its files, never by their path, so that movi
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from unipool_dist.base.reading import read_json
 from unipool_dist.errors import DataError
 
 TokenizerKind = Literal["sentencepiece", "gpt2"]
@@ -19,6 +19,7 @@ TOKENIZER_FILES: dict[TokenizerKind, tuple[str, ...]] = {
     "gpt2": ("encoder.json", "vocab.bpe"),
 }
 GPT2_EOD = "<|endoftext|>"
+_MAX_GAPS = 4  # ids for each piece of a vocabulary, whose ids need not follow one another
 NO_PAD = -1
 """No token stands for padding: packed sequences have none, and a mask marks what is padded elsewhere."""
 
@@ -50,6 +51,9 @@ class SentencePieceTokenizer:
     """BPE over bytes-in-reserve: text outside the vocabulary becomes its bytes, so nothing is ever unknown.
 
     Not kept by a round trip: U+2581, which SentencePiece uses for the space.
+
+    Raises:
+        DataError: the model cannot be read.
     """
 
     pad = NO_PAD
@@ -57,7 +61,10 @@ class SentencePieceTokenizer:
     def __init__(self, model: Path, *, sha256: str) -> None:
         import sentencepiece
 
-        self._processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"cannot read the tokenizer {model}: {error}; prepare the corpus anew") from None
         self.vocab_size: int = self._processor.vocab_size()
         self.eod: int = self._processor.eos_id()
         self.unique_identifiers: OrderedDict[str, Any] = OrderedDict([("class", "sentencepiece"), ("sha256", sha256)])
@@ -88,7 +95,7 @@ class Gpt2Tokenizer:
         except ImportError:
             raise DataError("a GPT-2 tokenizer needs the package 'tokenizers': pip install tokenizers") from None
         try:
-            ids: dict[str, int] = json.loads(vocab.read_text(encoding="utf-8"))
+            ids = _checked(read_json(vocab))
             self._bpe = tokenizers.ByteLevelBPETokenizer(vocab=str(vocab), merges=str(merges))
         except Exception as error:  # tokenizers raises bare Exceptions for malformed files
             raise DataError(
@@ -112,6 +119,19 @@ class Gpt2Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._bpe.decode([int(i) for i in ids if i != self.eod]))
+
+
+def _checked(ids: Any) -> dict[str, int]:
+    """GPT-2's vocabulary; its ids decide the size of the model's embedding.
+
+    Raises:
+        ValueError: it is no dictionary of ids that are near to one another.
+    """
+    if not isinstance(ids, dict) or not ids or not all(type(i) is int and i >= 0 for i in ids.values()):
+        raise ValueError("the vocabulary does not map pieces to ids")
+    if max(ids.values()) >= _MAX_GAPS * len(ids):
+        raise ValueError(f"the vocabulary has {len(ids)} pieces and ids up to {max(ids.values())}")
+    return ids
 
 
 def load_tokenizer(kind: TokenizerKind, directory: Path, sha256: str) -> Tokenizer:

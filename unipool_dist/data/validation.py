@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from unipool_dist.data.batches import Batch, check_tokens
-from unipool_dist.data.corpus import Corpus, store_dtype
+from unipool_dist.data.corpus import Corpus
+from unipool_dist.data.manifest import store_dtype
 from unipool_dist.errors import DataError
 
 

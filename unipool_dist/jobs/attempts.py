@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unipool_dist.base.console import say
+from unipool_dist.base.reading import parse_json, read_bytes
 
 ATTEMPTS_FILE = "attempts.jsonl"
 LOCAL = "local"
@@ -66,9 +67,9 @@ class AttemptLog:
         """
         log = cls(folder)
         path = folder / ATTEMPTS_FILE
-        for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
+        for line in read_bytes(path).decode("utf-8", "replace").splitlines() if path.exists() else []:
             try:
-                event: dict[str, Any] = json.loads(line)
+                event: dict[str, Any] = parse_json(line)
                 kind = event.pop("event")
                 if kind == "start":
                     log.attempts.append(Attempt(**event))

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from unipool_dist.base.writing import replace_text
+from unipool_dist.base.reading import read_json, read_text
 from unipool_dist.config import Config, load_config
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs.profile import Profile, parse_profile
@@ -83,7 +84,7 @@ class JobFolder:
         """
         path = self.path / _JOB_FILE
         try:
-            return Job(**json.loads(path.read_text(encoding="utf-8")))
+            return Job(**read_json(path))
         except FileNotFoundError:
             raise UnipoolError(f"{self.run_dir} was not submitted with `unipool-dist submit`: no {path}") from None
         except PermissionError:  # somebody else's run: nothing is wrong with it
@@ -97,7 +98,7 @@ class JobFolder:
     def submissions(self) -> list[str]:
         """Ids of the jobs that were submitted for it, oldest first."""
         path = self.path / "submissions"
-        return path.read_text(encoding="utf-8").split() if path.exists() else []
+        return read_text(path).split() if path.exists() else []
 
     def add_submission(self, job_id: str) -> None:
         with (self.path / "submissions").open("a", encoding="utf-8") as file:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from unipool_dist.base.reading import open_regular, parse_json
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs.attempts import LOCAL, Attempt, AttemptLog
@@ -180,15 +180,15 @@ def _limit_left(fields: Mapping[str, str]) -> float | None:
 def _last_training_record(run_dir: Path) -> dict[str, Any]:
     """The last logged step in ``metrics.jsonl``; reads only the end of the file."""
     try:
-        with (run_dir / "metrics.jsonl").open("rb") as file:
+        with open_regular(run_dir / "metrics.jsonl") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - _TAIL_BYTES))
             lines = file.read().decode("utf-8", errors="replace").split("\n")
-    except OSError:
+    except (OSError, ValueError):
         return {}
     for line in reversed(lines[:-1]):  # the last is empty or still being written
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             continue
         if isinstance(record, dict) and "loss" in record:

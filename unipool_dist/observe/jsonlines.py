@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from unipool_dist.base.writing import replace_text
+from unipool_dist.base.reading import parse_json, read_lines
 from unipool_dist.errors import NonFiniteError, UnipoolError
 from unipool_dist.observe.naming import naming
 
@@ -58,19 +59,29 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of ``path`` in order; an incomplete last line, left by a crash, is ignored.
 
     Raises:
-        UnipoolError: a line other than the last is not a JSON object with a ``step``.
+        OSError: it is missing or cannot be read.
+        UnipoolError: a line other than the last is not a JSON object with a ``step``, or this is no file of text.
     """
-    lines = path.read_text(encoding="utf-8").split("\n")
     records = []
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break is empty or was cut short
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            record = None
-        if not isinstance(record, dict) or "step" not in record:
-            raise UnipoolError(f"{path}, line {number}, is not a JSON object with a step; remove that line to go on")
-        records.append(record)
+    try:
+        for number, line in enumerate(read_lines(path), start=1):
+            record = _parsed(line)
+            if not isinstance(record, dict) or type(record.get("step")) is not int:
+                raise UnipoolError(
+                    f"{path}, line {number}, is not a JSON object with a step; remove that line to go on"
+                )
+            records.append(record)
+    except ValueError as error:
+        raise UnipoolError(f"{path} cannot be read: {error}; restore it from a copy, or remove it") from None
     return records
+
+
+def _parsed(line: str) -> Any:
+    """What the line says; ``None`` if it is not JSON, or not of a depth and with numbers that this program writes."""
+    try:
+        return parse_json(line)
+    except ValueError:
+        return None
 
 
 def _plain(value: Any, name: str) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unipool_dist.base.reading import read_json
 from unipool_dist.errors import UnipoolError
 from unipool_dist.observe.figures import LossCurves, loss_figure, save, usage_figure
 from unipool_dist.observe.files import METRICS_FILE, USAGE_FILE
@@ -68,4 +68,7 @@ def _unigram_entropy(run_dir: Path) -> dict[str, float]:
     path = run_dir / DATA_SUMMARY_FILE
     if not path.exists():
         return {}
-    return {name: float(nats) for name, nats in json.loads(path.read_text()).get("unigram_entropy", {}).items()}
+    try:
+        return {name: float(nats) for name, nats in read_json(path).get("unigram_entropy", {}).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UnipoolError(f"{path} cannot be read ({error}): restore it from a copy, or remove it") from None

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from unipool_dist.base.belongings import Folder, exists, foreign, refuse
 from unipool_dist.base.forms import is_png, json_object
 from unipool_dist.base.writing import replace_text
+from unipool_dist.base.reading import read_json
 from unipool_dist.errors import UnipoolError
 from unipool_dist.observe.files import is_our_figure
 from unipool_dist.observe.naming import naming
@@ -143,7 +144,7 @@ def read_probe(run_dir: Path) -> Probe:
     path = run_dir / PROBE_DIR / PROBE_FILE
     again = f"run `unipool-dist probe {run_dir}`"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         if values["format_version"] != FORMAT_VERSION:
             raise UnipoolError(
                 f"{path} has format_version={values['format_version']}, this version reads {FORMAT_VERSION}; {again}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from unipool_dist.base.reading import parse_json, read_lines
 from unipool_dist.errors import UnipoolError
 from unipool_dist.observe.usage import Counts, UsageSummary, check_counts, summarize
 
@@ -17,7 +17,7 @@ TAIL = 0.1
 """Assignments are summed over this last part of training: of a single step, the busiest expert is busiest by luck."""
 
 # What the file's lines begin with. Tables of large pools are long, and most lines are not needed.
-_STEP = re.compile(r'\{"step": (\d+),')
+_STEP = re.compile(r'\{"step": (\d{1,18}),')
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,20 @@ def read_usage(path: Path, last_step: int) -> Usage | None:
 def _records(path: Path, after: float) -> list[tuple[int, dict[str, Any]]]:
     """Line numbers and objects of steps later than ``after``, the last of each step; a line cut short is ignored."""
     found: dict[int, tuple[int, dict[str, Any]]] = {}
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
+    try:
+        for number, line in enumerate(read_lines(path), start=1):
             match = _STEP.match(line)
-            if not line.endswith("\n") or (match and int(match[1]) <= after):
+            if match and int(match[1]) <= after:
                 continue
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 step = int(record["step"])
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 raise _damaged(path, number, "it is not a JSON object with a step") from None
             if step > after:
                 found[step] = (number, record)
+    except ValueError as error:
+        raise UnipoolError(f"{path} cannot be read: {error}; remove it, or restore it from a copy") from None
     return [found[step] for step in sorted(found)]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from unipool_dist.base.belongings import ForeignError, foreign, remove
 from unipool_dist.base.forms import json_object
 from unipool_dist.base.writing import replace_text
+from unipool_dist.base.reading import read_json
 
 HANDOVER_FILE = ".handover"
 _REQUEST = json_object("slurm_job", "restart")
@@ -59,7 +60,7 @@ class Handover:
     def _asking(self) -> int:
         """Which start of this job asks; 0: none."""
         try:
-            asked = json.loads(self._path.read_text())
+            asked = read_json(self._path)
             return int(asked["restart"]) if asked["slurm_job"] == self._job_id else 0
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return 0

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from unipool_dist.base.reading import read_json
+
 HEARTBEAT_FILE = "heartbeat.json"
 _LINE_BYTES = 512
 
@@ -66,6 +68,6 @@ class HeartbeatWriter:
 def read_heartbeat(run_dir: Path) -> Heartbeat | None:
     """The heartbeat of the run in ``run_dir``; ``None`` if it has not begun or the file cannot be read."""
     try:
-        return Heartbeat(**json.loads((run_dir / HEARTBEAT_FILE).read_text(encoding="utf-8")))
+        return Heartbeat(**read_json(run_dir / HEARTBEAT_FILE))
     except (OSError, ValueError, TypeError):
         return None

@@ -16,6 +16,7 @@ from types import TracebackType
 
 from unipool_dist.base.belongings import refuse
 from unipool_dist.base.console import say
+from unipool_dist.base.reading import read_json
 from unipool_dist.errors import RunLockedError
 
 LOCK_FILE = ".lock"
@@ -154,7 +155,7 @@ def _this_process() -> dict[str, str | int]:
 def _holder(path: Path) -> str:
     """Who wrote the lock file; the file is empty for a moment after the lock was taken."""
     try:
-        holder = json.loads(path.read_text())
+        holder = read_json(path)
         job = f", SLURM job {holder['slurm_job']}" if "slurm_job" in holder else ""
         return f"process {holder['pid']} on host {holder['host']} (since {holder['since']}{job})"
     except (OSError, ValueError, KeyError, TypeError):

@@ -49,13 +49,13 @@ def open_export(path: Path, bar: Bar = no_bar) -> Export:
     record = read_export_record(path)
     config = _read_config(path)
     hashes = {name: FileRecord(file.num_bytes, file.xxh3_128) for name, file in record.files.items()}
-    _check_size(config, path, sum(file.num_bytes for file in hashes.values()))
-    shapes = parameter_shapes(config) | bias_shapes(config)
     with bar("verifying", sum(file.num_bytes for file in hashes.values())) as count:
         faults = content_faults(path, hashes, count)
     if faults:
         raise CheckpointError(f"the exported model is damaged: {join_faults(faults)}; export or copy it again")
     files = _open_files([path / name for name in record.files])
+    _check_size(config, path, sum(file.num_bytes for file in hashes.values()))
+    shapes = parameter_shapes(config) | bias_shapes(config)
     faults = _tensor_faults(files, shapes)
     if faults:
         listed = "\n  ".join(faults[:10]) + (f"\n  and {len(faults) - 10} more" if len(faults) > 10 else "")
