@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from unipool_dist.data import Corpus
+from unipool_dist.data.tokenizer import Gpt2Tokenizer
 from unipool_dist.errors import DataError
 
 
@@ -123,3 +124,24 @@ def test_gpt2_files_that_lose_text_are_refused(
         prepared(source, gpt2_vocab=merges, gpt2_merges=vocab)
     with pytest.raises(DataError, match=r"nowhere\.json does not exist"):
         prepared(source, gpt2_vocab=tmp_path / "nowhere.json", gpt2_merges=merges)
+
+
+@pytest.mark.parametrize(
+    "vocabulary",
+    [
+        "[" * 100_000,
+        "[]",
+        "{}",
+        '{"a": "x"}',
+        '{"a": -1, "<|endoftext|>": 0}',
+        '{"!": 4294967295, "<|endoftext|>": 0}',
+        '{"!": 1e300, "<|endoftext|>": 0}',
+        '{"a": ' + "9" * 5000 + "}",
+    ],
+)
+def test_a_vocabulary_without_ids_of_its_own_size_is_refused(vocabulary: str, tmp_path: Path) -> None:
+    """Its largest id is the size of the embedding."""
+    _, merges = write_gpt2_files(tmp_path, byte_alphabet())
+    (tmp_path / "encoder.json").write_text(vocabulary)
+    with pytest.raises(DataError, match="check which is which"):
+        Gpt2Tokenizer(tmp_path / "encoder.json", merges, sha256="")

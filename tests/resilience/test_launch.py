@@ -210,6 +210,7 @@ BY_AGENT = {1: 31}  # seconds after the first failure
         ({0: 75, 1: -signal.SIGTERM}, {}, 75, STOPPED),
         ({0: 75, 1: -signal.SIGKILL}, BY_AGENT, 75, STOPPED),
         ({0: 75, 1: -signal.SIGKILL}, {}, 1, "error: rank 1 (process 101) was killed by SIGKILL (out of memory?)"),
+        ({0: 75, 1: -signal.SIGBUS}, {}, 1, "error: rank 1 (process 101) was killed by SIGBUS (a mapped file, such as"),
         ({0: 75, 1: 1}, {}, 1, "error: rank 1 (process 101) ended with status 1; its error is above"),
         ({0: 1, 1: -signal.SIGKILL}, {}, 1, "error: rank 1 (process 101) was killed by SIGKILL (out of memory?)"),
         ({0: 1, 1: -signal.SIGKILL}, BY_AGENT, 1, "error: rank 0 (process 100) ended with status 1"),

@@ -85,6 +85,12 @@ def run_agent(agent: Callable[[], object], num_processes: int, *, hold: bool) ->
             sys.exit(status)
 
 
+_CAUSES_OF = {
+    "SIGKILL": " (out of memory?)",
+    "SIGBUS": " (a mapped file, such as the corpus, was truncated or lies on a failing disk?)",
+}
+
+
 def outcome(error: ChildFailedError) -> tuple[int, str]:
     """The launcher's exit status and last line, for processes that ended as ``error`` tells."""
     for failure in error.failures.values():
@@ -130,8 +136,7 @@ def _causes(error: ChildFailedError) -> dict[int, ProcessFailure]:
 def _how(exit_code: int) -> str:
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"was killed by {name}{hint}"
+        return f"was killed by {name}{_CAUSES_OF.get(name, '')}"
     if exit_code - 128 in STOP_SIGNALS:
         return f"ended at a second signal, {signal.Signals(exit_code - 128).name}"
     return f"ended with status {exit_code}; its error is above"

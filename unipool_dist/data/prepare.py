@@ -56,6 +56,8 @@ class PrepareOptions:
             raise DataError(
                 f"validation_fraction={self.validation_fraction} is outside (0, {MAX_VALIDATION_FRACTION}]: use 0.04"
             )
+        if not 1 <= self.vocab_size < 1 << 31:
+            raise DataError(f"vocab_size={self.vocab_size} is outside [1, 2^31): use 4096, or leave it out")
         if self.max_bytes_per_domain is not None and self.max_bytes_per_domain < 1:
             raise DataError(f"max_bytes_per_domain={self.max_bytes_per_domain} is below 1: leave it out for no limit")
 

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from unipool_dist.base.printable import printable
 from unipool_dist.data.manifest import TokenizerRecord, combined_hash, file_sha256
 from unipool_dist.data.progress import Progress
 from unipool_dist.data.spool import Spool
@@ -55,12 +56,19 @@ def train_sentencepiece(spools: Sequence[Spool], vocab_size: int, directory: Pat
                 minloglevel=2,
             )
         except RuntimeError as error:
-            limit = re.search(r"value <= (\d+)", str(error)) or re.search(r"\d+ vs (\d+)", str(error))
-            hint = f"; this text allows at most {limit.group(1)}" if "too high" in str(error) and limit else ""
             raise DataError(
-                f"no tokenizer with vocab_size={vocab_size} can be trained on this text{hint}: change --vocab-size or "
-                f"add text ({error})"
+                f"no tokenizer with vocab_size={vocab_size} can be trained on this text; {_limit(str(error))}: change "
+                f"--vocab-size or add text"
             ) from None
+
+
+def _limit(error: str) -> str:
+    """What SentencePiece's ``error`` says of the sizes that are possible."""
+    if most := re.search(r"too high.*value <= (\d+)", error, re.S):
+        return f"this text allows at most {most[1]}"
+    if least := re.search(r"\d+ vs (\d+)", error):
+        return f"its characters and the 256 bytes need at least {least[1]}"
+    return printable(error.splitlines()[-1] if error else "it has too few words")
 
 
 def _sample_lines(spools: Sequence[Spool]) -> Iterator[str]:

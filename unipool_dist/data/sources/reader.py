@@ -1,0 +1,66 @@
+"""The program that reads rows of files for :mod:`unipool_dist.data.sources.apart`, in a process of its own.
+
+Parsers of JSON and Parquet are large and not made for files that mean harm: some bring the process down. It imports
+nothing of this package, to start soon. Requests are lines of JSON on standard input; answers are frames on standard
+output: a letter, the length as 8 bytes, and the content. ``F``: the name of the file that is read from now on; ``T``: a
+text; ``M``: the row of this number has no text, and the names of its fields, as JSON; ``E``: an error, which ends the
+answer; ``.``: the end of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import struct
+import sys
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+FRAME = struct.Struct("<cQ")
+_BUFFER = 1 << 20
+
+
+def main() -> None:
+    """Answer requests until standard input ends."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash here is an answer, and no fault to look into
+    # What a library prints must not come between the frames.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", _BUFFER)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    for line in sys.stdin.buffer:
+        try:
+            for kind, content in _rows(**json.loads(line)):
+                _send(answers, kind, content)
+                if kind == b"F":
+                    answers.flush()  # before a file that may end this process
+            _send(answers, b".", b"")
+        except BrokenPipeError:
+            return
+        except Exception as error:  # datasets raises errors of every kind, from the network, Arrow and itself
+            _send(answers, b"E", f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
+        answers.flush()
+
+
+def _rows(loader: str, batches: list[dict[str, Any]], text_field: str) -> Iterator[tuple[bytes, bytes]]:
+    """The rows of each batch of arguments of ``load_dataset``, one batch after the other."""
+    import datasets
+
+    number = 0
+    for arguments in batches:
+        yield b"F", ", ".join(map(str, arguments.get("data_files", [loader])[:1])).encode("utf-8", "surrogateescape")
+        for row in datasets.load_dataset(loader, split="train", streaming=True, **arguments):
+            text = row.get(text_field)
+            if not isinstance(text, str):
+                yield b"M", json.dumps([number, *map(str, row)]).encode()
+                return
+            yield b"T", text.encode("utf-8", "surrogatepass")
+            number += 1
+
+
+def _send(answers: BinaryIO, kind: bytes, content: bytes) -> None:
+    answers.write(FRAME.pack(kind, len(content)))
+    answers.write(content)
+
+
+if __name__ == "__main__":
+    main()
