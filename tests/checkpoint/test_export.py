@@ -18,6 +18,7 @@ from tests.support.trees import snapshot
 from unipool_dist.checkpoint.offline import export as export_module
 from unipool_dist.config import dump_config, load_config
 from unipool_dist.data import Corpus
+from unipool_dist.data.manifest import combined_hash
 
 
 def masters_of(run_dir: Path, scratch: Path, step: int = 4) -> dict[str, torch.Tensor]:
@@ -106,7 +107,8 @@ def test_without_its_tokenizer_it_says_so(trained: Path, tiny_corpus: Path, tmp_
     (corpus / "tokenizer.model").write_bytes(b"another")
     assert "are damaged" in missing("another file")
     manifest = json.loads((corpus / "manifest.json").read_text())
-    manifest["tokenizer"]["sha256"] = "0" * 64
+    manifest["files"]["tokenizer.model"]["sha256"] = "0" * 64
+    manifest["tokenizer"]["sha256"] = combined_hash({"tokenizer.model": "0" * 64})
     (corpus / "manifest.json").write_text(json.dumps(manifest))
     assert "has another tokenizer now" in missing("another corpus")
 

@@ -29,7 +29,11 @@ from unipool_dist.checkpoint.randomness import restore_random_state
 from unipool_dist.errors import CheckpointError
 
 Make = Callable[[Path], object]
+"""Makes a folder, or what is in it, hostile."""
+Change = Callable[[Any], object]
+"""Changes what an index says."""
 STEP = 4
+RECORD = {"num_bytes": 5, "xxh3_128": "0" * 32}
 
 
 def seal(folder: Path, files: dict[str, Any] | None = None, **changes: Any) -> None:
@@ -42,7 +46,18 @@ def seal(folder: Path, files: dict[str, Any] | None = None, **changes: Any) -> N
     replace_file(folder / MANIFEST_FILE, json.dumps({**content, "xxh3_128": stated}).encode())
 
 
-RECORD = {"num_bytes": 5, "xxh3_128": "0" * 32}
+def each(*changes: Callable[[Path], object]) -> Callable[[Path], None]:
+    """All of ``changes``, one after the other."""
+
+    def change(folder: Path) -> None:
+        for one in changes:
+            one(folder)
+
+    return change
+
+
+def file_more(name: str) -> Make:
+    return lambda folder: seal(folder, {name: RECORD})
 
 
 def instead(name: str, make: Make) -> Make:
@@ -99,26 +114,26 @@ NOT_WHOLE: dict[str, Make] = {
     "size text": lambda folder: seal(folder, {"x": RECORD | {"num_bytes": "x"}}),
     "size negative": lambda folder: seal(folder, {"x": RECORD | {"num_bytes": -5}}),
     "record of other fields": lambda folder: seal(folder, {"x": {"size": 5}}),
-    "name outside": lambda folder: seal(folder, {"../../../etc/hostname": RECORD}),
-    "name absolute": lambda folder: seal(folder, {"/dev/zero": RECORD}),
-    "name with NUL": lambda folder: seal(folder, {"a\0b": RECORD}),
-    "name long": lambda folder: seal(folder, {"x" * 5000: RECORD}),
-    "name of digits": lambda folder: seal(folder, {"9" * 5000: RECORD}),
-    "name no text": lambda folder: seal(folder, {"a\ud800": RECORD}),
-    "name of control characters": lambda folder: seal(folder, {"\x1b[2J": RECORD}),
-    "name empty": lambda folder: seal(folder, {"": RECORD}),
-    "name of a folder": lambda folder: ((folder / "sub").mkdir(), seal(folder, {"sub": RECORD})),
-    "name of a pipe": lambda folder: (os.mkfifo(folder / "pipe"), seal(folder, {"pipe": RECORD})),
-    "name of a device": lambda folder: ((folder / "zero").symlink_to("/dev/zero"), seal(folder, {"zero": RECORD})),
+    "name outside": file_more("../../../etc/hostname"),
+    "name absolute": file_more("/dev/zero"),
+    "name with NUL": file_more("a\0b"),
+    "name long": file_more("x" * 5000),
+    "name of digits": file_more("9" * 5000),
+    "name no text": file_more("a\ud800"),
+    "name of control characters": file_more("\x1b[2J"),
+    "name empty": file_more(""),
+    "name of a folder": each(lambda folder: (folder / "sub").mkdir(), file_more("sub")),
+    "name of a pipe": each(lambda folder: os.mkfifo(folder / "pipe"), file_more("pipe")),
+    "name of a device": each(lambda folder: (folder / "zero").symlink_to("/dev/zero"), file_more("zero")),
     "index behind a link": moved_behind_a_link(".metadata"),
     "tensors behind a link": moved_behind_a_link("__0_0.distcp"),
     "state in a loop": instead("state.json", link_to("state.json")),
     "configuration without end": instead("config.yaml", link_to("/dev/zero")),
 }
 NOT_READ: dict[str, Make] = {
-    "state deep": lambda folder: (instead("state.json", text(DEEP))(folder), seal(folder)),
-    "state of digits": lambda folder: (instead("state.json", text(DIGITS))(folder), seal(folder)),
-    "state a list": lambda folder: (instead("state.json", text("[1]"))(folder), seal(folder)),
+    "state deep": each(instead("state.json", text(DEEP)), seal),
+    "state of digits": each(instead("state.json", text(DIGITS)), seal),
+    "state a list": each(instead("state.json", text("[1]")), seal),
     "format of text": state(format_version="x"),
     "format later": state(format_version=99, versions=5),
     "negative step": state(step=-7),
@@ -178,7 +193,7 @@ def first(index: Any) -> str:
     return next(name for name in index.state_dict_metadata if name.startswith("master/"))
 
 
-def tensor(change: Callable[[Any], object]) -> Make:
+def tensor(change: Change) -> Change:
     """``change`` what the index says of a tensor."""
 
     def make(index: Any) -> None:
@@ -187,11 +202,11 @@ def tensor(change: Callable[[Any], object]) -> Make:
     return make
 
 
-def entries(change: Callable[[dict[Any, Any]], object]) -> Make:
+def entries(change: Change) -> Change:
     return lambda index: change(index.state_dict_metadata)
 
 
-def records(**changes: Any) -> Make:
+def records(**changes: Any) -> Change:
     """Give all records another file, offset or length."""
 
     def make(index: Any) -> None:
@@ -201,7 +216,7 @@ def records(**changes: Any) -> Make:
     return make
 
 
-def set_to(**values: Any) -> Callable[[Any], None]:
+def set_to(**values: Any) -> Change:
     return lambda thing: thing.__dict__.update(values)
 
 
@@ -211,7 +226,7 @@ def resize(tensor: Any, *sizes: int) -> None:
     del tensor.chunks[1:]
 
 
-INDICES: dict[str, Make] = {
+INDICES: dict[str, Change] = {
     "no fields": lambda index: index.__dict__.clear(),
     "no tensors": set_to(state_dict_metadata=None),
     "a list of tensors": set_to(state_dict_metadata=[1, 2]),

@@ -34,6 +34,16 @@ def file_more(name: str) -> Callable[[Path], None]:
     return record(lambda values: values["files"].update({name: RECORD}))
 
 
+def each(*changes: Callable[[Path], object]) -> Callable[[Path], None]:
+    """All of ``changes``, one after the other."""
+
+    def change(folder: Path) -> None:
+        for one in changes:
+            one(folder)
+
+    return change
+
+
 def text(content: str) -> Callable[[Path], object]:
     return lambda folder: (folder / "export.json").write_text(content)
 
@@ -93,7 +103,7 @@ EXPORTS: dict[str, Callable[[Path], object]] = {
     "an absolute file": file_more("/dev/zero"),
     "a pipe": a_pipe_more,
     "NUL": file_more("a\0b"),
-    "a folder": lambda folder: ((folder / "sub").mkdir(), file_more("sub")(folder)),
+    "a folder": each(lambda folder: (folder / "sub").mkdir(), file_more("sub")),
     "control characters": file_more("\x1b[2J"),
     "no files": record(lambda values: values.update(files={})),
     "tokenizer outside": record(lambda values: values.update(tokenizer_files=["../x"])),

@@ -85,12 +85,12 @@ def test_the_soak_sees_what_is_lost(
 
 def test_the_soak_sees_damage_and_another_step(tmp_path: Path) -> None:
     remains(tmp_path, [5], [5], 7)
-    (CheckpointDirectory(tmp_path).folder(5) / "state.json").write_text("state of 6\n")
+    (CheckpointDirectory(tmp_path).folder(5) / "state.json").write_text("state.json of 6\n")
     with pytest.raises(ViolationError, match="damaged"):
         Remains(tmp_path, INTERVAL)
     with (tmp_path / "metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 7, "loss": 1.0}\n')
-    (CheckpointDirectory(tmp_path).folder(5) / "state.json").write_text("state of 5\n")
+    (CheckpointDirectory(tmp_path).folder(5) / "state.json").write_text("state.json of 5\n")
     with pytest.raises(ViolationError, match="has the steps"):
         Remains(tmp_path, INTERVAL)
     check_resumed("resumed after step 5 of 9 from run/checkpoints/step-00000005\n", 5)

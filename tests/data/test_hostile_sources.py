@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -17,21 +18,33 @@ from unipool_dist.data.sources.apart import RowReader, RowsError
 from unipool_dist.errors import DataError
 
 GOOD = '{"text": "some words"}\n'
-DEEP = '{"text": ' + "[" * 10_000 + "]" * 10_000 + "}\n"
-"""Ends the process that parses it, by SIGSEGV."""
+DEEP = {
+    "in a row": '{"text": ' + "[" * 10_000 + "]" * 10_000 + "}\n",  # ends the process that parses it, by SIGSEGV
+    "beside the text": '{"text": "a", "y": ' + '{"a":' * 5000 + "1" + "}" * 5000 + "}\n",
+    "over lines": "[\n" * 10_000,
+    "behind a quote": '{"text": "a \\\\\\" [", "y": ' + "[" * 300,
+}
 
 
 def read(location: Path) -> list[str]:
     return [document.text for document in local_source("x", str(location), "text").documents()]
 
 
-def test_a_file_that_ends_its_parser_is_named_and_the_next_one_read(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text(GOOD)
-    (tmp_path / "b.jsonl").write_text(DEEP)
-    (tmp_path / "c.jsonl").write_text(GOOD)
-    with pytest.raises(DataError, match=r"b\.jsonl ended the process that read it \(SIG[A-Z]+\)"):
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+@pytest.mark.parametrize("kind", DEEP)
+def test_a_file_too_deep_for_its_parser_is_named_and_the_next_one_read(kind: str, ending: str, tmp_path: Path) -> None:
+    (tmp_path / f"a.{ending}").write_text(GOOD)
+    (tmp_path / f"b.{ending}").write_text(GOOD + DEEP[kind])
+    with pytest.raises(DataError, match=rf"b\.{ending} has brackets nested more than 200 deep"):
         read(tmp_path)
-    assert read(tmp_path / "a.jsonl") == ["some words"]
+    assert read(tmp_path / f"a.{ending}") == ["some words"]
+
+
+def test_brackets_in_texts_are_no_depth(tmp_path: Path) -> None:
+    texts = ["[" * 1000, '{"' * 500, '\\" [[' * 200, "]" * 1000]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    assert read(path) == texts
 
 
 def test_any_signal_is_an_error_and_what_is_left_unread_harms_nobody(tmp_path: Path) -> None:
@@ -93,9 +106,9 @@ def test_what_is_no_file_is_an_error_that_names_it(make: Callable[[Path], None],
     ("options", "message"),
     [
         (["--source", "a" * 300 + "=x.jsonl"], "at most 200"),
-        (["--source", "x=x.jsonl", "--vocab-size", "99999999999999999999"], "vocab_size=99999999999999999999"),
+        (["--source", "x=x.jsonl", "--vocab-size", "99999999999999999999"], "99999999999999999999"),
         (["--source", "x=x.jsonl", "--vocab-size", "-5"], "vocab_size=-5"),
-        (["--source", "x=x\0.jsonl"], "null byte"),
+        (["--source", "x=x\0.jsonl"], "has no text files"),
     ],
 )
 def test_options_that_cannot_be_are_errors(options: list[str], message: str, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from unipool_dist.base.writing import replace_text
 from unipool_dist.base.reading import read_json, read_text
+from unipool_dist.base.writing import replace_text
 from unipool_dist.config import Config, load_config
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs.profile import Profile, parse_profile

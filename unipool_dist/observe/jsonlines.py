@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from unipool_dist.base.writing import replace_text
 from unipool_dist.base.reading import parse_json, read_lines
+from unipool_dist.base.writing import replace_text
 from unipool_dist.errors import NonFiniteError, UnipoolError
 from unipool_dist.observe.naming import naming
 

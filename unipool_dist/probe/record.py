@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from unipool_dist.base.belongings import Folder, exists, foreign, refuse
 from unipool_dist.base.forms import is_png, json_object
-from unipool_dist.base.writing import replace_text
 from unipool_dist.base.reading import read_json
+from unipool_dist.base.writing import replace_text
 from unipool_dist.errors import UnipoolError
 from unipool_dist.observe.files import is_our_figure
 from unipool_dist.observe.naming import naming

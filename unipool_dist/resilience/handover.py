@@ -13,8 +13,8 @@ from pathlib import Path
 
 from unipool_dist.base.belongings import ForeignError, foreign, remove
 from unipool_dist.base.forms import json_object
-from unipool_dist.base.writing import replace_text
 from unipool_dist.base.reading import read_json
+from unipool_dist.base.writing import replace_text
 
 HANDOVER_FILE = ".handover"
 _REQUEST = json_object("slurm_job", "restart")

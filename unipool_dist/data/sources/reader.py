@@ -18,7 +18,9 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 FRAME = struct.Struct("<cQ")
+MAX_DEPTH = 200
 _BUFFER = 1 << 20
+_OTHERS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def main() -> None:
@@ -47,7 +49,11 @@ def _rows(loader: str, batches: list[dict[str, Any]], text_field: str) -> Iterat
 
     number = 0
     for arguments in batches:
-        yield b"F", ", ".join(map(str, arguments.get("data_files", [loader])[:1])).encode("utf-8", "surrogateescape")
+        files = arguments.get("data_files", [])
+        yield b"F", (files or [loader])[0].encode("utf-8", "surrogateescape")
+        if loader == "json":
+            for file in files:
+                _check_depth(file)
         for row in datasets.load_dataset(loader, split="train", streaming=True, **arguments):
             text = row.get(text_field)
             if not isinstance(text, str):
@@ -55,6 +61,31 @@ def _rows(loader: str, batches: list[dict[str, Any]], text_field: str) -> Iterat
                 return
             yield b"T", text.encode("utf-8", "surrogatepass")
             number += 1
+
+
+def _check_depth(path: str) -> None:
+    """Refuse a file of JSON whose brackets are nested so deeply that a parser takes minutes, or the process ends.
+
+    Raises:
+        ValueError: it is; what does not begin like JSON is left to the parser's own error.
+    """
+    import numpy as np
+
+    steps = np.zeros(256, dtype=np.int64)
+    steps[[ord("["), ord("{")]], steps[[ord("]"), ord("}")]] = 1, -1
+    with open(path, "rb") as file:
+        if file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] not in (b"[", b"{"):
+            return
+        file.seek(0)
+        depth = 0
+        while lines := file.readlines(_BUFFER):
+            text = b"".join(lines).replace(rb"\\", b"").replace(rb"\"", b"")
+            brackets = b"".join(text.split(b'"')[::2]).translate(None, _OTHERS)  # without strings
+            depths = depth + np.cumsum(steps[np.frombuffer(brackets, dtype=np.uint8)])
+            if depths.size:
+                depth = max(int(depths[-1]), 0)
+                if depths.max() > MAX_DEPTH:
+                    raise ValueError(f"{path} has brackets nested more than {MAX_DEPTH} deep")
 
 
 def _send(answers: BinaryIO, kind: bytes, content: bytes) -> None:
