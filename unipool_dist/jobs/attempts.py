@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from unipool_dist.base.console import say
 from unipool_dist.base.reading import parse_json, read_bytes
+from unipool_dist.base.records import record_of
+from unipool_dist.errors import UnipoolError
 
 ATTEMPTS_FILE = "attempts.jsonl"
 LOCAL = "local"
@@ -64,18 +66,23 @@ class AttemptLog:
 
         Raises:
             OSError: the file is there and cannot be read.
+            UnipoolError: it is no file of text.
         """
         log = cls(folder)
         path = folder / ATTEMPTS_FILE
-        for line in read_bytes(path).decode("utf-8", "replace").splitlines() if path.exists() else []:
+        try:
+            text = read_bytes(path).decode("utf-8", "replace") if path.exists() else ""
+        except ValueError as error:
+            raise UnipoolError(f"{path} cannot be read: {error}; remove it, or restore it from a copy") from None
+        for line in text.splitlines():
             try:
                 event: dict[str, Any] = parse_json(line)
                 kind = event.pop("event")
                 if kind == "start":
-                    log.attempts.append(Attempt(**event))
+                    log.attempts.append(record_of(Attempt, event))
                 else:
                     log._ended(event)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 continue
         return log
 
@@ -97,16 +104,16 @@ class AttemptLog:
         last = self.attempts[-1]
         try:
             written = AttemptLog.read(self.folder).attempts
-        except OSError:
+        except (OSError, UnipoolError):
             return False
         return any(attempt.job_id == last.job_id and attempt.restart > last.restart for attempt in written)
 
     def _ended(self, event: dict[str, Any]) -> None:
         """Without a job, as earlier versions wrote it, the end is that of the last start."""
         key = event.pop("job_id", None), event.pop("restart", None)
-        ends = [item for item in self.attempts if key == (None, None) or key == (item.job_id, item.restart)]
-        for name, value in event.items() if ends else ():
-            setattr(ends[-1], name, value)
+        ends = [i for i, item in enumerate(self.attempts) if key in ((None, None), (item.job_id, item.restart))]
+        if ends:
+            self.attempts[ends[-1]] = record_of(Attempt, vars(self.attempts[ends[-1]]) | event)
 
     def _append(self, event: dict[str, Any]) -> None:
         path = self.folder / ATTEMPTS_FILE

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from unipool_dist.base.reading import read_json, read_text
+from unipool_dist.base.records import record_of
 from unipool_dist.base.writing import replace_text
 from unipool_dist.config import Config, load_config
 from unipool_dist.errors import UnipoolError
@@ -84,7 +85,7 @@ class JobFolder:
         """
         path = self.path / _JOB_FILE
         try:
-            return Job(**read_json(path))
+            return record_of(Job, read_json(path))
         except FileNotFoundError:
             raise UnipoolError(f"{self.run_dir} was not submitted with `unipool-dist submit`: no {path}") from None
         except PermissionError:  # somebody else's run: nothing is wrong with it
@@ -96,9 +97,16 @@ class JobFolder:
         return parse_profile(self.read().profile, str(self.path / _JOB_FILE))
 
     def submissions(self) -> list[str]:
-        """Ids of the jobs that were submitted for it, oldest first."""
+        """Ids of the jobs that were submitted for it, oldest first.
+
+        Raises:
+            UnipoolError: the file that has them is no file of text.
+        """
         path = self.path / "submissions"
-        return read_text(path).split() if path.exists() else []
+        try:
+            return read_text(path).split() if path.exists() else []
+        except ValueError as error:
+            raise UnipoolError(f"{path} cannot be read: {error}; remove it, or restore it from a copy") from None
 
     def add_submission(self, job_id: str) -> None:
         with (self.path / "submissions").open("a", encoding="utf-8") as file:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from unipool_dist.base.reading import read_json
+from unipool_dist.base.records import record_of
 
 HEARTBEAT_FILE = "heartbeat.json"
 _LINE_BYTES = 512
@@ -68,6 +69,6 @@ class HeartbeatWriter:
 def read_heartbeat(run_dir: Path) -> Heartbeat | None:
     """The heartbeat of the run in ``run_dir``; ``None`` if it has not begun or the file cannot be read."""
     try:
-        return Heartbeat(**read_json(run_dir / HEARTBEAT_FILE))
-    except (OSError, ValueError, TypeError):
+        return record_of(Heartbeat, read_json(run_dir / HEARTBEAT_FILE))
+    except (OSError, ValueError):
         return None

@@ -126,7 +126,7 @@ def holder_of(run_dir: Path) -> str | None:
     """
     path = run_dir / LOCK_FILE
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return None
     try:

@@ -30,7 +30,7 @@ def copy_tokenizer(corpus: Path, tokenizer_hash: str | None, out: Path) -> tuple
     names = TOKENIZER_FILES[tokenizer.kind]
     try:
         found = combined_hash({name: file_sha256(corpus / name) for name in names})
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return (), f"the corpus at data.path={corpus} lacks a file: {error}"
     if found != tokenizer_hash:
         return (), f"the tokenizer's files in data.path={corpus} are damaged"
