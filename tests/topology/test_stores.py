@@ -49,6 +49,17 @@ def test_a_wait_says_which_variable_makes_it(
     assert capsys.readouterr().err == line
 
 
+def test_what_a_launcher_started_waits_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(stores, "_SAY_AFTER_S", 0.1)
+    for environment in (alone("file", tmp_path), alone("by the launcher", tmp_path)):
+        wait = stores.Wait(environment, timedelta(seconds=0.3))
+        while wait.goes_on(0.05):
+            pass
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
 def test_a_store_at_loopback_is_reached_from_this_machine_alone(name: str) -> None:
     environment = Environment(0, 2, 0, name, free_port())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import socket
 import time
 from datetime import timedelta
@@ -14,17 +15,16 @@ from unipool_dist.errors import CommunicationError
 from unipool_dist.topology.environment import Environment
 
 _TRY_EVERY_S = 0.2
-_SAY_AFTER_S, _SAY_SOON_S = 5.0, 1.0
+_SAY_AFTER_S, _SAY_SOON_S = 10.0, 1.0
 
 
 class Wait:
-    """A wait for the other processes of the run, ``timeout`` long at most; stderr is told of it if it takes a while."""
+    """A wait for the other processes of the run, ``timeout`` long at most, and said on stderr if long."""
 
     def __init__(self, environment: Environment, timeout: timedelta) -> None:
         self._environment, self._timeout_s = environment, timeout.total_seconds()
         self._began, self._said = time.monotonic(), False
-        # SLURM's variables are there in every shell of a job; a launcher's are not there by chance.
-        self._say_after_s = _SAY_SOON_S if environment.counted_by.startswith("SLURM") else _SAY_AFTER_S
+        self._say_after_s = _say_after_s(environment)
 
     @property
     def left(self) -> timedelta:
@@ -46,6 +46,13 @@ class Wait:
             )
         time.sleep(min(pause_s, self._timeout_s - past_s))
         return True
+
+
+def _say_after_s(environment: Environment) -> float:
+    if environment.store is not None or environment.launcher_serves:
+        return math.inf  # the launcher has started the others, and sees what becomes of them
+    # SLURM's variables are there in every shell of a job; the others are not there by chance.
+    return _SAY_SOON_S if environment.counted_by.startswith("SLURM") else _SAY_AFTER_S
 
 
 def open_store(environment: Environment, address: str, wait: Wait) -> dist.Store:
