@@ -13,6 +13,7 @@ import pytest
 import torch.distributed as dist
 
 from tests.support.workers import free_port
+from unipool_dist.base.run_key import KEY
 from unipool_dist.errors import CommunicationError, TopologyError
 from unipool_dist.topology import network
 from unipool_dist.topology.environment import Environment
@@ -115,6 +116,24 @@ def test_the_meeting_point_takes_the_word_of_the_others(monkeypatch: pytest.Monk
     ]
     own.clear()
     assert "reach MASTER_ADDR=node0 at 10.0.0.1, which is no address" in str(settled(HERE, ELSEWHERE, variables={})[0])
+
+
+@pytest.mark.parametrize(
+    ("routes", "key", "warned"), [((HERE, ELSEWHERE), "", 1), ((HERE, ELSEWHERE), "k", 0), ((HERE,), "", 0)]
+)
+def test_several_nodes_without_a_key_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    routes: tuple[Route, ...],
+    key: str,
+    warned: int,
+) -> None:
+    monkeypatch.setattr("unipool_dist.topology.rendezvous.interface_of", {"10.0.0.1": "ib0", "127.0.0.1": "lo"}.get)
+    monkeypatch.delenv(KEY, raising=False)
+    if key:
+        monkeypatch.setenv(KEY, key)
+    settled(*routes, variables={"HOME": "/none"})
+    assert capsys.readouterr().err.count(f"export {KEY}=") == warned
 
 
 def test_what_is_set_already_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

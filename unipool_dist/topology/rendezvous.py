@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from unipool_dist.base.console import say
+from unipool_dist.base.run_key import KEY
 from unipool_dist.errors import CommunicationError, TopologyError
 from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.network import Route, interface_names, interface_of, route_to
@@ -112,8 +114,15 @@ def settle_interface(
     interface = _agree(Notes(store, "network"), environment, route, variables, wait)
     if interface is None:
         stay_on_loopback(variables)
-    else:
-        _name_interface(interface, variables)
+        return
+    _name_interface(interface, variables)
+    if environment.rank == 0 and KEY not in os.environ:
+        say(
+            f"warning: without a key of the run, what the nodes tell each other is taken from anybody who reaches "
+            f"{environment.master_addr}: export {KEY}=$(openssl rand -hex 32), the same on all nodes "
+            f"(docs/security.md)",
+            err=True,
+        )
 
 
 def _agree(
