@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ from types import SimpleNamespace
 from unittest import mock
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.checkpoint.support import DATA
+from tests.support.running import Run, last_step
 from tests.support.runs import train_command
 from tests.support.small_disk import small_disk
 from tests.support.training import built, tiny_config
@@ -22,6 +25,7 @@ from unipool_dist.checkpoint.manifest import content_faults, read_manifest
 from unipool_dist.checkpoint.saver import Saver, SaveReport
 from unipool_dist.checkpoint.state import RunState
 from unipool_dist.observe.jsonlines import read_json_lines
+from unipool_dist.resilience.heartbeat import read_heartbeat
 from unipool_dist.topology.environment import Environment
 
 NO_ROOM = "No space left on device"
@@ -115,27 +119,68 @@ def test_a_run_goes_on_without_room_for_checkpoints_and_can_be_resumed_once_ther
     assert _steps(disk / "run") == list(range(1, 13))
 
 
-def test_without_room_for_metrics_the_run_ends_with_an_error_that_names_the_file(disk: Path, tiny_corpus: Path) -> None:
-    settings = ("train.steps=100000", "checkpoint.interval=2", "checkpoint.keep_last=1", "log.interval=1")
-    command = train_command(tiny_corpus, disk / "run", 1, *settings, "train.eval_sequences=0")
-    directory = CheckpointDirectory(disk / "run")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        try:
-            until = time.monotonic() + 60
-            while not directory.steps() and run.poll() is None and time.monotonic() < until:
-                time.sleep(0.05)
-            fill(disk, leave=0)
-            output, errors = run.communicate(timeout=240)
-        finally:
-            run.kill()
-    assert run.returncode == 1, output + errors
-    # A thread of TensorBoard may show the same error, in the midst of which the line is, with a traceback of its own.
-    error = errors.partition("error (rank 0): ")[2]
-    files = ("metrics.jsonl", "expert_usage.jsonl", "tensorboard")
-    assert any(error.startswith(f"{disk / 'run' / name} cannot be written: {NO_ROOM}; make room") for name in files)
-    assert "Traceback" not in errors.partition("Exception in thread")[0], "but for that thread's"
-    assert directory.steps() and all(is_whole(directory, step) for step in directory.steps())
-    assert read_json_lines(disk / "run" / "metrics.jsonl"), "a line that was cut short is not in the way"
+def test_a_run_goes_on_without_room_for_what_it_records_and_makes_up_for_it(
+    disk: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    """metrics.jsonl, expert_usage.jsonl and TensorBoard's file; nothing is cut short and no step is missing."""
+    run_dir = disk / "run"
+    settings = ("train.steps=100000", "checkpoint.interval=0", "log.interval=1", "train.eval_sequences=0")
+    run = Run(train_command(tiny_corpus, run_dir, 1, *settings), run_dir, tmp_path / "log")
+    try:
+        run.wait_for_step(2)
+        fill(disk, leave=0)
+        run.wait_for_text("metrics.jsonl cannot be written: No space left on device; the run goes on")
+        run.wait_for_text("expert_usage.jsonl cannot be written")
+        beat = read_heartbeat(run_dir)
+        assert beat is not None
+        while (now := read_heartbeat(run_dir)) is None or now.step < beat.step + 20:
+            assert run.process.poll() is None, run.output()
+            time.sleep(0.05)
+        (disk / BALLAST).unlink()
+        run.wait_for_step(now.step + 1)
+        run.process.send_signal(signal.SIGTERM)
+        status, output = run.end()
+    finally:
+        run.kill()
+    assert status == 75 and "Traceback" not in output, output
+    files = ("metrics.jsonl", "expert_usage.jsonl", "tfevents")
+    warnings = [line for line in output.splitlines() if line.startswith("warning: ")]
+    for name in files:
+        assert sum(name in line for line in warnings) <= 1, "each is told once"
+        assert sum(name in line for line in warnings) == sum(
+            name in line and line.endswith("can be written again") for line in output.splitlines()
+        )
+    steps = _steps(run_dir)
+    assert steps == list(range(1, steps[-1] + 1)) and steps[-1] > now.step
+    assert [record["step"] for record in read_json_lines(run_dir / "expert_usage.jsonl")] == steps
+    events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == steps
+
+
+def test_a_run_whose_directory_is_taken_away_makes_it_nowhere_anew(tiny_corpus: Path, tmp_path: Path) -> None:
+    """Renamed for a while: it goes on, and so do its files. Deleted: it ends with one line that says so."""
+    run_dir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    settings = ("train.steps=100000", "checkpoint.interval=5", "log.interval=1", "train.eval_sequences=0")
+    run = Run(train_command(tiny_corpus, run_dir, 1, *settings), run_dir, tmp_path / "log")
+    try:
+        run.wait_for_step(2)
+        run_dir.rename(elsewhere)
+        run.wait_for_text(f"{run_dir} is gone: it was deleted, or has another name now")
+        assert not run_dir.exists() and run.process.poll() is None
+        seen = last_step(elsewhere)
+        elsewhere.rename(run_dir)
+        run.wait_for_step(seen + 12)
+        assert CheckpointDirectory(run_dir).steps(), "saved again"
+        shutil.rmtree(run_dir)
+        run.wait_for_text("metrics.jsonl cannot be written: it was deleted")
+        run.process.send_signal(signal.SIGTERM)
+        status, output = run.end()
+    finally:
+        run.kill()
+    assert status == 1 and "Traceback" not in output, output
+    assert f"error (rank 0): the run ends without its last state saved: {run_dir} is gone" in output
+    assert not run_dir.exists() and not elsewhere.exists()
 
 
 def _steps(run_dir: Path) -> list[int]:

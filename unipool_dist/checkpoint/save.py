@@ -64,6 +64,7 @@ def write_checkpoint(
     try:
         with failing_together(f"making {draft}", group):
             if rank == 0:
+                _require_run(directory.path.parent)
                 directory.begin(step)
                 _require_room(draft, writes)
         pieces = collect_pieces(writes, values, buffers, group)
@@ -86,6 +87,15 @@ def write_checkpoint(
             directory.abandon(step)
         raise
     return sum(record.num_bytes for record in files.values())
+
+
+def _require_run(run_dir: Path) -> None:
+    """Make nothing anew in a place that the run was taken away from: nobody would look for it there."""
+    if not run_dir.is_dir():
+        raise CheckpointError(
+            f"{run_dir} is gone: it was deleted, or has another name now. If that can be undone, do it, and the next "
+            f"checkpoint will be there"
+        )
 
 
 def _require_room(draft: Path, writes: list[Write]) -> None:

@@ -68,6 +68,8 @@ class Saver:
     ) -> None:
         self._config, self._settings, self._groups = config, config.checkpoint, groups
         self._state, self._directory, self._data, self._report = state, directory, data, report
+        if groups.rank == 0:  # a save does not make it: then it has been taken away
+            directory.path.parent.mkdir(parents=True, exist_ok=True)
         held = state.held()
         pieces: list[list] = [[] for _ in range(groups.storage.size())]
         dist.all_gather_object(pieces, [item.piece for item in held], groups.storage)

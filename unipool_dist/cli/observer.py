@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 
 from unipool_dist.base.console import say
+from unipool_dist.base.system_errors import explained
 from unipool_dist.checkpoint.saver import SaveReport
 from unipool_dist.config import Config
 from unipool_dist.data import Corpus
+from unipool_dist.errors import UnipoolError
 from unipool_dist.observe import MetricsWriter
 from unipool_dist.observe.console import checkpoint_line, train_line, validation_line
-from unipool_dist.observe.naming import naming
 from unipool_dist.observe.usage import spread_over_pools, summarize
 
 
@@ -73,18 +74,23 @@ class RunObserver:
         self._writer.close()
 
     def finish(self) -> None:
-        """Close the files, draw the figures and say where everything is."""
+        """Close the files, draw the figures and say where everything is. Without figures a run is finished all the
+        same."""
         from unipool_dist.observe.report import (
             write_figures,
         )  # only rank 0 draws, and at the end: it takes a while to load
 
         self.close()
-        with naming(self._dir):
+        try:
             figures = write_figures(self._dir)
+        except (OSError, UnipoolError) as error:
+            reason = explained(error) if isinstance(error, OSError) else None
+            say(f"warning: the figures of the run could not be drawn: {reason or error}", err=True)
+            figures = {}
         say(f"\nThe run is in {self._dir}:")
-        say(f"  loss curve    {figures['loss_curve']}")
-        if "expert_usage" in figures:
-            say(f"  expert usage  {figures['expert_usage']}")
+        for name, label in (("loss_curve", "loss curve"), ("expert_usage", "expert usage")):
+            if name in figures:
+                say(f"  {label:<12}  {figures[name]}")
         say(f"  metrics       {self._dir / 'metrics.jsonl'}")
         if self._config.log.tensorboard:
             say(f"  TensorBoard   tensorboard --logdir {self._dir / 'tensorboard'}")

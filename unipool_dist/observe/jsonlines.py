@@ -13,14 +13,19 @@ import numpy as np
 from unipool_dist.base.reading import parse_json, read_lines
 from unipool_dist.base.writing import replace_text
 from unipool_dist.errors import NonFiniteError, UnipoolError
+from unipool_dist.observe.lasting_file import LastingFile
 from unipool_dist.observe.naming import naming
 
 
 class JsonLinesWriter:
-    """Appends objects that have a ``step``; each is on disk, as a whole line, when :meth:`write` returns.
+    """Appends objects that have a ``step``; each is in the file, as a whole line, when :meth:`write` returns, or as
+    soon as there is room for it (:class:`~unipool_dist.observe.lasting_file.LastingFile`).
 
     With ``resume_from_step=None`` a file that is there is replaced; otherwise its lines up to and including that step
     are kept, and the rest, which the resumed run will write anew, is dropped, as is a line cut short by a crash.
+
+    Raises:
+        UnipoolError: the file cannot be written to begin with.
     """
 
     def __init__(self, path: Path, *, resume_from_step: int | None = None) -> None:
@@ -30,29 +35,21 @@ class JsonLinesWriter:
             kept = [record for record in read_json_lines(path) if record["step"] <= resume_from_step]
         with naming(path):
             replace_text(path, "".join(json.dumps(record) + "\n" for record in kept))
-            self._file = path.open("a", encoding="utf-8")
+            self._file = LastingFile(path)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append ``record``.
 
         Raises:
             NonFiniteError: a number in it is NaN or infinite, at any depth; nothing is written.
-            UnipoolError: the file cannot be written; its last line may be cut short.
         """
         assert "step" in record, "a record without a step cannot be dropped on resume"
         plain = {key: _plain(value, f"step {record['step']}: {key}") for key, value in record.items()}
-        with naming(self.path):
-            self._file.write(json.dumps(plain, allow_nan=False) + "\n")
-            self._file.flush()
+        self._file.write(json.dumps(plain, allow_nan=False).encode("utf-8") + b"\n")
 
     def close(self) -> None:
-        """Close the file; closing twice is harmless.
-
-        Raises:
-            UnipoolError: what an earlier :meth:`write` could not write still cannot be written.
-        """
-        with naming(self.path):
-            self._file.close()
+        """Close the file; closing twice is harmless."""
+        self._file.close()
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ TRAIN_KEYS = ("step", "loss", "aux_loss", "grad_norm", "lr", "tokens", "tokens_p
 
 
 class MetricsWriter:
-    """What a call records is on disk, in one of the JSON files, when it returns; TensorBoard's files lag by seconds.
+    """What a call records is in its files when it returns, or as soon as there is room for it: it never ends a run.
 
     ``resume_from_step=None`` begins a run: records that an earlier run left in ``run_dir`` are replaced. Otherwise the
     records up to and including that step are kept, so that a resumed run's files read as if it had never stopped.

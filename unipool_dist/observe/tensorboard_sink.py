@@ -1,47 +1,65 @@
-"""The TensorBoard side of :class:`~unipool_dist.observe.metrics.MetricsWriter`."""
+"""The TensorBoard side of :class:`~unipool_dist.observe.metrics.MetricsWriter`.
+
+TensorBoard's own writer is a thread that ends, with a traceback, when a write fails, and its file with it. So events
+are made by its functions, and written as everything else that a run records.
+"""
 
 from __future__ import annotations
 
+import itertools
+import os
+import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import image, scalar
 
 from unipool_dist.base.belongings import any_file, remove
+from unipool_dist.base.printable import printable
 from unipool_dist.observe.files import EVENTS_SUFFIX
+from unipool_dist.observe.lasting_file import LastingFile
 from unipool_dist.observe.naming import naming
 from unipool_dist.observe.usage import Counts, summarize
 
 CELL_PIXELS = 12  # side of the square that shows one layer and expert
+_VERSION = "brain.Event:2"
+_NUMBER = itertools.count()  # of the files of this process, which may begin several in a second
 
 
 class TensorBoardSink:
     """Writes event files into ``folder``; on resume, TensorBoard hides what the earlier part wrote after that step.
 
     ``resume_from_step=None`` begins a run: event files of this program that an earlier one left are removed, since
-    TensorBoard would draw both as one curve. Each method raises a :class:`~unipool_dist.errors.UnipoolError` once files
-    cannot be written.
+    TensorBoard would draw both as one curve.
+
+    Raises:
+        UnipoolError: the file cannot be written to begin with.
     """
 
     def __init__(self, folder: Path, *, resume_from_step: int | None) -> None:
         if resume_from_step is None:
             for stale in folder.glob(f"*{EVENTS_SUFFIX}"):
                 remove(stale, any_file)
-        purge_step = None if resume_from_step is None else resume_from_step + 1
-        self._folder = folder
         with naming(folder):
-            self._writer = SummaryWriter(
-                str(folder), purge_step=purge_step, flush_secs=10, filename_suffix=EVENTS_SUFFIX
-            )
+            folder.mkdir(exist_ok=True)
+            self._file = LastingFile(folder / _file_name())
+        self._records = RecordWriter(self._file)
+        self._add(Event(file_version=_VERSION))
+        if resume_from_step is not None:
+            self._add(Event(file_version=_VERSION, step=resume_from_step + 1))
+            self._add(Event(session_log=SessionLog(status=SessionLog.START), step=resume_from_step + 1))
 
     def scalars(self, step: int, prefix: str, values: Mapping[str, float | int]) -> None:
         """One curve ``prefix/name`` per value."""
-        with naming(self._folder):  # a thread writes; what it could not write is known by the next call
-            for name, value in values.items():
-                self._writer.add_scalar(f"{prefix}/{name}", value, step)
+        for name, value in values.items():
+            self._show(step, scalar(printable(f"{prefix}/{name}"), value))
 
     def usage(self, step: int, counts_LE: Counts, num_pools: int) -> None:
         """The heat map of a window, and the numbers that summarise it."""
@@ -53,13 +71,24 @@ class TensorBoardSink:
             "ownership": summary.ownership,
         }
         self.scalars(step, "experts", numbers)
-        with naming(self._folder):
-            self._writer.add_image("experts/assignments", heat_map(counts_LE), step, dataformats="HWC")
+        self._show(step, image("experts/assignments", heat_map(counts_LE), dataformats="HWC"))
 
     def close(self) -> None:
-        """Flush and close."""
-        with naming(self._folder):
-            self._writer.close()
+        """Close the file."""
+        self._file.close()
+
+    def _show(self, step: int, summary: Summary) -> None:
+        self._add(Event(summary=summary, step=step))
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
+
+
+def _file_name() -> str:
+    """As TensorBoard names them; it reads those of a folder in the order of their names."""
+    host = printable(socket.gethostname()).replace("/", "_")
+    return f"events.out.tfevents.{int(time.time()):010d}.{host}.{os.getpid()}.{next(_NUMBER)}{EVENTS_SUFFIX}"
 
 
 def heat_map(counts_LE: Counts) -> NDArray[np.uint8]:
