@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from unipool_dist.base.console import put, say
+from unipool_dist.base.printable import printable
 from unipool_dist.base.system_errors import explained
 from unipool_dist.cli.table import aligned
 from unipool_dist.errors import UnipoolError
@@ -42,7 +43,7 @@ def status(runs: tuple[Path, ...], as_json: bool) -> None:
     say("\n".join(aligned([header, *(_row(item) for item in statuses)], right=(3, 4, 5, 6, 7, 8, 9))))
     for item in statuses:
         if item.reason:
-            say(f"{item.run}: {item.job_state}: {item.reason}")
+            say(f"{printable(item.run)}: {item.job_state}: {printable(item.reason)}")
 
 
 def _runs_in(folder: Path, depth: int = 3) -> list[Path]:

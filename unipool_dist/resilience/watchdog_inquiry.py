@@ -113,7 +113,7 @@ class Inquiry:
         self._board.put("done", "")
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / SUMMARY_FILE).write_text(text)
+            (self._folder / SUMMARY_FILE).write_text(printable(text, lines=True), encoding="utf-8")
         time.sleep(5 * _POLL_S)  # the store may end with this process, and the others still ask it
 
     def _text(self, summary: list[str]) -> str:
