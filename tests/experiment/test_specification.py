@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from unipool_dist.errors import ConfigError
-from unipool_dist.experiment.specification import freeze_experiment, read_experiment
+from unipool_dist.experiment.specification import foreign_freeze, freeze_experiment, read_experiment
 
 GOOD = "output: out\nseeds: [1, 2]\nvariants:\n  a: {}\n  b: {seeds: [3], set: {train.steps: 5}}\n"
 
@@ -84,8 +84,26 @@ def test_the_frozen_file_says_what_the_file_says_and_nothing_else(tmp_path: Path
     }
     (tmp_path / "exp.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     experiment = read_experiment(tmp_path / "exp.yaml")
-    freeze_experiment(experiment)
+    freeze_experiment(experiment, tmp_path / "exp.yaml")
     frozen = tmp_path / "deep" / "out" / "experiment.yaml"
     assert yaml.safe_load(frozen.read_text()) == values
     assert list(yaml.safe_load(frozen.read_text())["variants"]) == ["b", "a"]
     assert read_experiment(frozen) == experiment
+    freeze_experiment(experiment, tmp_path / "exp.yaml")
+    assert foreign_freeze(experiment, tmp_path / "exp.yaml", begun=False) == []
+
+
+def test_a_file_of_the_user_is_not_replaced_and_one_of_an_earlier_version_is(tmp_path: Path) -> None:
+    values = {"output": str(tmp_path / "out"), "seeds": [1], "variants": {"b": {}}}
+    (tmp_path / "out").mkdir()
+    mine, frozen = tmp_path / "exp.yaml", tmp_path / "out" / "experiment.yaml"
+    for path in (mine, frozen):
+        path.write_text("# with a comment\n" + yaml.safe_dump(values))
+    experiment = read_experiment(mine)
+    assert foreign_freeze(experiment, mine, begun=True) == [frozen]
+    assert foreign_freeze(experiment, frozen, begun=True) == []
+    freeze_experiment(experiment, frozen)
+    assert frozen.read_text().startswith("# with a comment"), "it is the experiment's file itself"
+    frozen.write_text(yaml.safe_dump(experiment.model_dump(exclude_unset=True), sort_keys=False, allow_unicode=True))
+    assert foreign_freeze(experiment, mine, begun=True) == []
+    assert foreign_freeze(experiment, mine, begun=False) == [frozen]

@@ -83,6 +83,12 @@ def foreign(path: Path, kind: Kind | None) -> list[Path]:
     return [thing for name in names for thing in foreign(path / name, kind.of(name))]
 
 
+def free_name(path: Path) -> Path:
+    """``path``, or with a number behind it if there is something of that name."""
+    names = (path, *(path.with_name(f"{path.name}.{number}") for number in range(2, 1_000_000)))
+    return next(name for name in names if not exists(name))
+
+
 def listed(paths: Iterable[Path]) -> str:
     """``paths`` as they are listed in an error, shortened if they are many."""
     names = [printable(str(path)) + _how(path) for path in paths]
@@ -129,11 +135,10 @@ def empty(path: Path, kind: Folder) -> None:
         OSError: it cannot be removed.
     """
     refuse(foreign(path, kind), f"emptying {path}")
-    if not path.is_dir():
-        return
-    for name in _signs_last(os.listdir(path), kind):
+    names = os.listdir(path) if path.is_dir() else []
+    for name in _signs_last(names, kind):
         remove(path / name, kind.of(name))
-    if not path.is_symlink():
+    if names and not path.is_symlink():  # one that was empty may be anybody's
         remove_if_empty(path)
 
 
@@ -141,6 +146,12 @@ def remove_if_empty(path: Path) -> None:
     """Remove the folder at ``path`` if there is one and nothing is in it; a link and a mount point stay."""
     with suppress(OSError):
         path.rmdir()
+
+
+def unlink_link(path: Path) -> None:
+    """Remove the link at ``path``, whatever it leads to."""
+    assert path.is_symlink(), path
+    path.unlink()
 
 
 def discard(path: Path) -> None:

@@ -11,8 +11,9 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 
-from unipool_dist.base.belongings import Folder, Kind, foreign, is_mount_point, refuse, remove
+from unipool_dist.base.belongings import Folder, Kind, discard, exists, foreign, is_mount_point, refuse, remove
 from unipool_dist.base.forms import head
 from unipool_dist.errors import UnipoolError
 
@@ -34,9 +35,9 @@ def check_draft(draft: Path, kind: Folder, *, purpose: str) -> None:
     """Refuse what :func:`locked_draft` would.
 
     Raises:
-        ForeignError: ``draft`` is a link, a mount point, or holds anything that is not of ``kind``.
+        ForeignError: ``draft`` is a link, a mount point, without a lock, or holds anything not of ``kind``.
     """
-    if draft.is_symlink() or is_mount_point(draft):
+    if exists(draft) and (draft.is_symlink() or is_mount_point(draft) or not exists(draft / LOCK_FILE)):
         refuse([draft], purpose)
     refuse(foreign(draft, kind), purpose)
 
@@ -54,19 +55,36 @@ def locked_draft(draft: Path, kind: Folder, *, purpose: str) -> Iterator[None]:
         OSError: it cannot be made.
     """
     check_draft(draft, kind, purpose=purpose)
-    draft.mkdir(parents=True, exist_ok=True)
     path = draft / LOCK_FILE
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    if not exists(draft):
+        _make(draft)
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:  # it has just got its name
+        raise DraftLockedError(f"another process has just finished {draft}") from None
     try:
         if not _is_taken(lock, path):
             raise DraftLockedError(f"another process has locked {draft}")
-        os.pwrite(lock, _MARK, 0)
         for entry in sorted(draft.iterdir()):
             if entry.name != LOCK_FILE:
                 remove(entry, kind.of(entry.name))
         yield
     finally:
         os.close(lock)
+
+
+def _make(draft: Path) -> None:
+    """Make the folder with its lock in it, so that there never is one without."""
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    making = draft.with_name(f".{draft.name}.{token_hex(6)}")
+    making.mkdir()
+    try:
+        (making / LOCK_FILE).write_bytes(_MARK)
+        making.rename(draft)
+    except OSError:
+        discard(making)
+        if not exists(draft / LOCK_FILE):  # else another process was faster
+            raise
 
 
 def _is_taken(lock: int, path: Path) -> bool:
@@ -80,5 +98,5 @@ def _is_taken(lock: int, path: Path) -> bool:
 
 
 def _is_lock(path: Path) -> bool:
-    """Empty is that of an earlier version, or of a process killed when it had just made it."""
+    """Empty is that of an earlier version."""
     return head(path) in (_MARK, b"")

@@ -56,3 +56,9 @@ def either(*forms: Callable[[Path], bool]) -> Callable[[Path], bool]:
 def is_png(path: Path) -> bool:
     """Whether ``path`` is a PNG image."""
     return head(path, 8) == b"\x89PNG\r\n\x1a\n"
+
+
+def is_lock(path: Path) -> bool:
+    """Whether ``path`` is what :class:`~unipool_dist.resilience.lock.RunLock` locks: it names a holder, or is empty, as
+    a start that was killed at once may leave it."""
+    return head(path) == b"" or json_object("host", "pid", "since")(path)

@@ -22,10 +22,12 @@ from unipool_dist.base.belongings import (
     empty,
     exists,
     foreign,
+    free_name,
     is_mount_point,
     refuse,
     remove,
     remove_if_empty,
+    unlink_link,
 )
 from unipool_dist.checkpoint.durable import flush, rename_durably
 
@@ -90,7 +92,7 @@ class CheckpointDirectory:
         """
         draft = self.draft(step)
         remove(draft, UNFINISHED)
-        draft.mkdir(parents=True)
+        draft.mkdir(parents=True, exist_ok=True)
 
     def commit(self, step: int) -> None:
         """The draft, whose files are on disk, becomes the checkpoint of ``step``."""
@@ -111,7 +113,7 @@ class CheckpointDirectory:
         """
         folder = self.folder(step)
         if folder.is_symlink():
-            folder.unlink()
+            unlink_link(folder)
             return
         refuse(foreign(folder, CHECKPOINT), f"deleting the checkpoint of step {step}")
         if is_mount_point(folder):
@@ -158,11 +160,10 @@ class CheckpointDirectory:
         folder = self.folder(step)
         aside = self.path / ASIDE
         aside.mkdir(exist_ok=True)
-        names = (f"{folder.name}.{reason}{suffix}" for suffix in ("", *(f".{i}" for i in range(2, 1_000_000))))
-        target = next(aside / name for name in names if not exists(aside / name))
+        target = free_name(aside / f"{folder.name}.{reason}")
         if folder.is_symlink():  # moved, a relative link would lead elsewhere
             target.symlink_to(folder.resolve())
-            folder.unlink()
+            unlink_link(folder)
         else:
             folder.rename(target)
         flush(self.path)
@@ -209,5 +210,6 @@ def _remove_if_ours(entry: Path) -> None:
     """Remove what a checkpoint was or was to become, as far as that is possible."""
     try:
         remove(entry, _kind_of(entry))
+        remove_if_empty(entry)  # as a removal that was interrupted at its very end leaves it
     except (OSError, ForeignError):
         return

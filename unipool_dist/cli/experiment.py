@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from unipool_dist.base.console import put, say
+from unipool_dist.cli.experiment_places import check_places
 from unipool_dist.cli.numbers import PER_NODE, PER_NODE_OR_NONE, PROCESSES, PROCESSES_HERE
 from unipool_dist.cli.submit import check_corpora, check_time, resources_of, tell_submitted
 from unipool_dist.cli.table import aligned
@@ -126,7 +127,8 @@ def _train_here(asked: _Asked, *, num_at_once: int, num_processes: int, dry_run:
         say("\n".join(_table(asked.runs)))
         return
     check_corpora(run.config.data.path for run in asked.runs)
-    freeze_experiment(asked.experiment)
+    check_places(asked.experiment, asked.file, asked.runs)
+    freeze_experiment(asked.experiment, asked.file)
     from unipool_dist.experiment.local import LocalTrainings, log_of
 
     todo = [run for run in asked.runs if progress_of(run).state != "done"]
@@ -159,6 +161,7 @@ def _submit(asked: _Asked, request: Request, *, max_parallel: int | None, dry_ru
     if not todo:
         say(f"{asked.output}: there is nothing to submit")
         return
+    check_places(asked.experiment, asked.file, asked.runs)
     prepared = array.prepare(asked.output, todo, request, max_parallel=max_parallel)
     check_corpora(run.config.data.path for run in todo)
     for note in prepared.notes:
@@ -168,7 +171,7 @@ def _submit(asked: _Asked, request: Request, *, max_parallel: int | None, dry_ru
     if dry_run:
         put(script_of(request, prepared))
         return
-    freeze_experiment(asked.experiment)
+    freeze_experiment(asked.experiment, asked.file)
     tell_submitted(array.submit(request, prepared), prepared.folder.run_dir, array=True)
 
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import click
 
+from unipool_dist.base.belongings import foreign, refuse
 from unipool_dist.base.console import put, say
+from unipool_dist.base.forms import json_object
+from unipool_dist.base.writing import replace_text
 from unipool_dist.observe.naming import ELSEWHERE, naming
 
 
@@ -24,21 +27,27 @@ def report(directory: Path, output: Path | None, baseline: str | None, json_file
 
     The figures are in the page, and beside it in figures/ as PNG.
     """
-    from unipool_dist.report.page import write_page
+    from unipool_dist.report.page import check_replaceable, write_page
     from unipool_dist.report.runs import left_out, read_runs
     from unipool_dist.report.summary import summarize
 
+    page = output or directory / "report.html"
+    check_replaceable(page)
+    if json_file not in (None, "-"):
+        refuse(
+            foreign(Path(json_file), json_object("problems", "warnings", "variants", "runs")), f"writing {json_file}"
+        )
     experiment, runs = read_runs(directory)
     experiment = experiment.compared_with(baseline)
     summary = summarize(experiment, runs)
-    written = write_page(directory, output or directory / "report.html", experiment, runs, summary)
+    written = write_page(directory, page, experiment, runs, summary)
     if json_file is not None:
         document = json.dumps(summary.as_dict(), indent=1) + "\n"
         if json_file == "-":
             put(document)
         else:
             with naming(Path(json_file), ELSEWHERE):
-                Path(json_file).write_text(document, encoding="utf-8")
+                replace_text(Path(json_file), document)
             written.append(Path(json_file))
     for run_dir in left_out(directory, experiment, runs):
         say(f"warning: {run_dir} is no run of the experiment and is left out", err=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from unipool_dist.base.belongings import free_name
 from unipool_dist.base.names import regular_inside
 from unipool_dist.base.reading import UnsafeFileError, open_regular, read_json
 from unipool_dist.data.manifest import record_file
@@ -82,10 +82,7 @@ def make_room(folder: Path) -> bool:
         if os.path.lexists(folder):
             if folder.lstat().st_uid != os.geteuid():
                 return False
-            refused = folder.with_name(folder.name + ".refused")
-            if os.path.lexists(refused):  # of the last time
-                shutil.rmtree(refused) if refused.is_dir() and not refused.is_symlink() else refused.unlink()
-            folder.rename(refused)
+            folder.rename(free_name(folder.with_name(folder.name + ".refused")))  # of the last time nothing is deleted
         return os.access(folder.parent, os.W_OK | os.X_OK)
     except OSError:  # a read-only file system, a file in the way, or no permission
         return False

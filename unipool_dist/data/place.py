@@ -8,6 +8,7 @@ of a corpus is never deleted; it is refused before any work.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from unipool_dist.base.belongings import (
     listed,
     refuse,
     remove,
+    unlink_link,
 )
 from unipool_dist.base.drafts import LOCK_FILE, DraftLockedError, check_draft, draft_kind, locked_draft
 from unipool_dist.base.forms import json_object
@@ -32,7 +34,8 @@ from unipool_dist.errors import DataError
 DOWNLOADS = "downloads"
 SPOOL = "spool"
 _INSIDE = ".partial"
-_OF_THE_VOLUME = ("lost+found",)
+_BESIDE = r"\.partial|\.\.partial\.[0-9a-f]{12}|lost\+found"
+"""In a volume: the draft, one that was about to be made when its process was killed, and what file systems have."""
 
 _FILES = {
     **{name.replace(".", r"\."): any_file for names in TOKENIZER_FILES.values() for name in names},
@@ -86,8 +89,7 @@ class Place:
         purpose = f"preparing {self.out}"
         check_draft(self._draft, _DRAFT, purpose=purpose)
         if not self._inside:
-            odd = self._replaced.is_symlink() or is_mount_point(self._replaced)
-            refuse([self._replaced] if odd else foreign(self._replaced, CORPUS), purpose)
+            refuse(_foreign_corpus(self._replaced), purpose)
         if self._holds_corpus and not self.out.is_symlink():
             refuse([path for path in foreign(self.out, CORPUS) if not self._is_beside(path)], purpose)
         try:
@@ -109,7 +111,7 @@ class Place:
         if self._inside:
             self._move_up()
         elif self.out.is_symlink():
-            self.out.unlink()
+            unlink_link(self.out)
             self._rename()
         else:
             self._retire()
@@ -120,7 +122,7 @@ class Place:
 
     def _rename(self) -> None:
         self._draft.rename(self.out)
-        (self.out / LOCK_FILE).unlink()
+        remove(self.out / LOCK_FILE, any_file)
 
     def _retire(self) -> None:
         """Remove the corpus that was set aside; its downloads go where the new one has none."""
@@ -145,7 +147,7 @@ class Place:
 
     def _is_beside(self, path: Path) -> bool:
         """Whether ``path`` is in a volume without being of its corpus."""
-        return self._inside and path.parent == self.out and path.name in (_INSIDE, *_OF_THE_VOLUME)
+        return self._inside and path.parent == self.out and re.fullmatch(_BESIDE, path.name) is not None
 
     def _no_corpus(self) -> list[Path]:
         """What there is in ``out``, which has no manifest, but for what was half moved up when a process was killed."""
@@ -153,3 +155,10 @@ class Place:
         if self._inside and (self._draft / MANIFEST_NAME).exists() and not foreign(self._draft, _DRAFT):
             found = [entry for entry in found if foreign(entry, CORPUS.of(entry.name))]
         return found
+
+
+def _foreign_corpus(path: Path) -> list[Path]:
+    """What is not of a corpus that was set aside; all of it, if it is a link, a mount point or an empty folder."""
+    if exists(path) and (path.is_symlink() or is_mount_point(path) or not exists(path / MANIFEST_NAME)):
+        return [path]
+    return foreign(path, CORPUS)

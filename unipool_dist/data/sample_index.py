@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from unipool_dist.base.belongings import any_file, discard, remove
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.index_files import fault, load_array, make_room, private_folder, seal
 from unipool_dist.data.index_size import check_index_size
@@ -78,7 +78,7 @@ class SampleIndex:
             if fault(folder, self.key) is not None:  # else another run was faster, with the same result
                 raise
         finally:
-            shutil.rmtree(incoming, ignore_errors=True)
+            discard(incoming)
         return str(folder)
 
     def open(self, folder: str) -> Any:
@@ -118,7 +118,7 @@ class SampleIndex:
                 prefix = f"{dataset.unique_description_hash}-GPTDataset-train-"
                 for kind in _DIMENSIONS:
                     (folder / f"{prefix}{kind}.npy").rename(_array(folder, name, kind))
-                (folder / f"{prefix}description.txt").unlink()
+                remove(folder / f"{prefix}description.txt", any_file)
 
     def _wanted(self) -> dict[str, int]:
         """Samples to index of each domain.

@@ -5,14 +5,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 
+from unipool_dist.base.belongings import Folder, ForeignError, any_file, discard, remove, remove_if_empty
 from unipool_dist.doctor.checks import Check
 from unipool_dist.doctor.judgement import by_value
 from unipool_dist.doctor.probe import Probe
@@ -20,6 +21,7 @@ from unipool_dist.doctor.roster import Roster
 from unipool_dist.doctor.text import seconds
 
 _PREFIX = ".doctor-"
+_LEFT = Folder({r"lock|nonce|data-\d+|tmp\w+": any_file}, sign="lock")
 _LEFT_BEHIND_S = 3600
 _PATIENCE_S = 5.0
 
@@ -101,13 +103,10 @@ class RunDirectory(Probe[Seen]):
         if self._lock is not None:
             os.close(self._lock)
         if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            discard(self.folder)
         self._lock, self.folder = None, None
         for path in self._made:
-            try:
-                path.rmdir()
-            except OSError:
-                break  # a run has begun in it
+            remove_if_empty(path)  # else a run has begun in it
         self._made = []
 
     def _make(self) -> None:
@@ -117,8 +116,9 @@ class RunDirectory(Probe[Seen]):
             path = path.parent
         self._path.mkdir(parents=True, exist_ok=True)
         for entry in self._path.glob(f"{_PREFIX}*"):  # of examinations that were killed
-            if time.time() - entry.stat().st_mtime > _LEFT_BEHIND_S:
-                shutil.rmtree(entry, ignore_errors=True)
+            with suppress(OSError, ForeignError):
+                if not entry.is_symlink() and time.time() - entry.stat().st_mtime > _LEFT_BEHIND_S:
+                    remove(entry, _LEFT)
 
 
 _EXPECTED = "seen and written by all ranks"

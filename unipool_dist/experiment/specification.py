@@ -10,13 +10,18 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from unipool_dist.base.belongings import exists, foreign
+from unipool_dist.base.forms import either, head
 from unipool_dist.base.printable import listed, printable, short
+from unipool_dist.base.reading import read_text
+from unipool_dist.base.writing import replace_text
 from unipool_dist.base.yaml_text import read_yaml
 from unipool_dist.config.sections import PathText, Seed
 from unipool_dist.errors import ConfigError
 
 FROZEN_FILE = "experiment.yaml"
 """In the experiment's directory: what its file said when the experiment was last started."""
+_FROZEN_MARK = "# What `unipool-dist experiment` was last given; written anew by the next call.\n"
 _RESERVED = ("figures", "job", "logs", "report")  # folders of the experiment's directory that hold no runs
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{,149}")
 _DECIDED = {"run.dir": "output", "train.seed": "seeds"}
@@ -79,21 +84,46 @@ def read_experiment(path: Path) -> Experiment:
     return experiment
 
 
-def freeze_experiment(experiment: Experiment) -> None:
-    """Write OUTPUT/experiment.yaml: what the file says, and nothing else.
+def freeze_experiment(experiment: Experiment, file: Path) -> None:
+    """Write OUTPUT/experiment.yaml: what ``file`` says, and nothing else; unless it is that file.
 
     Raises:
         ConfigError: the directory cannot be written.
     """
     path = Path(experiment.output) / FROZEN_FILE
-    text = yaml.safe_dump(experiment.model_dump(exclude_unset=True), sort_keys=False, allow_unicode=True)
+    if path.exists() and path.samefile(file):
+        return
+    text = _FROZEN_MARK + yaml.safe_dump(experiment.model_dump(exclude_unset=True), sort_keys=False, allow_unicode=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(path.name + ".new")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        replace_text(path, text)
     except OSError as error:
         raise ConfigError(f"output={experiment.output} cannot be written: {error}; choose another directory") from None
+
+
+def foreign_freeze(experiment: Experiment, file: Path, *, begun: bool) -> list[Path]:
+    """OUTPUT/experiment.yaml if it is none that :func:`freeze_experiment` has written and may replace.
+
+    Args:
+        begun: there are runs of the experiment; earlier versions wrote the file without a mark.
+    """
+    path = Path(experiment.output) / FROZEN_FILE
+    if exists(path) and path.exists() and path.samefile(file):
+        return []
+    return foreign(path, either(_is_marked, _is_as_dumped) if begun else _is_marked)
+
+
+def _is_marked(path: Path) -> bool:
+    return head(path).startswith(_FROZEN_MARK.encode())
+
+
+def _is_as_dumped(path: Path) -> bool:
+    try:
+        values = read_yaml(path)
+        Experiment.model_validate(values)
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True) == read_text(path)
+    except (OSError, ValueError):
+        return False
 
 
 def _faults(experiment: Experiment) -> list[str]:

@@ -6,10 +6,12 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from unipool_dist.base.belongings import Folder, Kind, any_file
+from unipool_dist.base.forms import is_lock, json_object
 from unipool_dist.base.reading import read_json, read_text
 from unipool_dist.base.records import record_of
 from unipool_dist.base.writing import replace_text
-from unipool_dist.config import Config, load_config
+from unipool_dist.config import Config, is_written_config, load_config
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs.profile import Profile, parse_profile
 
@@ -18,6 +20,29 @@ LOGS = "logs"
 _JOB_FILE = "job.json"
 CONFIG_FILE = "config.yaml"
 SCRIPT_FILE = "job.sbatch"
+
+
+_CODE: dict[str, Kind] = {
+    r".+\.(py|j2|sh|typed)": any_file,
+    "__pycache__": Folder({r".+\.pyc(\.\d+)?": any_file}),
+}
+CODE = Folder(_CODE)
+"""A copied folder of the package, or the launchers."""
+_CODE[r"[a-z_]+"] = CODE
+JOB_FOLDER = Folder(
+    {
+        r"config\.yaml": is_written_config,
+        r"job\.json": json_object("name", "tasks_per_node", "gpus_per_node", "python", "versions"),
+        r"\.lock": is_lock,
+        r"attempts\.jsonl|deepspeed\.json|job\.sbatch|submissions|doctor\.status": any_file,
+        r"packages\.txt|environment\.txt|code\.diff": any_file,
+        "bin": Folder({"unipool-dist": any_file}),
+        "code": Folder({"unipool_dist": CODE}),
+        "launchers": CODE,
+    },
+    sign=r"config\.yaml|job\.json|\.lock",
+)
+"""``RUN/job``."""
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ import subprocess
 from pathlib import Path
 
 import unipool_dist
+from unipool_dist.base.belongings import remove
 from unipool_dist.base.reading import read_bytes
 from unipool_dist.base.writing import replace_bytes, replace_text
 from unipool_dist.config import Config, config_text
 from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.jobs.environment_record import recorded
-from unipool_dist.jobs.folder import CONFIG_FILE, JOB, JobFolder
+from unipool_dist.jobs.folder import CODE, CONFIG_FILE, JOB, JobFolder
 
 _PACKAGE = Path(unipool_dist.__file__).resolve().parent
 PRIVATE = 0o600
@@ -58,7 +59,7 @@ def freeze_code(folder: JobFolder, task_python: str) -> dict[str, str | bool] | 
         raise UnipoolError(f"no launchers/ beside {_PACKAGE}: submit from a checkout of the project")
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
     for source, target in ((_PACKAGE, folder.code / _PACKAGE.name), (launchers, folder.launchers)):
-        shutil.rmtree(target, ignore_errors=True)
+        remove(target, CODE)
         shutil.copytree(source, target, ignore=ignore)
     _write_program(folder, task_python)
     packages = sorted(

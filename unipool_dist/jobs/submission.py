@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from unipool_dist.base.belongings import ForeignError, foreign, refuse, remove, remove_if_empty
 from unipool_dist.base.credentials import without_credentials
 from unipool_dist.base.printable import printable
 from unipool_dist.base.shell import shown
@@ -19,7 +19,7 @@ from unipool_dist.checkpoint.progress import current_versions
 from unipool_dist.config import Config, load_config
 from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.jobs import slurm
-from unipool_dist.jobs.folder import JOB, Job, JobFolder
+from unipool_dist.jobs.folder import JOB, JOB_FOLDER, Job, JobFolder
 from unipool_dist.jobs.freeze import freeze_code, freeze_config, freeze_environment
 from unipool_dist.jobs.layout import choose_layout
 from unipool_dist.jobs.limits import check_time_limit
@@ -80,6 +80,7 @@ def prepare(
     if sweeps:
         return prepare_array(request, folder, configs, max_parallel=max_parallel)
     _check_path(root)
+    check_job_folders(folder, configs)
     return Prepared(folder, configs, request.resources, _check(configs, request))
 
 
@@ -95,9 +96,20 @@ def prepare_array(
         UnipoolError: no number of nodes asked for fits one of them, or the time limit leaves no time to train.
     """
     _check_path(folder.run_dir)
+    check_job_folders(folder, configs)
     limit = f"%{max_parallel}" if max_parallel else ""
     resources = replace(request.resources, array=f"0-{len(configs) - 1}{limit}")
     return Prepared(folder, configs, resources, _check(configs, request))
+
+
+def check_job_folders(folder: JobFolder, configs: Mapping[str, Config]) -> None:
+    """Refuse to write into a folder ``job`` that an earlier submission has not made, or that holds anything else.
+
+    Raises:
+        ForeignError: naming what is in the way.
+    """
+    folders = dict.fromkeys([folder.path, *(folder.run_dir / name / JOB for name in configs)])
+    refuse([path for job in folders for path in foreign(job, JOB_FOLDER)], f"writing {folder.path}")
 
 
 def script_of(request: Request, prepared: Prepared) -> str:
@@ -154,10 +166,10 @@ def discard(prepared: Prepared) -> None:
     """Take back what :func:`write` has written, so that the same submission can be made again, corrected."""
     root = prepared.folder.run_dir
     for folder in (*(root / name / JOB for name in prepared.configs), prepared.folder.path, prepared.folder.logs):
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError, ForeignError):
+            remove(folder, JOB_FOLDER)
     for folder in (*(root / name for name in prepared.configs), root):
-        with suppress(OSError):  # it holds something else
-            folder.rmdir()
+        remove_if_empty(folder)
 
 
 def submit(folder: JobFolder, options: Sequence[str] = ()) -> str:

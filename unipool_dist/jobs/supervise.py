@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
+from unipool_dist.base.belongings import any_file, remove
 from unipool_dist.base.console import guard_streams, say, say_at_once
 from unipool_dist.base.shell import shown
 from unipool_dist.checkpoint.directory import CheckpointDirectory
@@ -164,7 +165,7 @@ class Supervisor:
         """``None`` if all is well."""
         self._say("doctor: looking at the nodes before the first start")
         path = self._run_dir / JOB / DOCTOR_FILE
-        path.unlink(missing_ok=True)
+        remove(path, any_file)
         status = self._srun(doctor_command(self._folder, self._run_dir, layout))
         verdict = path.read_text() if path.exists() else ""
         ended_by_slurm = self._ended_by is not None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 import datetime
-import os
 import platform
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -17,10 +16,14 @@ import jinja2
 import matplotlib
 from markupsafe import Markup
 
+from unipool_dist.base.belongings import exists, foreign, refuse
+from unipool_dist.base.forms import head, is_png
 from unipool_dist.base.printable import printable
+from unipool_dist.base.writing import replace_text
 from unipool_dist.checkpoint.progress import current_versions
 from unipool_dist.experiment.specification import FROZEN_FILE
 from unipool_dist.observe.figures import save
+from unipool_dist.observe.files import is_our_figure
 from unipool_dist.observe.naming import ELSEWHERE, naming
 from unipool_dist.report import text
 from unipool_dist.report.experiment import Experiment
@@ -32,6 +35,8 @@ from unipool_dist.report.summary import Summary
 from unipool_dist.report.usage_figure import usage_picture
 
 FIGURES_DIR = "figures"
+_GENERATOR = b'<meta name="generator" content="unipool-dist report">'
+_MOST_BYTES = 256 << 20
 _TEMPLATE = "page.html.j2"
 
 
@@ -49,19 +54,44 @@ def write_page(directory: Path, output: Path, experiment: Experiment, runs: list
     """Write the page to ``output`` and its figures into a folder beside it; returns all paths, the page first.
 
     Raises:
+        ForeignError: one of them is there and no report's; nothing is written then.
         UnipoolError: they cannot be written.
     """
     findings = collect(experiment, runs, summary)
+    pictures = _pictures(findings)
     folder = output.parent / FIGURES_DIR
+    check_replaceable(output, [each.name for drawn in pictures.values() for each in drawn])
     with naming(folder, ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
-        sections = {name: [_embedded(each, folder) for each in drawn] for name, drawn in _pictures(findings).items()}
+        sections = {name: [_embedded(each, folder) for each in drawn] for name, drawn in pictures.items()}
     page = render(directory, experiment, summary, sections, findings, _versions(runs))
     with naming(output, ELSEWHERE):
-        draft = output.with_name(output.name + ".new")
-        draft.write_text(page, encoding="utf-8")
-        os.replace(draft, output)
+        replace_text(output, page)
     return [output, *(each.path for drawn in sections.values() for each in drawn)]
+
+
+def check_replaceable(output: Path, figures: Sequence[str] = ()) -> None:
+    """Refuse to replace what is no page, or no figure of one.
+
+    Args:
+        figures: their names. Beside a page a PNG of that name is one, as earlier versions left no mark in it.
+
+    Raises:
+        ForeignError: naming it.
+    """
+    folder = output.parent / FIGURES_DIR
+    found = foreign(output, is_page)
+    if exists(folder) and not folder.is_dir():
+        found.append(folder)
+    form = is_png if exists(output) and not found else is_our_figure
+    found += [path for name in figures for path in foreign(folder / f"{name}.png", form)]
+    refuse(found, f"writing {output}")
+
+
+def is_page(path: Path) -> bool:
+    """Whether ``path`` is a report; those of earlier versions named the command alone."""
+    text = head(path, _MOST_BYTES)
+    return text.lstrip().startswith(b"<!DOCTYPE html>") and (_GENERATOR in text or b"unipool-dist report " in text)
 
 
 def render(

