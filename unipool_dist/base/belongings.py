@@ -155,7 +155,8 @@ def unlink_link(path: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove, as far as that is possible, a folder that this very process has made under a name that was free."""
+    """Remove, as far as that is possible, a folder for which no form is needed: this very process has made it under a
+    name that was free, or a lock in it tells which launcher of this user did."""
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from unipool_dist.base.belongings import discard
 
 _PREFIX = "unipool-dist-launch-"
 _LOCK = "launcher.lock"
@@ -44,6 +45,6 @@ def _remove_abandoned(temporary: Path) -> None:
             descriptor = os.open(folder / _LOCK, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder)
+                discard(folder)
             finally:
                 os.close(descriptor)
