@@ -116,6 +116,12 @@ def test_what_would_mean_something_else_is_refused(override: str, said: str) -> 
     assert str(caught.value).replace("\n", "").isprintable()
 
 
+def test_fields_are_not_changed_by_what_comes_after_them() -> None:
+    fields = {"data.weights": {"a": 1.0}, "data.weights.b": 2}
+    assert load_config(None, ["data.weights.c=03"], fields=fields).data.weights == {"a": 1.0, "b": 2.0, "c": 3.0}
+    assert fields["data.weights"] == {"a": 1.0}
+
+
 INTEGERS = [name for name, field in fields_of(Config) if int in branches(field.annotation)]
 NUMBERS = [name for name, field in fields_of(Config) if float in branches(field.annotation)]
 
@@ -138,7 +144,7 @@ PATHS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_si
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=50)
 @given(PATHS, st.sampled_from(["", " #2", ": 3", " - "]))
 def test_text_is_taken_as_typed_and_kept_in_files(
     tmp_path_factory: pytest.TempPathFactory, path: str, end: str
@@ -165,3 +171,18 @@ def test_no_field_is_without_a_rule() -> None:
     for name, field in fields_of(Config):
         if not is_section(field.annotation):
             assert branches(field.annotation), name
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.dictionaries(st.sampled_from(INTEGERS), st.integers(1, 10_000), max_size=8),
+    st.dictionaries(st.sampled_from(NUMBERS), st.floats(0.1, 0.9), max_size=8),
+    st.dictionaries(st.text(max_size=8) | st.sampled_from(["on", "~", "010", "<<"]), st.floats(1e-9, 1e9), max_size=4),
+)
+def test_every_configuration_is_read_back_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, whole: dict[str, int], real: dict[str, float], weights: dict[str, float]
+) -> None:
+    config = load_config(None, fields={**whole, **real, "data.weights": weights})
+    file = tmp_path_factory.getbasetemp() / "written.yaml"
+    dump_config(config, file)
+    assert load_config(file) == config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -42,7 +43,7 @@ def load_config(
     """
     values: dict[str, Any] = {} if path is None else _read_with_bases(Path(path))
     for name, value in fields.items():
-        apply_field(values, name, value)
+        apply_field(values, name, deepcopy(value))  # a later one may set something inside of it
     for override in overrides:
         apply_override(values, override)
     try:
