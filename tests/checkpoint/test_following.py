@@ -11,9 +11,9 @@ import pytest
 
 from tests.checkpoint.command_line import step_folder
 from unipool_dist.checkpoint import resume
+from unipool_dist.checkpoint.index import read_index
 from unipool_dist.checkpoint.manifest import FileRecord, deal, read_manifest
 from unipool_dist.checkpoint.resume import Verification
-from unipool_dist.checkpoint.storage import SafeReader
 
 
 def _files(count: int) -> dict[str, FileRecord]:
@@ -35,7 +35,7 @@ def test_every_file_is_verified_once_and_none_verifies_much_more_than_others(fil
 
 def test_masters_come_first_in_every_file(trained: Path) -> None:
     folder = step_folder(trained, 2)
-    found = SafeReader(folder, read_manifest(folder).files).read_metadata().storage_data
+    found = read_index(folder, read_manifest(folder).files).storage_data
     ends: dict[str, int] = {}
     begins: dict[str, int] = {}
     for index, info in found.items():

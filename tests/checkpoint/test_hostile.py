@@ -137,6 +137,7 @@ NOT_READ: dict[str, Make] = {
     "format of text": state(format_version="x"),
     "format later": state(format_version=99, versions=5),
     "negative step": state(step=-7),
+    "another step": state(step=7),
     "step of 300 digits": state(step=10**300),
     "segments of nothing": state(data={"tokenizer_hash": "t", "content_hash": "c", "segments": [0]}),
     "segments endless": state(data={"tokenizer_hash": "t", "content_hash": "c", "segments": [1] * 20_000}),

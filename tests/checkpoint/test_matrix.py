@@ -14,8 +14,8 @@ from tests.checkpoint.support import load_step, save_step
 from tests.support.training import batches_of, built, tiny_config
 from tests.support.workers import Workers
 from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.index import read_index
 from unipool_dist.checkpoint.manifest import read_manifest
-from unipool_dist.checkpoint.storage import SafeReader
 from unipool_dist.topology.environment import Environment
 
 KNOWN, TRAINED, MORE = 1, 3, 5
@@ -117,7 +117,7 @@ def test_every_layout_resumes_from_every_other(
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_is_on_disk_does_not_depend_on_the_layout(saved: tuple[dict[str, Path], list[float]], layout: str) -> None:
     folder = CheckpointDirectory(saved[0][layout]).folder(KNOWN)
-    tensors = SafeReader(folder, read_manifest(folder).files).read_metadata().state_dict_metadata
+    tensors = read_index(folder, read_manifest(folder).files).state_dict_metadata
     assert set(tensors) == tensors_on_disk(tiny_config(*overrides_of("one")))
     for name, tensor in tensors.items():
         assert isinstance(tensor, TensorStorageMetadata)

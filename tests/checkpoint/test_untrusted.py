@@ -15,8 +15,8 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
 from tests.checkpoint.damage import RANKS, adapt_manifest, copy_run, load_all, replace_file, save_run
 from tests.support.workers import Workers
+from unipool_dist.checkpoint.index import read_index
 from unipool_dist.checkpoint.manifest import INDEX_FILE
-from unipool_dist.checkpoint.storage import SafeReader
 from unipool_dist.errors import CheckpointError
 
 
@@ -111,14 +111,14 @@ def test_an_index_gets_no_function(tmp_path: Path, name: str) -> None:
     (tmp_path / INDEX_FILE).write_bytes(b"\x80\x04" + strings + b"\x93.")
     assert pickle.loads((tmp_path / INDEX_FILE).read_bytes()) is not None
     with pytest.raises(CheckpointError, match=f"asks for {name}"):
-        SafeReader(tmp_path, {})
+        read_index(tmp_path, {})
 
 
 def test_another_object_is_no_index(tmp_path: Path) -> None:
     for content in (MetadataIndex("w"), [1, 2], torch.Size([3])):
         (tmp_path / INDEX_FILE).write_bytes(pickle.dumps(content))
         with pytest.raises(CheckpointError, match="is no index of a checkpoint"):
-            SafeReader(tmp_path, {})
+            read_index(tmp_path, {})
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_an_index_that_cannot_be_read_is_a_clear_error(tmp_path: Path, content: 
     """It is read without a look at its hash where only sizes are verified."""
     (tmp_path / INDEX_FILE).write_bytes(content)
     with pytest.raises(CheckpointError, match=f"{INDEX_FILE} is damaged"):
-        SafeReader(tmp_path, {})
+        read_index(tmp_path, {})
 
 
 def test_a_missing_index_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"{INDEX_FILE} is damaged: FileNotFoundError"):
-        SafeReader(tmp_path, {})
+        read_index(tmp_path, {})

@@ -66,11 +66,14 @@ class Progress(_Record):
         return self.model_dump_json(indent=1) + "\n"
 
 
-def read_progress(folder: Path) -> Progress:
+def read_progress(folder: Path, step: int | None = None) -> Progress:
     """Read ``state.json`` of the checkpoint in ``folder``.
 
+    Args:
+        step: of which it must be the state; ``None``: of any.
+
     Raises:
-        CheckpointError: it is missing or damaged, or of a later format.
+        CheckpointError: it is missing or damaged, of a later format, or of another step.
     """
     path = folder / STATE_FILE
     try:
@@ -80,9 +83,12 @@ def read_progress(folder: Path) -> Progress:
                 f"{path} has format_version={values['format_version']}, this unipool_dist reads up to "
                 f"{FORMAT_VERSION}; install the version that wrote it: {values.get('versions', {}).get('unipool-dist')}"
             )
-        return Progress.model_validate(values)
+        progress = Progress.model_validate(values)
     except (OSError, ValueError, AttributeError, TypeError, ValidationError) as error:
         raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
+    if step is not None and progress.step != step:
+        raise CheckpointError(f"{path} is that of step {progress.step}, not of step {step}; restore the file")
+    return progress
 
 
 def read_config(folder: Path) -> Config:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import Metadata
 
 from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.index import read_index
 from unipool_dist.checkpoint.manifest import (
     MANIFEST_FILE,
     SMALL_FILES,
@@ -109,6 +111,11 @@ class Found:
     damaged: Mapping[int, str] = field(default_factory=dict)
     """Newer checkpoints that were passed over, with what is wrong with them."""
 
+    @cached_property
+    def index(self) -> Metadata:
+        """The index of its tensors, read at first use."""
+        return read_index(self.folder, self.files)
+
 
 def find_checkpoint(
     directory: CheckpointDirectory,
@@ -150,7 +157,13 @@ def find_checkpoint(
             mine = deal(large, group.size())[group.rank()] if verify == "hash" else {}
             verification = Verification(step, folder, mine, group)
             return Found(
-                step, folder, read_progress(folder), read_config(folder), manifest.files, verification, passed_over
+                step,
+                folder,
+                read_progress(folder, step),
+                read_config(folder),
+                manifest.files,
+                verification,
+                passed_over,
             )
         if from_step is not None:
             raise DamagedError(step, fault)
@@ -202,7 +215,7 @@ def load_pieces(found: Found, held: Iterable[Held], group: dist.ProcessGroup) ->
     """
     planner = PieceLoadPlanner([(item.piece, item.values) for item in held])
     with failing_together(f"reading the index of {found.folder}", group):
-        reader = SafeReader(found.folder, found.files, found.verification.wait_for)
+        reader = SafeReader(found.folder, found.index, found.verification.wait_for)
     try:
         dcp.load({}, storage_reader=reader, planner=planner, process_group=group)
     except CheckpointException as error:

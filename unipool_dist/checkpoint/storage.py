@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
 
 from unipool_dist.base.names import regular_inside
-from unipool_dist.checkpoint.index import read_index
 from unipool_dist.checkpoint.manifest import FileRecord
 from unipool_dist.checkpoint.records import RecordFile, read_part
 
@@ -42,27 +41,24 @@ class HashingWriter(FileSystemWriter):
 
 
 class SafeReader(FileSystemReader):
-    """Reads tensors alone, and of a tensor's record its elements alone; the index, which is a pickle, as
-    :func:`~unipool_dist.checkpoint.index.read_index` does.
+    """Reads tensors alone, and of a tensor's record its elements alone.
 
     Args:
-        files: those of the manifest; no other is opened.
+        index: from :func:`~unipool_dist.checkpoint.index.read_index`; no file is opened that it does not name. It is
+            read before, because torch.distributed.checkpoint would log an error of it with its traceback, and try once
+            more.
         wait_for: called with a file's name and a position in it before anything up to there is read.
-
-    Raises:
-        CheckpointError: the index is damaged, asks for anything else, or does not fit ``files``.
     """
 
     def __init__(
         self,
         path: Path,
-        files: Mapping[str, FileRecord],
+        index: Metadata,
         wait_for: Callable[[str, int], None] = lambda name, num_bytes: None,
     ) -> None:
         super().__init__(path)
         self._wait_for = wait_for
-        # Now, because torch.distributed.checkpoint would log an error of it with its traceback, and try once more.
-        self._index = read_index(path, files)
+        self._index = index
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         self._index.storage_meta = StorageMeta(load_id=self.load_id)

@@ -99,7 +99,8 @@ def check_contents(located: Located, bar: Bar = no_bar) -> None:
 
 
 def _open(folder: Path, passed_over: tuple[str, ...]) -> Located:
-    return Located(folder, read_manifest(folder), read_progress(folder), read_config(folder), passed_over)
+    manifest = read_manifest(folder)
+    return Located(folder, manifest, read_progress(folder, manifest.step), read_config(folder), passed_over)
 
 
 def _listed(steps: list[int]) -> str:

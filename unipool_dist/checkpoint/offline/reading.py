@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from unipool_dist.checkpoint.index import read_index
 from unipool_dist.checkpoint.manifest import read_manifest
 from unipool_dist.checkpoint.pieces import Piece, Shape, whole
 from unipool_dist.checkpoint.planners import PieceLoadPlanner
@@ -56,7 +57,7 @@ class TensorReader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._reader = SafeReader(folder, read_manifest(folder).files)
+        self._reader = SafeReader(folder, read_index(folder, read_manifest(folder).files))
         index = self._reader.read_metadata().state_dict_metadata
         self.tensors = {name: _info(folder, name, saved) for name, saved in sorted(index.items())}
 

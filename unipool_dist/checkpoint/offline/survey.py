@@ -96,7 +96,7 @@ def _entry(folder: Path) -> Entry | None:
     faults: list[str] = quick_faults(folder) if kind in ("checkpoint", "aside") else []
     progress = None
     try:
-        progress = read_progress(folder)
+        progress = read_progress(folder, int(match[1]) if kind == "checkpoint" else None)
     except CheckpointError as error:
         if kind == "checkpoint" and not faults:
             faults = [str(error)]
