@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from unipool_dist.base.console import say
+from unipool_dist.base.system_errors import at
 from unipool_dist.cli.numbers import BYTES, VOCABULARY, Finite
 from unipool_dist.cli.table import aligned
 from unipool_dist.data.corpus import Corpus
@@ -86,7 +87,8 @@ def prepare(
         validation_fraction=validation_fraction,
         max_bytes_per_domain=max_bytes_per_domain,
     )
-    manifest, done = prepare_corpus(out, options, cache=cache, force=force, progress=Progress(progress))
+    with at(out):
+        manifest, done = prepare_corpus(out, options, cache=cache, force=force, progress=Progress(progress))
     say(f"{out}: prepared" if done else f"{out}: already prepared")
     say(render(manifest))
 

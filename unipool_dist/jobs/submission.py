@@ -15,6 +15,7 @@ from unipool_dist.base.belongings import ForeignError, foreign, refuse, remove, 
 from unipool_dist.base.credentials import without_credentials
 from unipool_dist.base.printable import printable
 from unipool_dist.base.shell import shown
+from unipool_dist.base.system_errors import at
 from unipool_dist.checkpoint.progress import current_versions
 from unipool_dist.config import Config, load_config
 from unipool_dist.errors import ConfigError, UnipoolError
@@ -135,6 +136,11 @@ def write(request: Request, prepared: Prepared) -> None:
 
 def write_over(request: Request, prepared: Prepared) -> None:
     """As :func:`write`, into folders that may hold what an earlier submission has frozen; they stay on a failure."""
+    with at(prepared.folder.path):
+        _write(request, prepared)
+
+
+def _write(request: Request, prepared: Prepared) -> None:
     folder = prepared.folder
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.logs.mkdir(mode=0o700, exist_ok=True)  # SLURM makes the logs in it
