@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unipool_dist.base.programs import Process, start_program
 from unipool_dist.errors import RunLockedError
 from unipool_dist.experiment.machine import cores_here, gpus_here, share_of_machine
 from unipool_dist.experiment.plan import Run
@@ -32,7 +32,7 @@ _LOOK_EVERY_S = 0.2
 @dataclass
 class _Training:
     run: Run
-    process: subprocess.Popen[bytes]
+    process: Process
     claim: RunLock
     attempts: AttemptLog
     place: int
@@ -108,14 +108,7 @@ class LocalTrainings:
             )
             log_start = output.tell()
             # In a session of its own: a terminal's signals come to this command alone, which passes them on once.
-            process = subprocess.Popen(
-                self._command(run),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=self._environment(place),
-            )
+            process = start_program(self._command(run), output=output, variables=self._environment(place))
             self._under_way.append(_Training(run, process, claim, attempts, place, log, log_start))
         again = f" from step {progress.checkpoint}" if progress.checkpoint else " anew" if progress.step else ""
         self._tell(f"{run.name}: started{again}")

@@ -6,11 +6,11 @@ import importlib.metadata
 import os
 import shlex
 import shutil
-import subprocess
 from pathlib import Path
 
 import unipool_dist
 from unipool_dist.base.belongings import remove
+from unipool_dist.base.programs import run_program
 from unipool_dist.base.reading import read_bytes
 from unipool_dist.base.writing import replace_bytes, replace_text
 from unipool_dist.config import Config, config_text
@@ -103,9 +103,7 @@ def _git_state(folder: JobFolder) -> dict[str, str | bool] | None:
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(
-            ["git", "-C", str(_PACKAGE.parent), *arguments], capture_output=True, text=True, timeout=60, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
+        done = run_program(["git", "-C", str(_PACKAGE.parent), *arguments], timeout_s=60)
+    except OSError:
         return None
-    return done.stdout
+    return done.out if done.status == 0 else None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from unipool_dist.base.programs import run_program
 from unipool_dist.errors import UnipoolError
 
 _PATIENCE_S = 60
@@ -83,16 +83,16 @@ def host_names(node_list: str) -> list[str]:
 
 def _call(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S)
+        done = run_program(command, timeout_s=_PATIENCE_S)
     except FileNotFoundError:
         raise SlurmError(
             f"there is no {command[0]} on PATH: this is no SLURM machine; work on a login node, or use "
             f"launchers/local.sh on a single machine"
         ) from None
-    except subprocess.TimeoutExpired:
+    except TimeoutError:
         raise NoAnswerError(f"{command[0]} has not answered for {_PATIENCE_S} s; see `scontrol ping`") from None
-    if done.returncode:
-        said = f"{' '.join(command[:3])} failed: {' '.join(done.stderr.split()) or done.returncode}"
+    if done.status:
+        said = f"{' '.join(command[:3])} failed: {' '.join(done.err.split()) or done.status}"
         # The command has its own patience (MessageTimeout), and what it asked for may be done all the same.
-        raise NoAnswerError(f"{said}; see `scontrol ping`") if "timed out" in done.stderr else SlurmError(said)
-    return done.stdout
+        raise NoAnswerError(f"{said}; see `scontrol ping`") if "timed out" in done.err else SlurmError(said)
+    return done.out

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from types import FrameType
 
 from unipool_dist.base.belongings import any_file, remove
 from unipool_dist.base.console import guard_streams, say, say_at_once
+from unipool_dist.base.programs import run_program
 from unipool_dist.base.shell import shown
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.errors import UnipoolError
@@ -173,17 +173,17 @@ class Supervisor:
 
     def _srun(self, command: list[str]) -> int:
         """Exit status of srun; as a shell would give it if a signal killed srun."""
-        status = subprocess.run(command, env=self._environment).returncode
+        status = run_program(command, variables=self._environment, keep=False).status
         return status if status >= 0 else 128 - status
 
     def _free_port(self) -> str:
         """On this node, which is the first. Another restart begins to look elsewhere: a process of an earlier one that
         is still alive, on a node that was cut off, does not find the new ones."""
         program = [str(self._folder.launchers / "free_port.sh")]
-        done = subprocess.run(program, capture_output=True, text=True)
-        if done.returncode:
-            raise UnipoolError(f"no port for the tasks to meet at: {done.stderr.strip()}")
-        return done.stdout.strip()
+        done = run_program(program)
+        if done.status:
+            raise UnipoolError(f"no port for the tasks to meet at: {done.err.strip()}")
+        return done.out.strip()
 
     def _requeue(self, decision: Decision) -> int:
         if not self._job.requeue:

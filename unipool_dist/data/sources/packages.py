@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unipool_dist.base.belongings import discard, exists, free_name, refuse
+from unipool_dist.base.programs import run_program
 from unipool_dist.data.manifest import Origin, file_sha256
 from unipool_dist.data.sources.base import Files, FolderFiles, ZipFiles
 from unipool_dist.errors import DataError
@@ -48,16 +48,16 @@ def run_command(command: Sequence[str], directory: Path) -> None:
         DataError: it cannot be started or fails; the message ends with the last lines it wrote.
     """
     try:
-        result = subprocess.run(command, cwd=directory, capture_output=True, text=True, errors="replace")
+        result = run_program(command, directory=directory)
     except FileNotFoundError:
         raise DataError(
             f"{command[0]} is not on this machine, and `{' '.join(command)}` needs it: install it"
         ) from None
-    if result.returncode != 0:
-        output = (result.stderr.strip() or result.stdout.strip()).splitlines()
+    if result.status != 0:
+        output = (result.err.strip() or result.out.strip()).splitlines()
         tail = "\n".join(line for line in output if not line.startswith("WARNING:"))[-1000:]
         raise DataError(
-            f"`{' '.join(command)}` failed with exit code {result.returncode}; check the network and run again:\n{tail}"
+            f"`{' '.join(command)}` failed with exit code {result.status}; check the network and run again:\n{tail}"
         )
 
 

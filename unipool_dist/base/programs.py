@@ -1,0 +1,68 @@
+"""Start other programs: the one place where it is done. A command is a list of words, and no shell ever reads it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+Process = subprocess.Popen[bytes]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a program has ended: its status, which is negative for a signal, and what it wrote, if that was kept."""
+
+    status: int
+    out: str = ""
+    err: str = ""
+
+
+def run_program(
+    command: Sequence[str],
+    *,
+    timeout_s: float | None = None,
+    directory: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+    keep: bool = True,
+) -> Finished:
+    """Run ``command`` to its end.
+
+    Args:
+        timeout_s: the program is killed then.
+        variables: its environment; that of this process if it is ``None``.
+        keep: return what it writes; else that goes where this process's goes.
+
+    Raises:
+        OSError: it cannot be started.
+        TimeoutError: it has not ended in time.
+    """
+    try:
+        done = subprocess.run(
+            list(command), cwd=directory, env=variables, capture_output=keep, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"{command[0]} has not ended within {timeout_s:g} s") from None
+    return Finished(done.returncode, _text(done.stdout), _text(done.stderr))
+
+
+def start_program(command: Sequence[str], *, output: IO[bytes], variables: Mapping[str, str]) -> Process:
+    """Start ``command`` in a session of its own, without stdin; all that it writes goes to ``output``.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    return subprocess.Popen(
+        list(command),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=variables,
+    )
+
+
+def _text(data: bytes | None) -> str:
+    return "" if data is None else data.decode("utf-8", "replace")
