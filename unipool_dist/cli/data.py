@@ -8,6 +8,7 @@ import click
 
 from unipool_dist.base.console import say
 from unipool_dist.base.system_errors import at
+from unipool_dist.cli.caches import writable_cache
 from unipool_dist.cli.numbers import BYTES, VOCABULARY, Finite
 from unipool_dist.cli.table import aligned
 from unipool_dist.data.corpus import Corpus
@@ -87,7 +88,7 @@ def prepare(
         validation_fraction=validation_fraction,
         max_bytes_per_domain=max_bytes_per_domain,
     )
-    with at(out):
+    with at(out), writable_cache():
         manifest, done = prepare_corpus(out, options, cache=cache, force=force, progress=Progress(progress))
     say(f"{out}: prepared" if done else f"{out}: already prepared")
     say(render(manifest))
