@@ -12,19 +12,15 @@ from unipool_dist.cli.caches import writable_cache
 from unipool_dist.errors import UnipoolError
 
 
-def _home_of_another(folder: Path) -> str:
-    folder.chmod(0o500)
-    return str(folder)
-
-
 @pytest.mark.parametrize("kind", ["device", "missing parent of a file", "closed", "closed cache", "XDG"])
 def test_a_home_that_cannot_be_written(tmp_path: Path, kind: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "home/.cache").mkdir(parents=True)
+    (tmp_path / "closed").mkdir(mode=0o500)
     variables = {
         "device": {"HOME": "/dev/null"},
         "missing parent of a file": {"HOME": str(tmp_path / "file/home")},
-        "closed": {"HOME": _home_of_another(tmp_path / "closed") if not (tmp_path / "closed").mkdir() else ""},
+        "closed": {"HOME": str(tmp_path / "closed")},
         "closed cache": {"HOME": str(tmp_path / "home")},
         "XDG": {"HOME": str(tmp_path), "XDG_CACHE_HOME": "/dev/null/x"},
     }[kind]

@@ -64,5 +64,14 @@ def start_program(command: Sequence[str], *, output: IO[bytes], variables: Mappi
     )
 
 
+def converse_with(command: Sequence[str]) -> Process:
+    """Start ``command`` with its stdin and stdout as pipes to this process.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    return subprocess.Popen(list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=1 << 20)
+
+
 def _text(data: bytes | None) -> str:
     return "" if data is None else data.decode("utf-8", "replace")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unipool_dist.base.printable import printable
+from unipool_dist.base.programs import Process, converse_with
 from unipool_dist.data.sources import reader
 from unipool_dist.errors import DataError
 
@@ -40,7 +40,7 @@ class RowReader:
     """A process that reads rows, started at the first :meth:`texts`."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     def texts(self, loader: str, batches: Sequence[dict[str, Any]], text_field: str) -> Iterator[str]:
         """The texts under ``text_field`` in the rows that ``datasets.load_dataset`` gives for each of ``batches``.
@@ -89,16 +89,14 @@ class RowReader:
                 with suppress(OSError):
                     pipe.close()
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> Process:
         if self._process is None or self._process.poll() is not None:
             self.close()
             # -P: nothing is imported from the folder of the program, nor from the current one.
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=1 << 20
-            )
+            self._process = converse_with([sys.executable, "-P", _PROGRAM])
         return self._process
 
-    def _frame(self, process: subprocess.Popen[bytes], file: str) -> tuple[bytes, bytes]:
+    def _frame(self, process: Process, file: str) -> tuple[bytes, bytes]:
         assert process.stdout is not None
         head = process.stdout.read(reader.FRAME.size)
         if len(head) == reader.FRAME.size:
