@@ -6,6 +6,7 @@ its job and restart: the batch script on a node that was cut off may write its e
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -65,15 +66,14 @@ class AttemptLog:
         """What there is; lines that a crash cut short, or that make no sense, are ignored.
 
         Raises:
-            OSError: the file is there and cannot be read.
-            UnipoolError: it is no file of text.
+            OSError: the file is there and cannot be read, or is no file of text.
         """
         log = cls(folder)
         path = folder / ATTEMPTS_FILE
         try:
             text = read_bytes(path).decode("utf-8", "replace") if path.exists() else ""
         except ValueError as error:
-            raise UnipoolError(f"{path} cannot be read: {error}; remove it, or restore it from a copy") from None
+            raise OSError(errno.EINVAL, str(error), str(path)) from None
         for line in text.splitlines():
             try:
                 event: dict[str, Any] = parse_json(line)
