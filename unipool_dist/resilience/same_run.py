@@ -36,7 +36,7 @@ def find_rank(pid: int, created: float, rank: int) -> psutil.Process | None:
         theirs, own = found.environ(), psutil.Process().environ()
         same_time = abs(found.create_time() - created) < 1
         same_user = found.uids().real == os.getuid()
-    except psutil.Error:
+    except (psutil.Error, OSError):
         return None
     same_run = any(name in own for name in _OF_RUN) and all(theirs.get(name) == own.get(name) for name in _OF_RUN)
     number = next((theirs[name] for name in _RANKS if name in theirs), None)
