@@ -95,7 +95,10 @@ def test_a_link_to_nothing_is_foreign(tmp_path: Path, target: str) -> None:
         remove(tmp_path / "link", KIND)
 
 
-def test_an_empty_folder_is_anybodys(tmp_path: Path) -> None:
+def test_an_empty_folder_is_anybodys_but_within_ours(thing: Path, tmp_path: Path) -> None:
+    (thing / "inner" / "1.txt").unlink()
+    remove(thing, KIND)
+    assert not thing.exists()
     (tmp_path / "empty").mkdir()
     empty(tmp_path / "empty", KIND)
     assert (tmp_path / "empty").is_dir()

@@ -138,6 +138,8 @@ def empty(path: Path, kind: Folder) -> None:
     names = os.listdir(path) if path.is_dir() else []
     for name in _signs_last(names, kind):
         remove(path / name, kind.of(name))
+        if isinstance(kind.of(name), Folder):
+            remove_if_empty(path / name)  # of a name of ours in a folder of ours
     if names and not path.is_symlink():  # one that was empty may be anybody's
         remove_if_empty(path)
 

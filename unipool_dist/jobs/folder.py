@@ -40,7 +40,7 @@ JOB_FOLDER = Folder(
         "code": Folder({"unipool_dist": CODE}),
         "launchers": CODE,
     },
-    sign=r"config\.yaml|job\.json|\.lock",
+    sign=r"config\.yaml|job\.json|\.lock|attempts\.jsonl",
 )
 """``RUN/job``."""
 

@@ -60,7 +60,7 @@ def freeze_code(folder: JobFolder, task_python: str) -> dict[str, str | bool] | 
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
     for source, target in ((_PACKAGE, folder.code / _PACKAGE.name), (launchers, folder.launchers)):
         remove(target, CODE)
-        shutil.copytree(source, target, ignore=ignore)
+        shutil.copytree(source, target, ignore=ignore, dirs_exist_ok=True)
     _write_program(folder, task_python)
     packages = sorted(
         f"{item.metadata['Name']}=={item.version}"

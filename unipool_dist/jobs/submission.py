@@ -174,6 +174,7 @@ def discard(prepared: Prepared) -> None:
     for folder in (*(root / name / JOB for name in prepared.configs), prepared.folder.path, prepared.folder.logs):
         with suppress(OSError, ForeignError):
             remove(folder, JOB_FOLDER)
+        remove_if_empty(folder)  # `logs`, to which nothing has been written
     for folder in (*(root / name for name in prepared.configs), root):
         remove_if_empty(folder)
 
