@@ -54,8 +54,8 @@ def misbehaviours(place: Place) -> dict[str, tuple[Callable[[], object], str]]:
         "many words": (lambda: sys.exit("x" * 30_000), "a refusal of 30,002 characters"),
         "a signal": (lambda: os.kill(os.getpid(), 11), "ended by SIGSEGV"),
         "a wait": (_hang, "hangs: 2 s"),
-        "a loop": (_turn, "hangs"),
-        "memory": (lambda: bytearray(5 << 30), "memory above 1024 MiB"),
+        "a loop": (_turn, "hangs: 1 s of CPU"),
+        "memory": (lambda: bytearray(3 << 30), "memory above 1024 MiB"),
         "a control character": (lambda: print("\x1b[2J"), r"control characters: \x1b[2J"),
         "no UTF-8": (lambda: os.write(1, b"\xff"), "control characters"),
         "a process": (_leave_a_process, "left a process behind"),
@@ -73,8 +73,8 @@ def misbehaviours(place: Place) -> dict[str, tuple[Callable[[], object], str]]:
 
 @pytest.mark.parametrize("name", misbehaviours(Place(Path("/"))))
 def test_the_fuzzer_sees(name: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forked, "WALL_LIMIT_S", 2)
-    monkeypatch.setattr(forked, "CPU_LIMIT_S", 1)
+    monkeypatch.setattr(forked, "WALL_LIMIT_S", 2 if name == "a wait" else 60)
+    monkeypatch.setattr(forked, "CPU_LIMIT_S", 1 if name == "a loop" else 60)
     work, expected = misbehaviours(place)[name]
     found = faults(call(work, place))
     assert any(fault.startswith(expected) for fault in found), found
