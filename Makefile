@@ -16,7 +16,7 @@ TRAIN_ARGS ?=
 PYTEST_ARGS ?=
 # Tests side by side; most of them are several processes, each of one thread.
 PYTEST_WORKERS ?= 2
-SOAK_KILLS ?= 50
+SOAK_KILLS ?= 200
 SOAK_ARGS ?=
 FUZZ_ARGS ?=
 BENCH_ARGS ?=
@@ -39,7 +39,7 @@ constraints = constraints/py$$($(BIN)/python -c 'import sys; print("%d%d" % sys.
 pip_install = $(BIN)/python -m pip install --no-compile --constraint $(constraints) $(1) >>$(INSTALL_LOG) 2>&1 || \
 	{ tail -n 30 $(INSTALL_LOG); echo "installation failed; the whole log is in $(INSTALL_LOG)" >&2; exit 1; }
 
-.PHONY: help setup train test test-slurm test-py312 check format bench bench-checkpoint fuzz soak-checkpoint clean
+.PHONY: help setup train test test-slurm test-py312 check format bench bench-checkpoint fuzz soak clean
 
 help: ## this list
 	@awk -F ':.*## *' '/^[a-z0-9-]+:.*##/ { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,7 +49,7 @@ help: ## this list
 	@echo "  PYTEST_ARGS=...  further arguments of pytest, e.g. PYTEST_ARGS='-k router -x'"
 	@echo "  PYTEST_WORKERS=2 how many tests go on side by side; 0 with --pdb"
 	@echo "  TRAIN_CONFIG=... NPROC=... TRAIN_ARGS=...      what \`make train\` trains: configs/small.yaml, 4 processes"
-	@echo "  BENCH_ARGS=...   SOAK_KILLS=50   SOAK_ARGS=... of bench and bench-checkpoint, and of soak-checkpoint"
+	@echo "  BENCH_ARGS=...   SOAK_KILLS=200  SOAK_ARGS=... of bench and bench-checkpoint, and of soak"
 	@echo "  FUZZ_ARGS=...    of fuzz, e.g. FUZZ_ARGS='--class corpora --seed 7 --only 123'"
 
 setup: $(INSTALLED) ## make .venv and install everything into it; quick when up to date
@@ -85,8 +85,8 @@ format: $(INSTALLED) ## reformat, and fix what lint can fix
 bench-checkpoint: $(INSTALLED) ## speed of saving and loading against the disk's own, and the stall of training
 	$(BIN)/python -W ignore -m benchmarks.checkpoint $(BENCH_ARGS)
 
-soak-checkpoint: $(INSTALLED) ## kill a run SOAK_KILLS times and see what is lost; a quarter of an hour
-	$(BIN)/python -W ignore -m tests.soak.checkpoint_soak --kills $(SOAK_KILLS) $(SOAK_ARGS)
+soak: $(INSTALLED) ## kill runs SOAK_KILLS times and see what is lost; half an hour; goes on when called again
+	$(BIN)/python -W ignore -m tests.soak --kills $(SOAK_KILLS) $(SOAK_ARGS)
 
 fuzz: $(INSTALLED) ## thousands of hostile inputs: none may crash, hang, be executed or get out; ten minutes
 	$(BIN)/python -W ignore -m tests.fuzz $(FUZZ_ARGS)

@@ -1,4 +1,4 @@
-"""A few kills of ``make soak-checkpoint``: a killed run loses next to nothing, and the soak goes on where it was."""
+"""A few kills of ``make soak``: a killed run loses next to nothing, and the soak goes on where it was."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.checkpoint_soak import INTERVAL
+from tests.soak.campaign import INTERVAL, Soak
 from tests.soak.promises import Remains, ViolationError, check_resumed
-from tests.soak.victim import end_all
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.manifest import MANIFEST_FILE, SMALL_FILES, Manifest, hash_file
 
@@ -23,12 +22,12 @@ KILLS = 4
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
-    end_all(tmp_path / "run")
+    Soak(tmp_path, KILLS, 0).end_all()
 
 
 @pytest.mark.timeout(600)
 def test_a_run_that_is_killed_again_and_again_loses_next_to_nothing(folder: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.soak.checkpoint_soak", "--folder", str(folder)]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.soak", "--folder", str(folder)]
     command += ["--kills", str(KILLS), "--seed", "6"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as soak:
         assert soak.stdout is not None

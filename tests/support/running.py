@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -23,11 +25,14 @@ def one_thread() -> dict[str, str]:
 class Run:
     """A run started by ``command``, in a process group of its own; what it says goes to ``log``."""
 
-    def __init__(self, command: list[str], run_dir: Path, log: Path) -> None:
+    def __init__(
+        self, command: list[str], run_dir: Path, log: Path, variables: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.run_dir, self.log = run_dir, log
+        environment = {**one_thread(), **variables}
         with log.open("w") as output:
             self.process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=one_thread()
+                command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment
             )
 
     def wait_for_text(self, text: str, timeout_s: float = 300) -> None:
