@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -52,7 +53,7 @@ def misbehaviours(place: Place) -> dict[str, tuple[Callable[[], object], str]]:
         "another status": (lambda: sys.exit(3), "exit status 3"),
         "no word": (lambda: sys.exit(1), "refused without a word"),
         "many words": (lambda: sys.exit("x" * 30_000), "a refusal of 30,002 characters"),
-        "a signal": (lambda: os.kill(os.getpid(), 11), "ended by SIGSEGV"),
+        "a signal": (lambda: os.kill(os.getpid(), signal.SIGTERM), "ended by SIGTERM"),
         "a wait": (_hang, "hangs: 2 s"),
         "a loop": (_turn, "hangs: 1 s of CPU"),
         "memory": (lambda: bytearray(3 << 30), "memory above 1024 MiB"),
