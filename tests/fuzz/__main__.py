@@ -33,11 +33,11 @@ CLASSES = {each.name: each for each in (CONFIGURATIONS, MANIFESTS, CHECKPOINTS, 
     "--class", "names", multiple=True, type=click.Choice(list(CLASSES)), help="Classes of inputs.  [default: all]"
 )
 @click.option("--seed", type=int, help="Of all inputs.  [default: a new one, which is printed]")
-@click.option("--only", type=click.IntRange(min=0), help="The input of this number alone; shows what it says.")
+@click.option("--only", type=click.IntRange(min=0), multiple=True, help="Inputs of this number alone; shows all.")
 @click.option("--share", default=1.0, help="Of a full run's number of inputs.")
 @click.option("--jobs", type=click.IntRange(min=1), default=2, help="Inputs at a time.")
 @click.option("--keep", is_flag=True, help="Keep the folder in which the input lies.")
-def main(names: tuple[str, ...], seed: int | None, only: int | None, share: float, jobs: int, keep: bool) -> None:
+def main(names: tuple[str, ...], seed: int | None, only: tuple[int, ...], share: float, jobs: int, keep: bool) -> None:
     """Try hostile inputs; exit status 1 if a promise was broken."""
     seed = secrets.randbelow(10**6) if seed is None else seed
     click.echo(f"seed {seed}")
@@ -47,7 +47,7 @@ def main(names: tuple[str, ...], seed: int | None, only: int | None, share: floa
         home.mkdir()
         os.environ.update(HOME=str(home), HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", DS_ACCELERATOR="cpu")
         campaign = Campaign([CLASSES[name] for name in names or CLASSES], seed, made(root / "material"), root)
-        tried = campaign.one(only) if only is not None else campaign.run(share, jobs)
+        tried = campaign.show(only) if only else campaign.run(share, jobs)
     finally:
         if keep:
             click.echo(f"kept: {root}")

@@ -5,6 +5,7 @@ The parent has imported everything once, so that an input costs milliseconds and
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import resource
@@ -99,6 +100,7 @@ def _be_child(work: Callable[[], object], place: Place, files: dict[str, Path]) 
         told = descriptors["events"]
         watch(lambda event: _tell(told, event), _writable(place), place.outside)
         status = _status(work)
+        atexit._run_exitfuncs()  # as the interpreter would at its end; there is no public name for it
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
     finally:

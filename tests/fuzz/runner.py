@@ -49,9 +49,10 @@ class Campaign:
             raise RuntimeError("the fuzzer itself has failed; see above")
         return [Tried(**json.loads(line)) for record in records for line in record.read_text().splitlines()]
 
-    def one(self, number: int) -> list[Tried]:
-        """Try the input of this number of each class, and show what it says."""
-        return [self._try(each, number, Place(self._root / "place"), show=True) for each in self._classes]
+    def show(self, numbers: Sequence[int]) -> list[Tried]:
+        """Try the inputs of these numbers of each class, and show what they say."""
+        place = Place(self._root / "place")
+        return [self._try(each, number, place, show=True) for each in self._classes for number in numbers]
 
     def _worker(self, numbers: Iterable[tuple[InputClass, int]], record: Path) -> int:
         sys.stdout.flush()
@@ -60,7 +61,6 @@ class Campaign:
             return process
         try:
             place = Place(record.with_suffix(""))
-            os.environ["PATH"] = f"{place.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
             with record.open("w") as file:
                 for each, number in numbers:
                     tried = self._try(each, number, place)
@@ -75,6 +75,7 @@ class Campaign:
 
     def _try(self, each: InputClass, number: int, place: Place, *, show: bool = False) -> Tried:
         place.clear()
+        os.environ["PATH"] = f"{place.folder / 'bin'}{os.pathsep}{os.defpath}"  # for those that bring programs
         made = each.make(drawn(each.name, self._seed, number), number, place, self._material)
         outcomes: list[Outcome] = []
         found: list[str] = []
