@@ -26,7 +26,7 @@ from tests.soak.promises import ViolationError
 
 @click.command(context_settings={"show_default": True})
 @click.option("--kills", type=click.IntRange(min=1), default=200, help="how often the runs are killed")
-@click.option("--seed", default=0, help="of moments and victims")
+@click.option("--seed", default=1, help="of moments and victims")
 @click.option("--folder", default="runs/soak", type=click.Path(path_type=Path), help="where everything is kept")
 @click.option("--fresh", is_flag=True, help="begin anew")
 def main(kills: int, seed: int, folder: Path, fresh: bool) -> None:
