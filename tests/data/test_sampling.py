@@ -19,6 +19,7 @@ from unipool_dist.data import (
     validation_sequences,
 )
 from unipool_dist.data import sample_index as sample_index_module
+from unipool_dist.data.index_files import RECORD, seal
 from unipool_dist.data.sample_index import SampleIndex
 from unipool_dist.errors import DataError
 
@@ -160,6 +161,23 @@ def test_tokens_outside_the_vocabulary_are_errors(corpus_dir: Path, tmp_path: Pa
         micro_batch(dataset, consumed_samples=0, microbatch=0, micro_batch_size=1, dp_rank=0, dp_size=1)
     with pytest.raises(DataError, match=r"beta\.validation\.bin has token 65535"):
         validation_sequences(corpus, "beta", sequence_length=S, count=1)
+
+
+@pytest.mark.parametrize("kind", ["document_index", "sample_index", "shuffle_index"])
+def test_an_index_that_leads_outside_of_the_tokens_is_an_error(kind: str, corpus: Corpus, tmp_path: Path) -> None:
+    def first_rows() -> Batch:
+        dataset = training_dataset(
+            corpus, sequence_length=S, num_samples=10, seed=5, weights={"beta": 1.0}, cache_dir=tmp_path
+        )
+        return micro_batch(dataset, consumed_samples=0, microbatch=0, micro_batch_size=2, dp_rank=0, dp_size=1)
+
+    first_rows()
+    (array,) = tmp_path.rglob(f"*{kind}.npy")
+    np.save(array, np.full_like(np.load(array), 10**6))
+    (array.parent / RECORD).unlink()
+    seal(array.parent, array.parent.name)  # with hashes that fit
+    with pytest.raises(DataError, match="the index of the training data does not fit the tokens; remove"):
+        first_rows()
 
 
 def test_an_index_interrupted_while_written_is_built_anew(

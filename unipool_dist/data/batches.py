@@ -57,7 +57,7 @@ def micro_batch(
     ``consumed_samples`` counts the samples of all earlier steps over all ranks. Collectives: none.
 
     Raises:
-        DataError: the dataset ends before the last row.
+        DataError: the dataset ends before the last row, or its index leads outside of the tokens.
     """
     assert 0 <= dp_rank < dp_size
     assert min(consumed_samples, microbatch) >= 0
@@ -69,10 +69,16 @@ def micro_batch(
             f"{len(dataset)} (consumed_samples={consumed_samples}, microbatch={microbatch}): "
             f"index it for steps * global_batch_size samples"
         )
-    items = [dataset[first + i] for i in range(micro_batch_size)]
-    tokens, labels, loss_mask = (
-        torch.stack([item[key] for item in items]) for key in ("tokens", "labels", "loss_mask")
-    )
+    try:
+        items = [dataset[first + i] for i in range(micro_batch_size)]
+        tokens, labels, loss_mask = (
+            torch.stack([item[key] for item in items]) for key in ("tokens", "labels", "loss_mask")
+        )
+    except (IndexError, ValueError, RuntimeError) as error:  # RuntimeError: rows of different lengths
+        raise DataError(
+            f"samples {first} to {first + micro_batch_size - 1} cannot be read ({error}): the index of the training "
+            f"data does not fit the tokens; remove the folder cache/ of the corpus, and the next start makes it anew"
+        ) from None
     return Batch(tokens, labels, loss_mask).to(device)
 
 
