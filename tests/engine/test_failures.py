@@ -18,6 +18,7 @@ import torch
 from tests.support.runs import train_command
 from tests.support.training import batches_of, built, tiny_config
 from tests.support.workers import Workers, free_port
+from unipool_dist.config import dump_config, load_config
 from unipool_dist.errors import NonFiniteError
 from unipool_dist.topology.environment import Environment
 
@@ -149,7 +150,7 @@ def test_a_corrupt_file_stops_all_ranks(start: Callable[..., Running], tiny_corp
 
 def test_a_run_directory_is_not_overwritten(start: Callable[..., Running], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text("{}\n")
+    dump_config(load_config(None), tmp_path / "run" / "config.yaml")
     code, output = start().end(timeout_s=120)
     assert code == 1
     assert "already holds a run" in output and "--overwrite" in output
