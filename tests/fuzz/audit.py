@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+OPENED = "opened outside its folder"
 _PROGRAMS = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pty.spawn")
 _CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
     "os.remove": ((0, 1),),
@@ -62,7 +63,7 @@ def _said(event: str, arguments: tuple[Any, ...], may_write: Sequence[str], clos
     if event == "open":
         path = _place(arguments[0], None, follow=True)
         if path and _inside(path, (closed,)):
-            return f"opened outside its folder: {path}"
+            return f"{OPENED}: {path}"
         return f"wrote outside its folder: {path}" if arguments[2] & _WRITING and _strays(path, may_write) else ""
     for at, folder in _CHANGES[event]:
         path = _place(arguments[at], None if folder is None else arguments[folder], follow=False)

@@ -144,7 +144,7 @@ def make(draw: random.Random, number: int, place: Place, material: Material) -> 
 def _written(data: bytes, kind: str, what: str, place: Place) -> Input:
     """The input is a file of this kind."""
     (place.folder / "input.yaml").write_bytes(data)
-    return Input(f"{kind}: {what}", [_COMMANDS[kind]])
+    return Input(f"{kind}: {what}", [_COMMANDS[kind]], may_read=True)
 
 
 def _field(draw: random.Random, place: Place) -> Input:
@@ -171,7 +171,9 @@ def _dumped(tree: Any) -> str:
 def _override(draw: random.Random, place: Place) -> Input:
     field, raw = draw.choice(FIELDS), _raw(draw, place).replace("\0", "")
     nproc = draw.choice(([], [], ["--nproc", str(draw.choice((1, 2, 7, 10**6, 10**15)))]))
-    return Input(f"override {field}={raw[:60]!r}", [["model", "valid.yaml", *nproc, "--", f"{field}={raw}"]])
+    return Input(
+        f"override {field}={raw[:60]!r}", [["model", "valid.yaml", *nproc, "--", f"{field}={raw}"]], may_read=True
+    )
 
 
 def _overrides(draw: random.Random, place: Place) -> Input:
@@ -189,7 +191,7 @@ def _overrides(draw: random.Random, place: Place) -> Input:
     )
     given = [draw.choice(forms)(text(draw, place)).replace("\0", "") for _ in range(draw.randint(1, 4))]
     given = [item.encode(errors="surrogateescape").decode(errors="surrogateescape") for item in given]
-    return Input(f"overrides {str(given)[:80]}", [["model", "valid.yaml", "--", *given]])
+    return Input(f"overrides {str(given)[:80]}", [["model", "valid.yaml", "--", *given]], may_read=True)
 
 
 def _tree(draw: random.Random, place: Place) -> Input:

@@ -35,6 +35,8 @@ class Input:
     commands: Sequence[Sequence[str]]
     valid: bool = False
     """It is not hostile at all, and must be taken: else a class whose inputs are all refused would look well."""
+    may_read: bool = False
+    """It may name files anywhere, as a configuration may name its ``base``; they are read, and no more."""
     check: Callable[[Sequence[Outcome]], list[str]] = nothing_more
     """What else is wrong, once all commands have ended."""
 

@@ -81,7 +81,7 @@ class Campaign:
         found: list[str] = []
         for arguments in made.commands:
             outcomes.append(call(lambda arguments=arguments: command_line(*arguments), place))  # type: ignore[misc]
-            found += [f"{_command(arguments)}: {fault}" for fault in faults(outcomes[-1])]
+            found += [f"{_command(arguments)}: {fault}" for fault in faults(outcomes[-1], may_read=made.may_read)]
             if show:
                 click.echo(printable(f"$ unipool-dist {' '.join(arguments)}"))
                 click.echo(printable(_said(outcomes[-1]), lines=True))

@@ -96,7 +96,10 @@ def make(draw: random.Random, number: int, place: Place, material: Material) -> 
         return _script_faults(outcomes[-1], place, profiled=way.startswith("profile"))
 
     return Input(
-        f"{way}: {hostile[:60]!r}", [["submit", *size, *options, *dry, "--", config, *overrides]], number == 0, check
+        f"{way}: {hostile[:60]!r}",
+        [["submit", *size, *options, *dry, "--", config, *overrides]],
+        number == 0,
+        check=check,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.fuzz.audit import OPENED
 from tests.fuzz.forked import MEMORY_LIMIT, Outcome
 from tests.fuzz.place import SECRET
 from unipool_dist.base.printable import printable
@@ -11,9 +12,13 @@ MAX_REFUSAL = 20_000
 """Characters of a refusal."""
 
 
-def faults(outcome: Outcome) -> list[str]:
-    """Everything about the outcome that breaks a promise; empty: the input was taken, or refused as it should be."""
-    found = [*outcome.events]
+def faults(outcome: Outcome, *, may_read: bool = False) -> list[str]:
+    """Everything about the outcome that breaks a promise; empty: the input was taken, or refused as it should be.
+
+    Args:
+        may_read: files outside may be read and shown.
+    """
+    found = [event for event in outcome.events if not (may_read and event.startswith(OPENED))]
     if outcome.ended_by:
         found.append(outcome.ended_by)
     elif outcome.status not in LEGAL_STATUSES:
@@ -23,7 +28,7 @@ def faults(outcome: Outcome) -> list[str]:
         found.append(f"traceback: {_last_error(text)}")
     if printable(text, lines=True) != text:
         found.append(f"control characters: {_first_control(text)}")
-    if SECRET in text:
+    if SECRET in text and not may_read:
         found.append("the content of a file outside came out")
     if outcome.status:
         if not text.strip():
