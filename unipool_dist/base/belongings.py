@@ -85,8 +85,11 @@ def foreign(path: Path, kind: Kind | None) -> list[Path]:
 
 def free_name(path: Path) -> Path:
     """``path``, or with a number behind it if there is something of that name."""
-    names = (path, *(path.with_name(f"{path.name}.{number}") for number in range(2, 1_000_000)))
-    return next(name for name in names if not exists(name))
+    name, number = path, 1
+    while exists(name):
+        number += 1
+        name = path.with_name(f"{path.name}.{number}")
+    return name
 
 
 def listed(paths: Iterable[Path]) -> str:
