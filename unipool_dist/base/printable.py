@@ -32,6 +32,13 @@ def short(text: object, max_chars: int = 200) -> str:
     return shown if len(shown) <= max_chars else f"{shown[: max_chars - 3]}..."
 
 
+def bounded(text: str, max_chars: int = 10_000) -> str:
+    """Return ``text`` with its lines, cut to ``max_chars`` characters and told so: an error may repeat what it read."""
+    if len(text) <= max_chars:
+        return text
+    return f"{text[:max_chars]}... and {len(text) - max_chars:,} characters more"
+
+
 def listed(lines: Iterable[str], *, at_most: int = 20) -> str:
     """Return different ``lines`` below each other, indented, each made :func:`short`; of very many the first ones."""
     distinct = list(dict.fromkeys(lines))

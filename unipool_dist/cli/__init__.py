@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from unipool_dist.base.console import guard_streams, lost, say
+from unipool_dist.base.printable import bounded
 from unipool_dist.base.system_errors import explained
 from unipool_dist.cli.lazy import LazyGroup
 from unipool_dist.errors import UnipoolError
@@ -73,7 +74,7 @@ def main() -> None:
     except click.ClickException as error:
         text = io.StringIO()
         error.show(text)
-        say(text.getvalue().removesuffix("\n"), err=True)
+        say(bounded(text.getvalue().removesuffix("\n")), err=True)
         sys.exit(error.exit_code)
     except click.Abort:
         say("interrupted", err=True)
@@ -106,5 +107,5 @@ def _check_encoding(arguments: Sequence[str]) -> None:
 
 
 def _fail(message: str, status: int = 1) -> NoReturn:
-    say(f"error: {message}", err=True)
+    say(bounded(f"error: {message}"), err=True)
     sys.exit(status)

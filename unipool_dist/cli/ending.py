@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from unipool_dist.base.console import say
+from unipool_dist.base.printable import bounded
 from unipool_dist.base.system_errors import explained
 from unipool_dist.config import Config
 from unipool_dist.errors import CommunicationError, UnipoolError
@@ -67,5 +68,5 @@ def _communication_error(config: Config, environment: Environment, error: Except
 
 
 def _stop(environment: Environment, message: str) -> None:
-    say(f"error (rank {environment.rank}): {message}", err=True)
+    say(bounded(f"error (rank {environment.rank}): {message}"), err=True)
     os._exit(1)
