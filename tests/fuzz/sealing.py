@@ -16,7 +16,12 @@ from unipool_dist.data.manifest import combined_hash
 
 
 def seal_checkpoint(folder: Path, manifest: Any = None) -> None:
-    """Write ``manifest.json`` of a checkpoint: of the regular files that are there, or this content, with its hash."""
+    """Write ``manifest.json`` of a checkpoint: of the regular files that are there, or this content, with its hash.
+
+    If something else lies in its place, that stays.
+    """
+    if not _is_regular(folder / "manifest.json"):
+        return
     if manifest is None:
         files = {path.name: _xxh3(path.read_bytes()) for path in _regular(folder) if path.name != "manifest.json"}
         manifest = {"step": int(folder.name.removeprefix("step-")), "files": files}
@@ -52,7 +57,9 @@ def _regular(folder: Path) -> list[Path]:
 
 
 def _is_regular(path: Path) -> bool:
-    return path.exists() and stat.S_ISREG(os.lstat(path).st_mode)
+    """Whether this is a file, no link, of a size that can be hashed: one of those that are odd is a hole of 64 GiB."""
+    status = os.lstat(path) if os.path.lexists(path) else None
+    return status is not None and stat.S_ISREG(status.st_mode) and status.st_size < 1 << 30
 
 
 def _xxh3(data: bytes) -> dict[str, Any]:
