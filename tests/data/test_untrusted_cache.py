@@ -80,8 +80,12 @@ def as_deep_header(path: Path, marker: Path) -> None:
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
 
 
+def as_large_hole(path: Path, marker: Path) -> None:
+    os.truncate(path, 1 << 42)  # reading it would take the rest of the day
+
+
 HOSTILE = [as_pickle, as_objects, as_archive, as_pipe, as_device, as_link, as_lie_about_its_size, as_floats]
-HOSTILE += [as_deep_header]
+HOSTILE += [as_deep_header, as_large_hole]
 
 
 @pytest.mark.parametrize("kind", ["document_index", "sample_index", "shuffle_index"])
