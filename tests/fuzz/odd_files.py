@@ -26,11 +26,12 @@ def _hole(path: Path) -> None:
         file.truncate(1 << 36)
 
 
-def replace(draw: random.Random, path: Path, place: Place, *, links_out: bool = True) -> str:
+def replace(draw: random.Random, path: Path, place: Place, *, links_out: bool = True, hole: bool = True) -> str:
     """Put something odd at ``path``; returns what.
 
     Args:
         links_out: also links that lead out of the folder; not where a user may have put one and it is to be followed.
+        hole: also a file of 64 GiB without content; not where files of any size are to be read.
     """
     inside = path.with_name(path.name + ".moved")
     kinds: dict[str, Callable[[], object]] = {
@@ -45,11 +46,12 @@ def replace(draw: random.Random, path: Path, place: Place, *, links_out: bool = 
         "a link inside": lambda: path.symlink_to(inside.name),
         "an empty file": lambda: path.write_bytes(b""),
         "a closed file": lambda: path.touch(mode=0),
-        "a large hole": lambda: _hole(path),
     }
     if links_out:
         kinds["a link to a file outside"] = lambda: path.symlink_to(place.outside / "thesis.tex")
         kinds["a link to a folder outside"] = lambda: path.symlink_to(place.outside / "run")
+    if hole:
+        kinds["a large hole"] = lambda: _hole(path)
     kind = draw.choice(list(kinds))
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

@@ -157,7 +157,7 @@ def _odd(draw: random.Random, place: Place) -> Made:
     data = "\n".join(json.dumps({"text": row}) for row in _texts(draw)).encode()
     options = _file(place, "s.jsonl", data)
     path = place.folder / "in" / draw.choice(("s.jsonl", "t.jsonl", "t.txt"))
-    what = odd_files.replace(draw, path, place, links_out=False)
+    what = odd_files.replace(draw, path, place, links_out=False, hole=False)
     return f"{path.name} is {what}", draw.choice((options, ["--source", "x=in"]))
 
 
