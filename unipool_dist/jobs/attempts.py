@@ -16,7 +16,6 @@ from typing import Any, Literal
 from unipool_dist.base.console import say
 from unipool_dist.base.reading import parse_json, read_bytes
 from unipool_dist.base.records import record_of
-from unipool_dist.errors import UnipoolError
 
 ATTEMPTS_FILE = "attempts.jsonl"
 LOCAL = "local"
@@ -104,7 +103,7 @@ class AttemptLog:
         last = self.attempts[-1]
         try:
             written = AttemptLog.read(self.folder).attempts
-        except (OSError, UnipoolError):
+        except OSError:
             return False
         return any(attempt.job_id == last.job_id and attempt.restart > last.restart for attempt in written)
 
