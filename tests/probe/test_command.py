@@ -116,6 +116,6 @@ def test_probes_of_different_text_are_not_put_side_by_side(probed: tuple[Path, P
 
 def test_a_new_run_in_the_directory_has_not_been_probed(probed: tuple[Path, Path, str], tmp_path: Path) -> None:
     run_dir = shutil.copytree(probed[1], tmp_path / "run")
-    (run_dir / "watchdog").mkdir()
+    (run_dir / "watchdog" / "2026-01-02T03-04-05").mkdir(parents=True)
     begin_run_dir(run_dir, load_config(run_dir / "config.yaml"), {})
     assert not (run_dir / "probe").exists() and not (run_dir / "watchdog").exists()
