@@ -46,4 +46,4 @@ def test_all_sequences_are_the_whole_validation_text(small_run: Path, tiny_corpu
 
 @pytest.mark.parametrize("value", ["0", "-3", "some", "1.5"])
 def test_a_number_of_sequences_that_is_none_is_refused(value: str, small_run: Path) -> None:
-    assert "is neither a number above 0 nor `all`" in refused("eval", small_run, f"--sequences={value}")
+    assert "is neither a number from 1 to 999999999 nor `all`" in refused("eval", small_run, f"--sequences={value}")

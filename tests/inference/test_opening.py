@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from tests.checkpoint.damage import adapt_manifest, copy_run, flip_bit, replace_file
+from tests.support.runs import write_sources
 from tests.support.using import identity, refused, with_run
 from tests.support.workers import Workers, free_port
 from unipool_dist.config import load_config
+from unipool_dist.data.prepare import PrepareOptions, prepare
 from unipool_dist.errors import ConfigError
 from unipool_dist.inference.layout import inference_config
 from unipool_dist.inference.opened import OpenedRun
@@ -144,16 +146,12 @@ def test_an_impossible_layout_is_refused_before_processes_are_started(small_run:
     )
 
 
-def test_a_corpus_that_is_gone_or_has_another_tokenizer(
-    workers: Workers, small_run: Path, tiny_corpus: Path, tmp_path: Path
-) -> None:
+def test_a_corpus_that_is_gone_or_has_another_tokenizer(workers: Workers, small_run: Path, tmp_path: Path) -> None:
     error = open_it(workers, small_run, f"data.path={tmp_path}")
     assert "no prepared corpus at" in error and "say where: data.path=DIRECTORY" in error
     other = tmp_path / "other"
-    shutil.copytree(tiny_corpus, other)
-    manifest = json.loads((other / "manifest.json").read_text())
-    manifest["tokenizer"]["sha256"] = "0" * 64
-    (other / "manifest.json").write_text(json.dumps(manifest))
+    sources = {name: str(path) for name, path in write_sources(tmp_path).items()}
+    prepare(other, PrepareOptions(sources=sources, vocab_size=330))
     assert "has another tokenizer than the run's" in open_it(workers, small_run, f"data.path={other}")
 
 

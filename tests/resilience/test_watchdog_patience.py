@@ -79,16 +79,16 @@ def test_reading_and_computing_are_activity_and_waiting_is_not(tmp_path: Path) -
     assert without.seen() and not without.seen()
 
 
-class MuteStore:
-    """As torch's TCPStore when its server is stopped: calls do not return."""
+class MuteNotes:
+    """As notes in torch's TCPStore when its server is stopped: calls do not return."""
 
-    def check(self, keys: list[str]) -> bool:
+    def get(self, name: str) -> str | None:
         threading.Event().wait()
         raise AssertionError
 
 
 def test_a_store_that_does_not_answer_is_given_up_on() -> None:
-    board = Board(MuteStore, patience_s=0.2)  # type: ignore[arg-type]
+    board = Board(MuteNotes, patience_s=0.2)  # type: ignore[arg-type]
     began = time.monotonic()
     with pytest.raises(BoardLostError, match=r"did not answer within 0\.2 s"):
         board.get("a")
