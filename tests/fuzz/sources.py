@@ -36,9 +36,11 @@ def make(draw: random.Random, number: int, place: Place, material: Material) -> 
             "valid", [["data", "prepare", "out", "--vocab-size=300", *_file(place, "s.jsonl", rows)]], valid=True
         )
     ways = (_rows, _rows, _bytes, _parquet, _parquet, _packed, _plain, _name, _odd, _option, _out)
-    what, options = ways[number % len(ways)](draw, place)
+    way = ways[number % len(ways)]
+    what, options = way(draw, place)
     sizes = [] if "--vocab-size" in options else ["--vocab-size=300"]
-    return Input(what, [["data", "prepare", "out", *sizes, *(option.replace("\0", "") for option in options)]])
+    command = ["data", "prepare", "out", *sizes, *(option.replace("\0", "") for option in options)]
+    return Input(what, [command], may_read=way is _option)  # an option may name any file of the user's
 
 
 def _texts(draw: random.Random) -> list[str]:
