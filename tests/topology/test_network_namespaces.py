@@ -41,7 +41,7 @@ SUM = """
 total = torch.tensor(float(environment.rank + 1))
 dist.all_reduce(total, group=dist.new_group([0, 1], backend="gloo"))
 named = {name: value for name, value in os.environ.items() if name.endswith("_SOCKET_IFNAME")}
-print(json.dumps({"total": total.item(), **named}))
+print(json.dumps({"total": total.item(), **named}) + "\\n", end="", flush=True)  # one write: ranks share the pipe
 dist.barrier()
 dist.destroy_process_group()
 """
