@@ -88,7 +88,9 @@ def make(draw: random.Random, number: int, place: Place, material: Material) -> 
         size = ["--nodes=1", "--gpus-per-node=2", "--time=60"]
     if number == 0:
         more, hostile, size = [], "nothing", ["--nodes=1", "--tasks-per-node=2", "--time=60"]
-    dry = [] if draw.random() < 0.4 else ["--dry-run"]
+    # A run may be anywhere its user says, so there it is only asked what the script would be.
+    leads_out = way in ("run.dir", "run.dir below", "in CONFIG") and (hostile.startswith("/") or ".." in hostile)
+    dry = [] if draw.random() < 0.4 and not leads_out else ["--dry-run"]
     options = [option for option in more if option.startswith("-")]
     overrides = [option for option in more if not option.startswith("-")]
 
