@@ -80,6 +80,8 @@ def _be_child(work: Callable[[], object], place: Place, files: dict[str, Path]) 
     """Never returns."""
     status = 99
     try:
+        # What the parent has registered is the parent's to do: multiprocessing's function ends the parent's children.
+        atexit._clear()
         os.setsid()
         descriptors = {name: os.open(path, os.O_WRONLY | os.O_APPEND) for name, path in files.items()}
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

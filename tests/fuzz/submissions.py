@@ -95,7 +95,9 @@ def make(draw: random.Random, number: int, place: Place, material: Material) -> 
     overrides = [option for option in more if not option.startswith("-")]
 
     def check(outcomes: Sequence[Outcome]) -> list[str]:
-        return _script_faults(outcomes[-1], place, profiled=way.startswith("profile"))
+        profiled = way.startswith("profile")
+        interpreter = hostile if way == "profile container" else None
+        return _script_faults(outcomes[-1], place, profiled=profiled, interpreter=interpreter)
 
     return Input(
         f"{way}: {hostile[:60]!r}",
@@ -139,7 +141,7 @@ def _fake_slurm(folder: Path) -> None:
         (folder / name).chmod(0o755)
 
 
-def _script_faults(outcome: Outcome, place: Place, *, profiled: bool) -> list[str]:
+def _script_faults(outcome: Outcome, place: Place, *, profiled: bool, interpreter: str | None) -> list[str]:
     """What is wrong with the script that was printed, or written: no bash, options that were not asked for, or cut."""
     if outcome.status != 0:
         return []
@@ -160,7 +162,7 @@ def _script_faults(outcome: Outcome, place: Place, *, profiled: bool) -> list[st
     for command in (["bash", "-n", "script.sh"], ["bash", "script.sh"]):
         faults += _run_faults(command, place)
     for program in place.folder.rglob("job/bin/unipool-dist"):
-        faults += _run_faults([str(program), "--help"], place)
+        faults += _run_faults([str(program), "--help"], place, interpreter=interpreter)
     return faults
 
 
@@ -179,11 +181,15 @@ def _option_faults(option: str, profiled: bool) -> list[str]:
     )
 
 
-def _run_faults(command: Sequence[str], place: Place) -> list[str]:
+def _run_faults(command: Sequence[str], place: Place, interpreter: str | None = None) -> list[str]:
+    """That ``command`` fails; not finding the user's ``interpreter`` is right, if it is sought by its whole name."""
     done = subprocess.run(
         command, cwd=place.folder, capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False
     )
-    return [] if done.returncode == 0 else [f"{' '.join(command[:2])}: {done.stderr.decode(errors='replace')[-200:]}"]
+    said = done.stderr.decode(errors="surrogateescape")
+    if done.returncode == 0 or (interpreter and done.returncode in (126, 127) and f"exec: {interpreter}: " in said):
+        return []
+    return [f"{' '.join(command[:2])}: {printable(said)[-200:]}"]
 
 
 SUBMISSIONS = InputClass("submissions", 320, make)

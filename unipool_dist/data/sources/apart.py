@@ -82,6 +82,7 @@ class RowReader:
         """End the process, if there is one."""
         process, self._process = self._process, None
         if process is not None:
+            atexit.unregister(self.close)
             process.kill()
             process.wait(_LONGEST_END_S)
             for pipe in (process.stdin, process.stdout):
@@ -94,6 +95,7 @@ class RowReader:
             self.close()
             # -P: nothing is imported from the folder of the program, nor from the current one.
             self._process = converse_with([sys.executable, "-P", _PROGRAM])
+            atexit.register(self.close)
         return self._process
 
     def _frame(self, process: Process, file: str) -> tuple[bytes, bytes]:
@@ -110,7 +112,6 @@ class RowReader:
 
 
 _reader = RowReader()
-atexit.register(_reader.close)
 
 
 def read_texts(location: str, loader: str, batches: Sequence[dict[str, Any]], text_field: str) -> Iterator[str]:
