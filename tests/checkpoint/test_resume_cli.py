@@ -15,9 +15,9 @@ from tests.checkpoint.cli_runs import columns, command_of, complete, files
 from tests.support.running import last_step
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.cli import cli
-from unipool_dist.cli.rundir import check_run_dir
 from unipool_dist.errors import ConfigError
 from unipool_dist.resilience.heartbeat import HeartbeatWriter
+from unipool_dist.run.rundir import check_run_dir
 
 STEPS = 12
 STUCK = "2026-01-02T03-04-05"

@@ -15,14 +15,14 @@ from unipool_dist.base.belongings import ForeignError
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.cli import cli
 from unipool_dist.cli import train as train_module
-from unipool_dist.cli.rundir import begin_run_dir, check_run_dir, continue_run_dir
-from unipool_dist.cli.start import Start
 from unipool_dist.config import Config, load_config
 from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.observe.figures import LossCurves, loss_figure, save
 from unipool_dist.observe.metrics import MetricsWriter
 from unipool_dist.resilience.heartbeat import HeartbeatWriter
 from unipool_dist.resilience.lock import RunLock
+from unipool_dist.run.rundir import begin_run_dir, check_run_dir, continue_run_dir
+from unipool_dist.run.start import Start
 
 TRAINED = {"step": 1, "loss": 2.0, "aux_loss": 0.1, "grad_norm": 1.0, "lr": 0.1, "tokens": 64, "tokens_per_s": 9.0}
 
@@ -295,7 +295,7 @@ def test_resume_needs_no_value_wherever_it_stands(
         return config
 
     monkeypatch.setattr(train_module, "check_before_start", check)
-    monkeypatch.setattr("unipool_dist.cli.launch.launch_local", lambda command, nproc: given.append((Start(), command)))
+    monkeypatch.setattr("unipool_dist.run.launch.launch_local", lambda command, nproc: given.append((Start(), command)))
     line = (
         ["train", "--nproc", "2", *arguments, *config] if config_last else ["train", *config, "--nproc=2", *arguments]
     )
@@ -303,7 +303,7 @@ def test_resume_needs_no_value_wherever_it_stands(
     (asked, _), (_, command) = given
     assert asked == start
     assert command[command.index("--") :] == ["--", *config, *overrides]
-    monkeypatch.setattr("unipool_dist.cli.worker.run_worker", lambda config, start, signals: given.append((start, [])))
+    monkeypatch.setattr("unipool_dist.run.worker.run_worker", lambda config, start, signals: given.append((start, [])))
     assert CliRunner().invoke(cli, command, catch_exceptions=False).exit_code == 0
     assert given[-1][0] == start, "the processes are asked for the same"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unipool_dist.cli import ending
 from unipool_dist.config import Config
+from unipool_dist.run import ending
 from unipool_dist.topology.environment import Environment
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.command import Command
 from tests.support.unprivileged import modes_count
-from unipool_dist.cli import ending
 from unipool_dist.config import Config
+from unipool_dist.run import ending
 from unipool_dist.topology.environment import read_environment
 
 COMMANDS = {

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from unipool_dist.cli.local_folder import local_folder
+from unipool_dist.run.local_folder import local_folder
 
 KILLED = """
 import os, signal
-from unipool_dist.cli.local_folder import local_folder
+from unipool_dist.run.local_folder import local_folder
 with local_folder() as folder:
     (folder / "store-0").touch()
     os.kill(os.getpid(), signal.SIGKILL)

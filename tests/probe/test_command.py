@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.support.using import complete, refused
-from unipool_dist.cli.rundir import begin_run_dir
 from unipool_dist.config import dump_config, load_config, resolve_config
 from unipool_dist.errors import UnipoolError
 from unipool_dist.probe.figures import randomized_figure
 from unipool_dist.probe.record import Probe, check_comparable, read_probe
+from unipool_dist.run.rundir import begin_run_dir
 
 FIGURES = {"randomized.png", "distinct.png", "ownership.png", "affinity.png"}
 

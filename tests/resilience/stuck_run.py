@@ -31,8 +31,8 @@ def spoil(kind: str) -> None:
     import torch
     import torch.distributed as dist
 
-    from unipool_dist.cli import assembly, session
     from unipool_dist.resilience.stop import StopRequest
+    from unipool_dist.run import assembly, session
 
     stuck = int(os.environ["RANK"]) == STUCK_RANK
     read, poll, release, opened = assembly.micro_batch, StopRequest.poll, session.RunLock.release, session.Corpus.open
@@ -78,7 +78,7 @@ def spoil(kind: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--nproc":
-        from unipool_dist.cli.launch import launch_local
+        from unipool_dist.run.launch import launch_local
 
         launch_local(sys.argv[3:], int(sys.argv[2]), program=("-m", "tests.resilience.stuck_run"))
     else:

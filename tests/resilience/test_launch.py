@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from unipool_dist.cli.launch import outcome
+from unipool_dist.run.launch import outcome
 
 LAUNCH = """
 import os, signal, sys
-from unipool_dist.cli import launch
+from unipool_dist.run import launch
 if "early" in sys.argv:
     start = launch.elastic_launch
     def signalled(config, entrypoint):

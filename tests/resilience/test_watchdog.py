@@ -27,9 +27,9 @@ from tests.support.running import Run, last_step, one_thread, train_records
 from tests.support.runs import train_command
 from tests.support.workers import free_port
 from unipool_dist.base.run_key import KEY, new_key
-from unipool_dist.cli.launch import outcome
 from unipool_dist.resilience.watchdog_inquiry import ANSWER_S, LOOK_S
 from unipool_dist.resilience.watchdog_report import NoProgressError, Whereabouts
+from unipool_dist.run.launch import outcome
 
 LIMIT_S, STEPS = 3.0, 6
 SLACK_S = ANSWER_S + LOOK_S + 6

@@ -141,7 +141,7 @@ def test_one_node_never_takes_a_rendezvous_of_torchs(
         taken.append((arguments.standalone, config.rdzv_backend, config.rdzv_configs["serves"], config.max_nodes))
 
     monkeypatch.setattr("torch.distributed.run.run", started)
-    monkeypatch.setattr("unipool_dist.cli.launch.run_agent", lambda agent, num_processes, *, hold: agent())
+    monkeypatch.setattr("unipool_dist.run.launch.run_agent", lambda agent, num_processes, *, hold: agent())
     monkeypatch.setenv("PYTHONSAFEPATH", "1")
     program = ["-m", "unipool_dist", "train"] if ours else ["other.py"]
     done = CliRunner().invoke(torchrun, [*options, *program], catch_exceptions=False)

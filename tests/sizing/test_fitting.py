@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from unipool_dist.base import machine_memory
-from unipool_dist.cli import fitting
+from unipool_dist.base import machine as machine_module
 from unipool_dist.config import Config, load_config, resolve_config
 from unipool_dist.data import Corpus
 from unipool_dist.errors import ConfigError
+from unipool_dist.run import fitting
 
 GB = 10**9
 CORPUS = cast(Corpus, SimpleNamespace(domains={"a": SimpleNamespace(train_tokens=100_000, train_documents=120)}))
@@ -75,6 +75,6 @@ def test_the_tightest_control_group_limits(tmp_path: Path) -> None:
     (root / "job" / "memory.max").write_text("5000\n")
     (root / "job" / "step" / "memory.max").write_text("max\n")
     (root / "memory" / "old" / "memory.limit_in_bytes").write_text("7000\n")
-    assert sorted(machine_memory._limits(own, root)) == [5000, 7000]
-    assert machine_memory._limits(tmp_path / "none", root) == []
-    assert machine_memory.machine_memory() > 10**8
+    assert sorted(machine_module._limits(own, root)) == [5000, 7000]
+    assert machine_module._limits(tmp_path / "none", root) == []
+    assert machine_module.machine_memory() > 10**8

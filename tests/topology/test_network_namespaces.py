@@ -208,7 +208,7 @@ def test_a_name_without_a_route_is_explained(nodes: Callable[[str, str], Nodes])
 
 HERE = """
 import sys
-from unipool_dist.cli.launch import launch_local
+from unipool_dist.run.launch import launch_local
 launch_local([], 2, program=["-c", sys.argv[1]])
 """
 

@@ -154,7 +154,7 @@ def read_config(arguments: Sequence[str]) -> Config | None:
 
 def _launch(arguments: Sequence[str], num_processes: int) -> None:
     """Start the ranks and exit with their status, which comes in a file: a launcher takes any but 0 for a crash."""
-    from unipool_dist.cli.launch import launch_local
+    from unipool_dist.run.launch import launch_local
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "status"
@@ -228,8 +228,8 @@ def checkpoint_need(config: Config) -> CheckpointNeed:
 
 def _with_vocabulary(config: Config) -> tuple[Config, str]:
     """``config`` with a size of the vocabulary, and a note if it is not known."""
-    from unipool_dist.cli.assembly import with_vocabulary
     from unipool_dist.data.corpus import Corpus
+    from unipool_dist.run.assembly import with_vocabulary
 
     try:
         return with_vocabulary(config, Corpus.open(config.data.path, verify="size")), ""

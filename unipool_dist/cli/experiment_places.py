@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unipool_dist.base.belongings import exists, foreign, refuse
-from unipool_dist.cli.rundir import in_the_way
 from unipool_dist.experiment.local import log_of
 from unipool_dist.experiment.plan import Run
 from unipool_dist.experiment.specification import Experiment, foreign_freeze
 from unipool_dist.jobs.attempts import ATTEMPTS_FILE
 from unipool_dist.jobs.folder import JOB, JOB_FOLDER
+from unipool_dist.run.rundir import in_the_way
 
 
 def check_places(experiment: Experiment, file: Path, runs: Sequence[Run]) -> None:

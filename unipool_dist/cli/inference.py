@@ -76,7 +76,7 @@ def on_every_rank(
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if use.nproc is not None:
         check(inference_config(use.run, use.overrides, use.nproc))
-        from unipool_dist.cli.launch import launch_local
+        from unipool_dist.run.launch import launch_local
 
         launch_local(_own_arguments(click.get_current_context()), use.nproc)
         return
@@ -85,8 +85,8 @@ def on_every_rank(
     config = inference_config(use.run, use.overrides, environment.world_size)
     check(config)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is to be saved; no traceback from every rank
-    from unipool_dist.cli.ending import ending_clearly
     from unipool_dist.inference.opened import opened_run
+    from unipool_dist.run.ending import ending_clearly
 
     with ending_clearly(environment, config), opened_run(use.run, config, environment, use.step) as opened:
         if opened.is_main:

@@ -75,8 +75,8 @@ def _with_vocabulary(config: Config) -> Config:
     """``config`` with a size of the vocabulary: its own, or that of its corpus, which alone takes torch to open."""
     if config.model.vocab_size is not None:
         return config
-    from unipool_dist.cli.assembly import with_vocabulary
     from unipool_dist.data.corpus import Corpus
+    from unipool_dist.run.assembly import with_vocabulary
 
     try:
         return with_vocabulary(config, Corpus.open(config.data.path))

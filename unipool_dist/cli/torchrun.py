@@ -33,8 +33,8 @@ def torchrun(arguments: tuple[str, ...]) -> None:
     from torch.distributed import DistError
     from torch.distributed.run import determine_local_world_size, parse_args, run
 
-    from unipool_dist.cli.launch import AGENT_SIGNALS, import_safely, run_agent
-    from unipool_dist.cli.local_folder import local_folder
+    from unipool_dist.run.launch import AGENT_SIGNALS, import_safely, run_agent
+    from unipool_dist.run.local_folder import local_folder
 
     options = parse_args(arguments)
     options.signals_to_handle = AGENT_SIGNALS
@@ -57,7 +57,7 @@ def torchrun(arguments: tuple[str, ...]) -> None:
 
 def _stay_on_this_machine(options: Namespace, folder: Path, *, serves: bool) -> None:
     """Of one node nobody else has to know, so what says how several would meet has nothing to say."""
-    from unipool_dist.cli.local_rendezvous import BACKEND, settings_of
+    from unipool_dist.run.local_rendezvous import BACKEND, settings_of
 
     options.standalone, options.nnodes, options.node_rank = False, "1", 0
     options.rdzv_backend, options.rdzv_endpoint, options.rdzv_id = BACKEND, _LOOPBACK, "unipool-dist"

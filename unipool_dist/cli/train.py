@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 
 from unipool_dist.cli.numbers import PROCESSES_HERE, STEP
-from unipool_dist.cli.start import IF_ANY, MUST, Start
 from unipool_dist.config import Config, load_config, resolve_config
 from unipool_dist.resilience.orphans import end_with_launcher
 from unipool_dist.resilience.signals import StopSignals
+from unipool_dist.run.start import IF_ANY, MUST, Start
 from unipool_dist.topology.environment import signalled_twice
 
 
@@ -70,12 +70,12 @@ def train(
         end_with_launcher()
         same_request_s = 1.0 if signalled_twice() else 0.2
         with StopSignals(same_request_s=same_request_s) as signals:  # already now: what follows takes seconds to import
-            from unipool_dist.cli.worker import run_worker
+            from unipool_dist.run.worker import run_worker
 
             run_worker(config, start, signals)
         return
     check_before_start(config, nproc, start)
-    from unipool_dist.cli.launch import launch_local
+    from unipool_dist.run.launch import launch_local
 
     launch_local(["train", *_flags(start), "--", str(config_path), *overrides], nproc)
 
@@ -95,10 +95,10 @@ def check_before_start(config: Config, world_size: int, start: Start) -> Config:
     Raises:
         UnipoolError: the layout is impossible, the corpus missing or damaged, or the run directory taken.
     """
-    from unipool_dist.cli.assembly import with_vocabulary
-    from unipool_dist.cli.fitting import check_fits_here
-    from unipool_dist.cli.rundir import check_run_dir
     from unipool_dist.data.corpus import Corpus
+    from unipool_dist.run.assembly import with_vocabulary
+    from unipool_dist.run.fitting import check_fits_here
+    from unipool_dist.run.rundir import check_run_dir
     from unipool_dist.topology.layout import rank_grid
 
     resolved = resolve_config(config, world_size)

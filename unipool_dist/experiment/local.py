@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unipool_dist.base.machine import cores_here, gpus_here
 from unipool_dist.base.programs import Process, start_program
 from unipool_dist.errors import RunLockedError
-from unipool_dist.experiment.machine import cores_here, gpus_here, share_of_machine
+from unipool_dist.experiment.machine import share_of_machine
 from unipool_dist.experiment.plan import Run
 from unipool_dist.experiment.progress import progress_of
 from unipool_dist.jobs.attempts import LOCAL, Attempt, AttemptLog, Outcome

@@ -8,23 +8,17 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from unipool_dist.base.belongings import Folder, exists, foreign, refuse
-from unipool_dist.base.forms import is_png, json_object
+from unipool_dist.base.belongings import exists, foreign, refuse
+from unipool_dist.base.forms import is_png
 from unipool_dist.base.reading import read_json
 from unipool_dist.base.writing import replace_text
 from unipool_dist.errors import UnipoolError
 from unipool_dist.observe.files import is_our_figure
 from unipool_dist.observe.naming import naming
 from unipool_dist.observe.usage import Counts, Floats
+from unipool_dist.run.run_files import IS_PROBE, PROBE_DIR, PROBE_FIGURES, PROBE_FILE
 
-PROBE_DIR = "probe"
-PROBE_FILE = "probe.json"
 FORMAT_VERSION = 1
-FIGURES = ("randomized", "distinct", "ownership", "affinity")
-_PICTURES = {"|".join(rf"{name}\.png" for name in FIGURES): is_png}
-_IS_PROBE = json_object("format_version", "randomized", "layers_using", "lift")
-PROBE_FOLDER = Folder({r"probe\.json": _IS_PROBE, **_PICTURES, r"against-.+": Folder(_PICTURES)}, sign=r"probe\.json")
-"""``RUN/probe``: what is beside ``probe.json`` is known by its name."""
 MATCHED = 8
 """Experts of the matched form, as many as the layers of the paper's ordinary MoE have."""
 
@@ -117,8 +111,8 @@ def check_replaceable(run_dir: Path) -> None:
     if exists(folder) and not folder.is_dir():
         refuse([folder], f"probing {run_dir}")
     beside = is_png if exists(folder / PROBE_FILE) else is_our_figure
-    found = foreign(folder / PROBE_FILE, _IS_PROBE)
-    found += [path for name in FIGURES for path in foreign(folder / f"{name}.png", beside)]
+    found = foreign(folder / PROBE_FILE, IS_PROBE)
+    found += [path for name in PROBE_FIGURES for path in foreign(folder / f"{name}.png", beside)]
     refuse(found, f"probing {run_dir}")
 
 

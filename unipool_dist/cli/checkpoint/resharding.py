@@ -20,10 +20,10 @@ from unipool_dist.cli.checkpoint.common import (
     step_option,
 )
 from unipool_dist.cli.numbers import PROCESSES
-from unipool_dist.cli.run_files import CONFIG_FILE
-from unipool_dist.cli.rundir import in_the_way
 from unipool_dist.config import dump_config
 from unipool_dist.resilience.lock import RunLock
+from unipool_dist.run.run_files import CONFIG_FILE
+from unipool_dist.run.rundir import in_the_way
 
 
 @click.command()

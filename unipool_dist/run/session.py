@@ -18,11 +18,6 @@ from unipool_dist.checkpoint.randomness import seed_generators
 from unipool_dist.checkpoint.resume import DamagedError, Found, find_checkpoint, load_checkpoint
 from unipool_dist.checkpoint.saver import Saver, SaveReport
 from unipool_dist.checkpoint.state import RunState
-from unipool_dist.cli.assembly import batch_source, describe, with_vocabulary
-from unipool_dist.cli.fitting import check_rank_fits
-from unipool_dist.cli.observer import RunObserver
-from unipool_dist.cli.rundir import begin_run_dir, check_run_dir, continue_run_dir
-from unipool_dist.cli.start import Start
 from unipool_dist.config import Config, resolve_config
 from unipool_dist.config.deepspeed import read_deepspeed_config
 from unipool_dist.data import Corpus, extended, training_data, validation_sequences
@@ -40,6 +35,11 @@ from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.resilience.stop import StopRequest
 from unipool_dist.resilience.watchdog import Watchdog
 from unipool_dist.resilience.watchdog_files import WATCHDOG
+from unipool_dist.run.assembly import batch_source, describe, with_vocabulary
+from unipool_dist.run.fitting import check_rank_fits
+from unipool_dist.run.observer import RunObserver
+from unipool_dist.run.rundir import begin_run_dir, check_run_dir, continue_run_dir
+from unipool_dist.run.start import Start
 from unipool_dist.topology.agreement import failing_together, on_rank_0
 from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.groups import ParallelGroups, process_groups

@@ -16,13 +16,13 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import unipool_dist
 from unipool_dist.base.console import say
-from unipool_dist.cli.local_folder import local_folder
-from unipool_dist.cli.local_rendezvous import BACKEND, settings_of
 from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.resilience.forwarding import SignalForwarder
 from unipool_dist.resilience.orphans import announce_launcher, end_with_launcher
 from unipool_dist.resilience.signal_watch import STOP_SIGNALS, hold_signals
 from unipool_dist.resilience.watchdog_report import NoProgressError
+from unipool_dist.run.local_folder import local_folder
+from unipool_dist.run.local_rendezvous import BACKEND, settings_of
 
 UNIPOOL_DIST = ("-m", "unipool_dist")
 AGENT_SIGNALS = "SIGQUIT"

@@ -9,10 +9,10 @@ from pathlib import Path
 from unipool_dist.base.belongings import Folder, empty, exists, foreign, listed, refuse, remove
 from unipool_dist.base.writing import replace_text
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.cli.run_files import CONFIG_FILE, DATA_SUMMARY_FILE, is_mark, things_of_a_run
 from unipool_dist.config import Config, dump_config
 from unipool_dist.errors import ConfigError
 from unipool_dist.resilience.watchdog_files import WATCHDOG
+from unipool_dist.run.run_files import CONFIG_FILE, DATA_SUMMARY_FILE, is_mark, things_of_a_run
 
 
 def check_run_dir(path: Path, *, overwrite: bool, resume: bool, must_resume: bool = False) -> None:

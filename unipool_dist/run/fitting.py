@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from unipool_dist.base.machine_memory import machine_memory
+from unipool_dist.base.machine import gpus_here, machine_memory
 from unipool_dist.config import Config
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.segments import index_bytes
 from unipool_dist.errors import ConfigError
-from unipool_dist.experiment.machine import gpus_here
 from unipool_dist.sizing.memory import RankKind, rank_kinds
 
 _WEIGHT_BYTES = {"fp32": 4, "bf16": 2}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unipool_dist.base.belongings import Folder, Form, Kind, any_file
-from unipool_dist.base.forms import either, head, json_lines, json_object
+from unipool_dist.base.forms import either, head, is_png, json_lines, json_object
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.config import is_written_config
 from unipool_dist.observe.files import (
@@ -15,13 +15,20 @@ from unipool_dist.observe.files import (
     USAGE_FILE,
     is_our_figure,
 )
-from unipool_dist.probe.record import PROBE_DIR, PROBE_FOLDER
 from unipool_dist.resilience.heartbeat import HEARTBEAT_FILE
 from unipool_dist.resilience.watchdog_files import WATCHDOG, WATCHDOG_FOLDER
 
 CONFIG_FILE = "config.yaml"
 DATA_SUMMARY_FILE = "data_summary.json"
 _FIGURES = ("loss_curve.png", "expert_usage.png")
+
+PROBE_DIR = "probe"
+PROBE_FILE = "probe.json"
+PROBE_FIGURES = ("randomized", "distinct", "ownership", "affinity")
+_PICTURES = {"|".join(rf"{name}\.png" for name in PROBE_FIGURES): is_png}
+IS_PROBE = json_object("format_version", "randomized", "layers_using", "lift")
+PROBE_FOLDER = Folder({r"probe\.json": IS_PROBE, **_PICTURES, r"against-.+": Folder(_PICTURES)}, sign=r"probe\.json")
+"""``RUN/probe``: what is beside ``probe.json`` is known by its name."""
 
 _PROOFS: dict[str, Form] = {
     METRICS_FILE: json_lines(
