@@ -30,7 +30,7 @@ from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.progress import DataIdentity
 from unipool_dist.checkpoint.resume import find_checkpoint, load_checkpoint
 from unipool_dist.checkpoint.saver import Saver, SaveReport
-from unipool_dist.checkpoint.state import RunState
+from unipool_dist.checkpoint.state import TrainingState
 from unipool_dist.config import Config, load_config, resolve_config
 from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.engine.step import TrainStep
@@ -86,11 +86,13 @@ def run_rank(environment: Environment, folder: Path, rounds: int, quick: bool) -
     with process_groups(config, environment) as groups:
         model = build_model(config, groups)
         step = TrainStep(config, groups, model)
-        return _Bench(config, groups, step, RunState(groups, model, step.optimizer), folder).run(rounds)
+        return _Bench(config, groups, step, TrainingState(groups, model, step.optimizer), folder).run(rounds)
 
 
 class _Bench:
-    def __init__(self, config: Config, groups: ParallelGroups, step: TrainStep, state: RunState, folder: Path) -> None:
+    def __init__(
+        self, config: Config, groups: ParallelGroups, step: TrainStep, state: TrainingState, folder: Path
+    ) -> None:
         self._config, self._groups, self._step, self._state, self._folder = config, groups, step, state, folder
         self._directory = CheckpointDirectory(folder / "run")
         self._reports: list[SaveReport] = []

@@ -8,7 +8,7 @@ from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.progress import DataIdentity
 from unipool_dist.checkpoint.resume import find_checkpoint, load_checkpoint
 from unipool_dist.checkpoint.saver import Saver, SaveReport
-from unipool_dist.checkpoint.state import RunState
+from unipool_dist.checkpoint.state import TrainingState
 from unipool_dist.config import Config
 from unipool_dist.engine.step import TrainStep
 from unipool_dist.model.assembly import PooledModel
@@ -22,7 +22,7 @@ def save_step(
 ) -> SaveReport:
     """Save the state as that of ``step``; raises if that fails."""
     reports: list[SaveReport] = []
-    state = RunState(groups, model, train_step.optimizer)
+    state = TrainingState(groups, model, train_step.optimizer)
     Saver(config, groups, state, CheckpointDirectory(run_dir), DATA, reports.append).after_step(step, closing=True)
     return reports[0]
 
@@ -33,5 +33,5 @@ def load_step(
     """Load the checkpoint of ``step``, or the newest whole one; return its step."""
     found = find_checkpoint(CheckpointDirectory(run_dir), groups.storage, from_step=step, verify="hash")
     assert found is not None
-    load_checkpoint(found, RunState(groups, model, train_step.optimizer), groups.storage)
+    load_checkpoint(found, TrainingState(groups, model, train_step.optimizer), groups.storage)
     return found.step

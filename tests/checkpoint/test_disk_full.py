@@ -23,9 +23,9 @@ from tests.support.workers import Workers
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.manifest import content_faults, read_manifest
 from unipool_dist.checkpoint.saver import Saver, SaveReport
-from unipool_dist.checkpoint.state import RunState
+from unipool_dist.checkpoint.state import TrainingState
 from unipool_dist.observe.jsonlines import read_json_lines
-from unipool_dist.resilience.heartbeat import read_heartbeat
+from unipool_dist.run.heartbeat import read_heartbeat
 from unipool_dist.topology.environment import Environment
 
 NO_ROOM = "No space left on device"
@@ -57,7 +57,7 @@ def _save_on_a_full_disk(environment: Environment, run_dir: Path, unsuspecting: 
     usage = SimpleNamespace(total=1 << 50, used=0, free=1 << 50)
     reports: list[SaveReport] = []
     with built(config, environment) as (groups, model, train_step):
-        state = RunState(groups, model, train_step.optimizer)
+        state = TrainingState(groups, model, train_step.optimizer)
         saver = Saver(config, groups, state, CheckpointDirectory(run_dir), DATA, reports.append)
         saver.after_step(1, closing=False)
         saver.wait()

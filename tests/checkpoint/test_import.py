@@ -18,7 +18,7 @@ from tests.support.workers import Workers
 from unipool_dist.checkpoint.manifest import hash_file
 from unipool_dist.checkpoint.offline import import_model
 from unipool_dist.config import load_config
-from unipool_dist.resilience.lock import RunLock
+from unipool_dist.run.lock import RunLock
 from unipool_dist.sizing.parameters import bias_shapes, parameter_shapes
 from unipool_dist.topology.environment import Environment
 

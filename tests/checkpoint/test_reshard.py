@@ -17,7 +17,7 @@ from unipool_dist.checkpoint.offline.reading import TensorReader
 from unipool_dist.checkpoint.offline.rewrite import rewrite_checkpoint
 from unipool_dist.checkpoint.pieces import Piece, whole
 from unipool_dist.errors import CheckpointError
-from unipool_dist.resilience.lock import RunLock
+from unipool_dist.run.lock import RunLock
 
 
 @pytest.mark.parametrize("num_files", [1, 3, 8])

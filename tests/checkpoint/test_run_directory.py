@@ -19,8 +19,8 @@ from unipool_dist.config import Config, load_config
 from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.observe.figures import LossCurves, loss_figure, save
 from unipool_dist.observe.metrics import MetricsWriter
-from unipool_dist.resilience.heartbeat import HeartbeatWriter
-from unipool_dist.resilience.lock import RunLock
+from unipool_dist.run.heartbeat import HeartbeatWriter
+from unipool_dist.run.lock import RunLock
 from unipool_dist.run.rundir import begin_run_dir, check_run_dir, continue_run_dir
 from unipool_dist.run.start import Start
 

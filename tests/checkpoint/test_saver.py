@@ -19,7 +19,7 @@ from unipool_dist.checkpoint import saver as saver_module
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.saver import Saver, SaveReport
 from unipool_dist.checkpoint.snapshot import Snapshot
-from unipool_dist.checkpoint.state import RunState
+from unipool_dist.checkpoint.state import TrainingState
 from unipool_dist.errors import CheckpointError
 from unipool_dist.topology.environment import Environment
 
@@ -39,7 +39,7 @@ def _beside_training(environment: Environment, folder: Path) -> Seen:
     with built(config, environment) as (groups, model, train_step), _Gate() as gate:
         fill(groups, model, train_step)
         seen = Seen([], [], [])
-        state = RunState(groups, model, train_step.optimizer)
+        state = TrainingState(groups, model, train_step.optimizer)
         directory = CheckpointDirectory(folder)
         saver = Saver(config, groups, state, directory, DATA, seen.reports.append)
         saver.save(1)
@@ -105,7 +105,7 @@ def _slowly_copied(environment: Environment, folder: Path) -> Seen:
     ):
         fill(groups, model, train_step)
         seen = Seen([], [], [])
-        state = RunState(groups, model, train_step.optimizer)
+        state = TrainingState(groups, model, train_step.optimizer)
         saver = Saver(config, groups, state, CheckpointDirectory(folder), DATA, seen.reports.append)
         saver.save(1)
         threading.Timer(1.0, copy_now.set).start()
@@ -129,7 +129,7 @@ def _failing(environment: Environment, folder: Path, closing: bool) -> Seen:
     config = tiny_config("parallel.pp=2", "checkpoint.interval=1", world_size=environment.world_size)
     with built(config, environment) as (groups, model, train_step):
         seen = Seen([], [], [])
-        state = RunState(groups, model, train_step.optimizer)
+        state = TrainingState(groups, model, train_step.optimizer)
         directory = CheckpointDirectory(folder)
         saver = Saver(config, groups, state, directory, DATA, seen.reports.append)
         saver.after_step(1, closing=False)
@@ -161,7 +161,7 @@ def _disconnected(environment: Environment, folder: Path) -> str:
         built(config, environment) as (groups, model, train_step),
         mock.patch.object(saver_module, "write_checkpoint", lost),
     ):
-        state = RunState(groups, model, train_step.optimizer)
+        state = TrainingState(groups, model, train_step.optimizer)
         seen: list[SaveReport] = []
         saver = Saver(config, groups, state, CheckpointDirectory(folder), DATA, seen.append)
         saver.save(1)

@@ -13,7 +13,7 @@ from tests.support.command import Command
 from unipool_dist.checkpoint.manifest import MANIFEST_FILE, Manifest, hash_file
 from unipool_dist.checkpoint.progress import STATE_FILE, Progress
 from unipool_dist.checkpoint.randomness import random_state
-from unipool_dist.resilience.heartbeat import HeartbeatWriter
+from unipool_dist.run.heartbeat import HeartbeatWriter
 
 WILD = "\x1b[2J\x1b]0;owned\x07\r\x9b1m\u202e\nrow"
 SHOWN = r"\x1b[2J\x1b]0;owned\x07\r\x9b1m\u202e\nrow"

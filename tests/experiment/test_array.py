@@ -12,7 +12,7 @@ from tests.jobs.test_submit import fake_slurm
 from tests.support.running import one_thread
 from unipool_dist.jobs.folder import JobFolder, run_config
 from unipool_dist.jobs.status import status_of
-from unipool_dist.resilience.heartbeat import HeartbeatWriter
+from unipool_dist.run.heartbeat import HeartbeatWriter
 
 __all__ = ["fake_slurm"]
 

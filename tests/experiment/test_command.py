@@ -14,7 +14,7 @@ from tests.experiment.support import command, complete, write_experiment
 from tests.support.running import last_step, one_thread
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.resilience.exit_codes import RESUME
-from unipool_dist.resilience.lock import RunLock
+from unipool_dist.run.lock import RunLock
 
 RUNS = ("plain/seed-1", "vanilla/seed-1", "plain/seed-2", "vanilla/seed-2")
 LONG = 100_000

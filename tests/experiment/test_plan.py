@@ -17,9 +17,9 @@ from unipool_dist.experiment.machine import share_of_machine
 from unipool_dist.experiment.plan import Run, check_distinct, check_unchanged, planned_runs, resolved_configs
 from unipool_dist.experiment.progress import progress_of
 from unipool_dist.experiment.specification import read_experiment
-from unipool_dist.jobs.attempts import Attempt, AttemptLog
-from unipool_dist.resilience.heartbeat import HeartbeatWriter
-from unipool_dist.resilience.lock import RunLock
+from unipool_dist.run.attempts import Attempt, AttemptLog
+from unipool_dist.run.heartbeat import HeartbeatWriter
+from unipool_dist.run.lock import RunLock
 
 
 def runs_of(folder: Path, only: tuple[str, ...] = (), of_seeds: tuple[int, ...] = (), **fields: Any) -> list[Run]:

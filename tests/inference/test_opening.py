@@ -19,7 +19,7 @@ from unipool_dist.data.prepare import PrepareOptions, prepare
 from unipool_dist.errors import ConfigError
 from unipool_dist.inference.layout import inference_config
 from unipool_dist.inference.opened import OpenedRun
-from unipool_dist.resilience.lock import RunLock
+from unipool_dist.run.lock import RunLock
 
 TOKENS_PER_STEP = 8 * 32
 

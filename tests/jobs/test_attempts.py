@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unipool_dist.jobs.attempts import ATTEMPTS_FILE, Attempt, AttemptLog
+from unipool_dist.run.attempts import ATTEMPTS_FILE, Attempt, AttemptLog
 
 
 def test_starts_and_ends_come_back(tmp_path: Path) -> None:

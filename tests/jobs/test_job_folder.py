@@ -13,7 +13,7 @@ from unipool_dist.config import Config
 from unipool_dist.jobs.folder import JOB_FOLDER, JobFolder
 from unipool_dist.jobs.freeze import freeze_code, freeze_config
 from unipool_dist.jobs.submission import check_job_folders
-from unipool_dist.resilience.lock import RunLock
+from unipool_dist.run.lock import RunLock
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from unipool_dist.jobs.attempts import Attempt
 from unipool_dist.jobs.policy import (
     MAX_CUT_OFF,
     MAX_FRUITLESS,
@@ -16,6 +15,7 @@ from unipool_dist.jobs.policy import (
     may_start,
     outcome_of,
 )
+from unipool_dist.run.attempts import Attempt
 
 
 def attempt(step_before: int = 0, job_id: str = "7", **ended: Any) -> Attempt:

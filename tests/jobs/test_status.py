@@ -13,10 +13,10 @@ from tests.jobs.test_tasks import folder_with
 from unipool_dist.cli.status import status as status_command
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs import status as status_module
-from unipool_dist.jobs.attempts import LOCAL, Attempt, AttemptLog
 from unipool_dist.jobs.slurm import parse_fields
 from unipool_dist.jobs.status import status_of
-from unipool_dist.resilience.heartbeat import HeartbeatWriter, State
+from unipool_dist.run.attempts import LOCAL, Attempt, AttemptLog
+from unipool_dist.run.heartbeat import HeartbeatWriter, State
 
 
 def record(run_dir: Path, step: int) -> None:

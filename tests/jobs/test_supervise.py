@@ -15,11 +15,11 @@ import pytest
 
 from tests.jobs.test_tasks import folder_with
 from unipool_dist.config import dump_config, load_config
-from unipool_dist.jobs.attempts import AttemptLog
 from unipool_dist.jobs.folder import CONFIG_FILE, JobFolder
 from unipool_dist.jobs.policy import MAX_CUT_OFF, MAX_FRUITLESS, MAX_STOPPED
 from unipool_dist.resilience.handover import HANDOVER_FILE, Handover
-from unipool_dist.resilience.lock import RunLock
+from unipool_dist.run.attempts import AttemptLog
+from unipool_dist.run.lock import RunLock
 
 HEARTBEAT = """python3 - "$@" <<'END'
 import json, sys, time

@@ -8,7 +8,7 @@ import pytest
 
 from unipool_dist.jobs import takeover
 from unipool_dist.jobs.takeover import wait_for_run
-from unipool_dist.resilience.lock import RunLock
+from unipool_dist.run.lock import RunLock
 
 
 def test_it_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import yaml
 from unipool_dist.config import dump_config, load_config, resolve_config
 from unipool_dist.observe.metrics import MetricsWriter
 from unipool_dist.probe.record import MATCHED, Probe, Randomized, write_probe
-from unipool_dist.resilience.heartbeat import HeartbeatWriter
+from unipool_dist.run.heartbeat import HeartbeatWriter
 
 STEPS = 80
 TOKENS_PER_STEP = 16 * 256

@@ -12,13 +12,13 @@ import pytest
 
 from unipool_dist.base.reading import read_lines
 from unipool_dist.errors import UnipoolError
-from unipool_dist.jobs.attempts import AttemptLog
 from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.observe.jsonlines import read_json_lines
 from unipool_dist.probe.record import read_probe
 from unipool_dist.report.usage import read_usage
-from unipool_dist.resilience.heartbeat import read_heartbeat
-from unipool_dist.resilience.lock import holder_of
+from unipool_dist.run.attempts import AttemptLog
+from unipool_dist.run.heartbeat import read_heartbeat
+from unipool_dist.run.lock import holder_of
 
 MAKE: dict[str, Callable[[Path], object]] = {
     "deep": lambda path: path.write_text("[" * 100_000 + "\n"),

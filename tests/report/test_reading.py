@@ -14,10 +14,10 @@ import pytest
 from tests.report.made import DENSE, STEPS, describe, make_experiment, make_run
 from tests.support.using import refused
 from unipool_dist.errors import UnipoolError
-from unipool_dist.jobs.attempts import LOCAL, Attempt, AttemptLog
 from unipool_dist.report.runs import left_out, read_run, read_runs
 from unipool_dist.report.summary import summarize, summarize_run
-from unipool_dist.resilience.heartbeat import HeartbeatWriter
+from unipool_dist.run.attempts import LOCAL, Attempt, AttemptLog
+from unipool_dist.run.heartbeat import HeartbeatWriter
 
 
 def test_runs_are_those_that_the_experiment_names_in_its_order(tmp_path: Path) -> None:

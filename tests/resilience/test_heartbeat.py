@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unipool_dist.resilience.heartbeat import HEARTBEAT_FILE, HeartbeatWriter, read_heartbeat
+from unipool_dist.run.heartbeat import HEARTBEAT_FILE, HeartbeatWriter, read_heartbeat
 
 
 def test_every_step_is_there_at_once(tmp_path: Path) -> None:

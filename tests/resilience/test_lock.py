@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from unipool_dist.errors import RunLockedError
-from unipool_dist.resilience.lock import RunLock
+from unipool_dist.run.lock import RunLock
 
 HOLD = """
 import subprocess, sys
 from pathlib import Path
-from unipool_dist.resilience.lock import RunLock
+from unipool_dist.run.lock import RunLock
 assert "torch" not in sys.modules
 with RunLock(Path(sys.argv[1])):
     child = subprocess.Popen(["sleep", "60"], close_fds=False, stdout=subprocess.DEVNULL)

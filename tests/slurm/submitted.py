@@ -16,9 +16,9 @@ from tests.slurm.cluster import ENDED, Cluster, Job
 from tests.slurm.machines import command_of
 from tests.support.running import train_records
 from tests.support.runs import TINY_RUN
-from unipool_dist.jobs.attempts import Attempt, AttemptLog
-from unipool_dist.resilience.heartbeat import Heartbeat, read_heartbeat
-from unipool_dist.resilience.lock import LOCK_FILE
+from unipool_dist.run.attempts import Attempt, AttemptLog
+from unipool_dist.run.heartbeat import Heartbeat, read_heartbeat
+from unipool_dist.run.lock import LOCK_FILE
 
 STEPS = 60  # from about the eightieth on rounding shows in the fifth digit, on other layouts without any fault
 # 12 sequences and 12 experts: 1, 2, 3 and 4 nodes all fit. A larger epsilon: Adam's first steps would otherwise turn

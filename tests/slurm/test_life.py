@@ -10,7 +10,7 @@ import pytest
 
 from tests.slurm.cluster import USER, Cluster
 from tests.slurm.submitted import SubmittedRun
-from unipool_dist.resilience.heartbeat import read_heartbeat
+from unipool_dist.run.heartbeat import read_heartbeat
 
 pytestmark = pytest.mark.timeout(420)
 

@@ -45,7 +45,7 @@ from unipool_dist.jobs.folder import JOB
 from unipool_dist.jobs.freeze import freeze_config
 from unipool_dist.report import page
 from unipool_dist.report.pictures import Picture
-from unipool_dist.resilience.lock import RunLock
+from unipool_dist.run.lock import RunLock
 
 RUN_PLACES = (
     *("", "config.yaml", "metrics.jsonl", "expert_usage.jsonl", "data_summary.json", "heartbeat.json", ".lock"),

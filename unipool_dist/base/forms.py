@@ -59,6 +59,6 @@ def is_png(path: Path) -> bool:
 
 
 def is_lock(path: Path) -> bool:
-    """Whether ``path`` is what :class:`~unipool_dist.resilience.lock.RunLock` locks: it names a holder, or is empty, as
+    """Whether ``path`` is what :class:`~unipool_dist.run.lock.RunLock` locks: it names a holder, or is empty, as
     a start that was killed at once may leave it."""
     return head(path) == b"" or json_object("host", "pid", "since")(path)

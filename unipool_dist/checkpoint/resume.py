@@ -30,7 +30,7 @@ from unipool_dist.checkpoint.manifest import (
 from unipool_dist.checkpoint.planners import PieceLoadPlanner
 from unipool_dist.checkpoint.progress import Progress, read_config, read_progress
 from unipool_dist.checkpoint.randomness import restore_random_state
-from unipool_dist.checkpoint.state import Held, RunState
+from unipool_dist.checkpoint.state import Held, TrainingState
 from unipool_dist.checkpoint.storage import SafeReader
 from unipool_dist.config import Config
 from unipool_dist.errors import CheckpointError
@@ -177,7 +177,7 @@ def find_checkpoint(
     return None
 
 
-def load_checkpoint(found: Found, state: RunState, group: dist.ProcessGroup) -> None:
+def load_checkpoint(found: Found, state: TrainingState, group: dist.ProcessGroup) -> None:
     """Put a checkpoint into this rank's optimizer, parameters, schedule, balance statistics and random generators.
 
     Follows the thread that verifies: masters come first in the files, so parameters are set from them and gathered

@@ -19,7 +19,7 @@ from unipool_dist.checkpoint.randomness import random_state
 from unipool_dist.checkpoint.save import write_checkpoint
 from unipool_dist.checkpoint.shares import share_writes
 from unipool_dist.checkpoint.snapshot import Snapshot
-from unipool_dist.checkpoint.state import Held, RunState
+from unipool_dist.checkpoint.state import Held, TrainingState
 from unipool_dist.checkpoint.transfer import receive_buffers
 from unipool_dist.config import Config
 from unipool_dist.errors import CheckpointError, UnipoolError
@@ -61,7 +61,7 @@ class Saver:
         self,
         config: Config,
         groups: ParallelGroups,
-        state: RunState,
+        state: TrainingState,
         directory: CheckpointDirectory,
         data: DataIdentity,
         report: Callable[[SaveReport], None],

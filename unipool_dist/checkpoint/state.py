@@ -136,7 +136,7 @@ class SmallState:
         torch.set_rng_state(self._tensors["random/torch"])
 
 
-class RunState:
+class TrainingState:
     """All that a checkpoint holds in tensors, on one rank."""
 
     def __init__(self, groups: ParallelGroups, model: PooledModel, optimizer: PooledOptimizer) -> None:

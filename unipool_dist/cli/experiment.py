@@ -21,7 +21,7 @@ from unipool_dist.experiment.plan import Run, check_distinct, check_unchanged, p
 from unipool_dist.experiment.progress import Progress, progress_of
 from unipool_dist.experiment.specification import Experiment, freeze_experiment, read_experiment
 from unipool_dist.resilience.exit_codes import RESUME
-from unipool_dist.resilience.heartbeat import read_heartbeat
+from unipool_dist.run.heartbeat import read_heartbeat
 
 if TYPE_CHECKING:
     from unipool_dist.jobs.submission import Request

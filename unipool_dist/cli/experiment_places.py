@@ -9,8 +9,8 @@ from unipool_dist.base.belongings import exists, foreign, refuse
 from unipool_dist.experiment.local import log_of
 from unipool_dist.experiment.plan import Run
 from unipool_dist.experiment.specification import Experiment, foreign_freeze
-from unipool_dist.jobs.attempts import ATTEMPTS_FILE
 from unipool_dist.jobs.folder import JOB, JOB_FOLDER
+from unipool_dist.run.attempts import ATTEMPTS_FILE
 from unipool_dist.run.rundir import in_the_way
 
 

@@ -19,13 +19,13 @@ from unipool_dist.errors import RunLockedError
 from unipool_dist.experiment.machine import share_of_machine
 from unipool_dist.experiment.plan import Run
 from unipool_dist.experiment.progress import progress_of
-from unipool_dist.jobs.attempts import LOCAL, Attempt, AttemptLog, Outcome
 from unipool_dist.jobs.folder import CONFIG_FILE, JOB, LOGS
 from unipool_dist.jobs.freeze import freeze_config
 from unipool_dist.resilience.exit_codes import RESUME
-from unipool_dist.resilience.heartbeat import read_heartbeat
-from unipool_dist.resilience.lock import RunLock
 from unipool_dist.resilience.signal_watch import SignalWatch, hold_signals
+from unipool_dist.run.attempts import LOCAL, Attempt, AttemptLog, Outcome
+from unipool_dist.run.heartbeat import read_heartbeat
+from unipool_dist.run.lock import RunLock
 
 _LOOK_EVERY_S = 0.2
 

@@ -7,11 +7,11 @@ from typing import Literal
 
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.experiment.plan import Run
-from unipool_dist.jobs.attempts import AttemptLog
 from unipool_dist.jobs.folder import JOB
 from unipool_dist.observe.jsonlines import read_json_lines
-from unipool_dist.resilience.heartbeat import read_heartbeat
-from unipool_dist.resilience.lock import holder_of
+from unipool_dist.run.attempts import AttemptLog
+from unipool_dist.run.heartbeat import read_heartbeat
+from unipool_dist.run.lock import holder_of
 
 State = Literal["not started", "running", "stopped", "failed", "done"]
 

@@ -11,10 +11,10 @@ from typing import Any
 from unipool_dist.base.reading import open_regular, parse_json
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.errors import UnipoolError
-from unipool_dist.jobs.attempts import LOCAL, Attempt, AttemptLog
 from unipool_dist.jobs.folder import JOB, JobFolder
 from unipool_dist.jobs.slurm import ALIVE, SlurmError, show_array
-from unipool_dist.resilience.heartbeat import Heartbeat, read_heartbeat
+from unipool_dist.run.attempts import LOCAL, Attempt, AttemptLog
+from unipool_dist.run.heartbeat import Heartbeat, read_heartbeat
 
 _TAIL_BYTES = 1 << 16
 SILENT_S = 600.0

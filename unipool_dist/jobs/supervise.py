@@ -21,7 +21,6 @@ from unipool_dist.base.shell import shown
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs import slurm
-from unipool_dist.jobs.attempts import Attempt, AttemptLog
 from unipool_dist.jobs.exit_statuses import meaning
 from unipool_dist.jobs.folder import JOB, JobFolder, run_config
 from unipool_dist.jobs.layout import Layout, choose_layout
@@ -38,8 +37,9 @@ from unipool_dist.jobs.requeue import requeue
 from unipool_dist.jobs.takeover import wait_for_run
 from unipool_dist.jobs.tasks import DOCTOR_FILE, doctor_command, task_environment, train_command
 from unipool_dist.resilience.exit_codes import RESUME
-from unipool_dist.resilience.heartbeat import Heartbeat, read_heartbeat
 from unipool_dist.resilience.watchdog_files import SUMMARY_FILE, WATCHDOG
+from unipool_dist.run.attempts import Attempt, AttemptLog
+from unipool_dist.run.heartbeat import Heartbeat, read_heartbeat
 
 
 class Supervisor:

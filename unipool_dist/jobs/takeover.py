@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from unipool_dist.resilience.handover import Handover
-from unipool_dist.resilience.lock import holder_of
+from unipool_dist.run.lock import holder_of
 
 PATIENCE_S = 1800.0
 """For a step and a save of the largest models, and for the watchdog of what is cut off from the network."""

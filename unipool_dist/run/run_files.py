@@ -15,8 +15,8 @@ from unipool_dist.observe.files import (
     USAGE_FILE,
     is_our_figure,
 )
-from unipool_dist.resilience.heartbeat import HEARTBEAT_FILE
 from unipool_dist.resilience.watchdog_files import WATCHDOG, WATCHDOG_FOLDER
+from unipool_dist.run.heartbeat import HEARTBEAT_FILE
 
 CONFIG_FILE = "config.yaml"
 DATA_SUMMARY_FILE = "data_summary.json"

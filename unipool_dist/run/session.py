@@ -17,7 +17,7 @@ from unipool_dist.checkpoint.progress import DataIdentity
 from unipool_dist.checkpoint.randomness import seed_generators
 from unipool_dist.checkpoint.resume import DamagedError, Found, find_checkpoint, load_checkpoint
 from unipool_dist.checkpoint.saver import Saver, SaveReport
-from unipool_dist.checkpoint.state import RunState
+from unipool_dist.checkpoint.state import TrainingState
 from unipool_dist.config import Config, resolve_config
 from unipool_dist.config.deepspeed import read_deepspeed_config
 from unipool_dist.data import Corpus, extended, training_data, validation_sequences
@@ -29,14 +29,14 @@ from unipool_dist.model.assembly import build_model
 from unipool_dist.resilience.deadline import Deadline
 from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.resilience.handover import Handover
-from unipool_dist.resilience.heartbeat import HeartbeatWriter, read_heartbeat
-from unipool_dist.resilience.lock import RunLock
 from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.resilience.stop import StopRequest
 from unipool_dist.resilience.watchdog import Watchdog
 from unipool_dist.resilience.watchdog_files import WATCHDOG
 from unipool_dist.run.assembly import batch_source, describe, with_vocabulary
 from unipool_dist.run.fitting import check_rank_fits
+from unipool_dist.run.heartbeat import HeartbeatWriter, read_heartbeat
+from unipool_dist.run.lock import RunLock
 from unipool_dist.run.observer import RunObserver
 from unipool_dist.run.rundir import begin_run_dir, check_run_dir, continue_run_dir
 from unipool_dist.run.start import Start
@@ -107,7 +107,7 @@ class _Ready:
     found: Found | None
     data: DataIdentity
     trainer: Trainer
-    state: RunState
+    state: TrainingState
 
 
 class _Session:
@@ -187,7 +187,7 @@ class _Session:
         )
         batches = batch_source(dataset, config, groups)
         trainer = Trainer(config, groups, model, batches, self._validation_sequences(), self._beat)
-        state = RunState(groups, model, trainer.step.optimizer)
+        state = TrainingState(groups, model, trainer.step.optimizer)
         seed_generators(config.train.seed)
         if found is not None:
             self._beat("loading the checkpoint", slow=True)

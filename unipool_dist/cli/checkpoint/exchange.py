@@ -21,7 +21,7 @@ from unipool_dist.cli.checkpoint.common import (
     step_option,
 )
 from unipool_dist.cli.numbers import Finite
-from unipool_dist.resilience.lock import RunLock
+from unipool_dist.run.lock import RunLock
 from unipool_dist.run.rundir import in_the_way
 
 if TYPE_CHECKING:

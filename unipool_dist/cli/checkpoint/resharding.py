@@ -21,7 +21,7 @@ from unipool_dist.cli.checkpoint.common import (
 )
 from unipool_dist.cli.numbers import PROCESSES
 from unipool_dist.config import dump_config
-from unipool_dist.resilience.lock import RunLock
+from unipool_dist.run.lock import RunLock
 from unipool_dist.run.run_files import CONFIG_FILE
 from unipool_dist.run.rundir import in_the_way
 
