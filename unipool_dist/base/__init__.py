@@ -1,4 +1,4 @@
-"""What everything else stands on: reading files that nobody vouches for, names, and text that is safe to show.
+"""Foundations of every other package: reading untrusted files, replacing files, names, and text that is safe to show.
 
 Nothing here imports torch or another part of the package but :mod:`unipool_dist.errors`.
 """

@@ -1,8 +1,8 @@
-"""What this program has made and what somebody else has: the one place that removes files and folders.
+"""Ownership of files and folders: what this program made and what it did not. The only place that removes either.
 
-Guarantees: nothing is removed but what has a name of this program's own and the form that goes with it; whatever else
-is found is named in a :class:`ForeignError` before anything is removed. A link is unlinked and never followed; a mount
-point, and a folder that is reached by a link, is emptied of what is ours and stays.
+Guarantees: an entry is removed only if both its name and its content are of a form that this program writes; anything
+else is named in a :class:`ForeignError` before anything is removed. Links are unlinked and never followed. A mount
+point, or a folder reached through a link, is emptied of our files and kept.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ _SHOWN = 8
 
 
 class ForeignError(UnipoolError):
-    """Something that this program has not made is where it would write or delete."""
+    """Something that this program did not make is in a place where it would write or delete."""
 
 
 class Kept:
-    """The kind of what stays whatever it is, and is in nobody's way."""
+    """The kind of an entry that is always kept and never in the way."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A kind of folder: all that this program puts into one, by a regular expression over the name."""
+    """A kind of folder: everything that this program puts into one, as regular expressions over names."""
 
     entries: Mapping[str, Form | Folder | Kept]
     sign: str | None = None
     """Expression of names that nobody else would choose: one is there unless the folder is empty; removed last."""
 
     def of(self, name: str) -> Kind | None:
-        """The kind of an entry of that name, if there may be one."""
+        """Return the kind of the entry ``name``, or ``None`` if the folder may not hold it."""
         for pattern, kind in self.entries.items():
             if re.fullmatch(pattern, name):
                 return kind
@@ -54,19 +54,19 @@ Kind = Form | Folder | Kept
 
 
 def any_file(path: Path) -> bool:
-    """The form of files whose name says enough."""
+    """Accept any content: for files whose name is proof enough."""
     return True
 
 
 def exists(path: Path) -> bool:
-    """Whether there is anything, a link that leads nowhere included."""
+    """Return whether anything is at ``path``, including a broken link."""
     return os.path.lexists(path)
 
 
 def foreign(path: Path, kind: Kind | None) -> list[Path]:
-    """What is at or below ``path`` and was not made by this program as a ``kind``; empty too if nothing is there.
+    """Return what is at or below ``path`` and was not made by this program as a ``kind``; empty if nothing is there.
 
-    Links are looked through: one to a thing of this kind is as good as the thing, one that leads nowhere is foreign.
+    Links are followed: one to a thing of this kind counts as the thing, a broken one is foreign.
     """
     if not exists(path) or isinstance(kind, Kept):
         return []
@@ -84,7 +84,7 @@ def foreign(path: Path, kind: Kind | None) -> list[Path]:
 
 
 def free_name(path: Path) -> Path:
-    """``path``, or with a number behind it if there is something of that name."""
+    """Return ``path``, with a number appended if that name is taken."""
     name, number = path, 1
     while exists(name):
         number += 1
@@ -93,7 +93,7 @@ def free_name(path: Path) -> Path:
 
 
 def listed(paths: Iterable[Path]) -> str:
-    """``paths`` as they are listed in an error, shortened if they are many."""
+    """Return ``paths`` as an error lists them, shortened if there are many."""
     names = [printable(str(path)) + _how(path) for path in paths]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
@@ -130,8 +130,9 @@ def remove(path: Path, kind: Kind | None) -> None:
 
 
 def empty(path: Path, kind: Folder) -> None:
-    """Remove everything in the folder of this kind at ``path``, which may be reached by a link; then the folder itself,
-    unless it is a link or a mount point.
+    """Remove everything in the folder of this kind at ``path``, which may be reached through a link.
+
+    The folder itself is removed too, unless it is a link or a mount point.
 
     Raises:
         ForeignError: something in it is not of this kind; nothing is removed then.
@@ -148,25 +149,28 @@ def empty(path: Path, kind: Folder) -> None:
 
 
 def remove_if_empty(path: Path) -> None:
-    """Remove the folder at ``path`` if there is one and nothing is in it; a link and a mount point stay."""
+    """Remove the folder at ``path`` if it exists and is empty; links and mount points stay."""
     with suppress(OSError):
         path.rmdir()
 
 
 def unlink_link(path: Path) -> None:
-    """Remove the link at ``path``, whatever it leads to."""
+    """Remove the link at ``path``, whatever it points to."""
     assert path.is_symlink(), path
     path.unlink()
 
 
 def discard(path: Path) -> None:
-    """Remove, as far as that is possible, a folder for which no form is needed: this very process has made it under a
-    name that was free, or a lock in it tells which launcher of this user did."""
+    """Remove a folder as far as possible, without checking its form.
+
+    Only for folders known to be ours: this process made it under a free name, or a lock in it proves which launcher of
+    this user did.
+    """
     shutil.rmtree(path, ignore_errors=True)
 
 
 def is_mount_point(path: Path) -> bool:
-    """Whether something is mounted at ``path``, a folder of the same file system (a bind mount) included."""
+    """Return whether something is mounted at ``path``, including a bind mount of the same file system."""
     if os.path.ismount(path):
         return True
     try:
@@ -177,18 +181,18 @@ def is_mount_point(path: Path) -> bool:
 
 
 def _signs_last(names: list[str], kind: Folder) -> Iterator[str]:
-    """So that what an interrupted removal leaves can still be told to be ours."""
+    """Order entries so that an interrupted removal leaves what identifies the rest as ours."""
     sign = kind.sign
     yield from sorted(names, key=lambda name: (sign is not None and bool(re.fullmatch(sign, name)), name))
 
 
 def _how(path: Path) -> str:
-    """What is odd about ``path``, in brackets."""
+    """Return in brackets what is odd about ``path``."""
     if path.is_symlink() and not path.exists():
         return " (a link that leads nowhere)"
     return ""
 
 
 def _unescaped(field: str) -> str:
-    """A path as the kernel writes it into mountinfo: spaces and the like in octal."""
+    """Decode a path from mountinfo, where the kernel writes spaces and the like in octal."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

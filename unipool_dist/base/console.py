@@ -1,9 +1,9 @@
-"""Standard output and standard error: nothing raw is written there, and nobody ends because they are gone.
+"""Standard output and standard error: nothing unescaped is written there, and a closed terminal ends no process.
 
-Whoever started the program may close its terminal, or read the first lines alone (``| head``), or redirect into a file
-on a full disk; and what is said may hold names that nobody vouches for. So :func:`say` and :func:`put` are the only
-ways to write there, and :func:`guard_streams`, called at the start of every process of ours, is for what libraries
-write: tqdm, logging, warnings, tracebacks, the interpreter as it ends.
+The user may close the terminal, read only the first lines (``| head``), or redirect into a file on a full disk; and
+messages may contain untrusted names. So :func:`say` and :func:`put` are the only ways to write there.
+:func:`guard_streams`, called at the start of every process of ours, covers what libraries write: tqdm, logging,
+warnings, tracebacks, and the interpreter at exit.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from unipool_dist.base.printable import printable
 
 
 def say(text: object = "", *, err: bool = False) -> None:
-    """Write ``text`` and a line's end to standard output, or standard error; control characters are escaped.
+    """Write ``text`` and a newline to standard output, or standard error; control characters are escaped.
 
-    Line ends and tabs stay. It is one write, so that lines of several processes do not come between each other.
+    Newlines and tabs stay. The write is a single one, so lines of several processes do not interleave.
     """
     _write(printable(text, lines=True) + "\n", err=err)
 
 
 def put(text: str) -> None:
-    """Write ``text`` to standard output as it is: a document for a file or a program. A terminal gets it escaped."""
+    """Write ``text`` unchanged to standard output: a document for a file or a program. On a terminal it is escaped."""
     stream = sys.stdout
     _write(printable(text, lines=True) if stream is not None and stream.isatty() else text)
 
 
 def say_at_once(text: object, *, descriptor: int = 2) -> None:
-    """Write a line past Python's streams, whose locks another thread may hold for as long as it is stuck.
+    """Write a line without Python's streams, whose locks a stuck thread may hold.
 
     For signal handlers and threads that watch others. What cannot be written is dropped.
     """
@@ -49,10 +49,10 @@ def _write(text: str, *, err: bool = False) -> None:
 
 
 class LastingOutput(io.FileIO):
-    """A file descriptor whose writing never fails: what cannot be written is dropped.
+    """A file descriptor to which writing never fails: what cannot be written is dropped.
 
-    Each write is tried anew, as a full disk may have room again. A reader that is only slow is waited for, also where
-    the descriptor is set not to.
+    Each write is tried again, as a full disk may have room again. A slow reader is waited for, even if the descriptor
+    is non-blocking.
     """
 
     def __init__(self, descriptor: int, *, closefd: bool = False) -> None:
@@ -75,10 +75,10 @@ class LastingOutput(io.FileIO):
 
 
 def lasting_text(descriptor: int, like: IO[str] | None = None) -> io.TextIOWrapper:
-    """A text stream onto ``descriptor`` that never fails: neither in writing nor at what its encoding cannot say.
+    """Return a text stream onto ``descriptor`` that never fails: not in writing, nor at characters it cannot encode.
 
     Args:
-        like: encoding and buffering are this stream's.
+        like: take encoding and buffering from this stream.
     """
     like = like if isinstance(like, io.TextIOWrapper) else None
     raw = LastingOutput(descriptor)
@@ -93,10 +93,10 @@ def lasting_text(descriptor: int, like: IO[str] | None = None) -> io.TextIOWrapp
 
 
 def guard_streams() -> None:
-    """Let no writing to standard output or standard error fail from now on, whoever writes.
+    """Make every later write to standard output or standard error succeed, whoever writes.
 
-    Descriptors 0 to 2 that are closed become the null device; else the next file that is opened would be one of them,
-    and get what is printed. Streams that somebody has put in place of the interpreter's own are left alone.
+    Closed descriptors 0 to 2 are opened onto the null device; otherwise the next file opened would get one of these
+    numbers, and receive what is printed. Streams that somebody has put in place of the interpreter's are left alone.
     """
     for descriptor in range(3):
         try:
@@ -115,7 +115,7 @@ def guard_streams() -> None:
 
 
 def lost(*, err: bool = False) -> OSError | None:
-    """Why something that was written to standard output, or standard error, is not there; ``None`` if all is."""
+    """Return why part of what was written to standard output or standard error is missing; ``None`` if nothing is."""
     stream = sys.stderr if err else sys.stdout
     buffer = getattr(stream, "buffer", None)
     raw = getattr(buffer, "raw", buffer)

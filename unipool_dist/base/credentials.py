@@ -1,4 +1,4 @@
-"""Secrets in text that is to be kept: those in URLs are taken out, and what looks like one is recognized."""
+"""Secrets in text that is kept: remove them from URLs, and recognize what looks like one."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _DEVICE = re.compile(r"(GPU|MIG)-[0-9a-f-]+(/\d+/\d+)?", re.IGNORECASE)
 
 
 def without_credentials(text: str) -> str:
-    """Return ``text`` with every URL in it less user, password, query and fragment, all of which may hold a secret."""
+    """Return ``text`` with user, password, query and fragment removed from every URL, as all may hold a secret."""
     return _URL.sub(lambda match: match[1] + _public(match[2]), text)
 
 
 def names_a_secret(name: str) -> bool:
-    """Whether a variable of this name is likely to hold a secret."""
+    """Return whether a variable of this name is likely to hold a secret."""
     return _NAME.search(name) is not None
 
 
 def looks_secret(value: str) -> bool:
-    """Whether ``value`` has the form of a secret: one that a service has issued, or one long random word."""
+    """Return whether ``value`` looks like a secret: a token issued by a service, or one long random word."""
     if _ISSUED.search(value):
         return True
     if not _LONG.fullmatch(value) or value.startswith(("/", ".", "~")) or _DEVICE.fullmatch(value):
@@ -38,6 +38,6 @@ def looks_secret(value: str) -> bool:
 
 
 def _public(rest: str) -> str:
-    """Of what follows ``scheme://``: host, port and path. A password may hold ``/`` and ``@``."""
+    """Return host, port and path of what follows ``scheme://``. A password may contain ``/`` and ``@``."""
     host = rest.rpartition("@")[2] if "@" in rest else rest
     return re.split(r"[?#]", host, maxsplit=1)[0] + ("?..." if re.search(r"[?#]", host) else "")

@@ -1,7 +1,7 @@
-"""A folder that is written beside the place where it is to be, by one process at a time, and told to be a draft.
+"""A draft: a folder written next to its final place, by one process at a time, and recognizable as a draft.
 
-A file in it is locked, not the folder: NFS keeps locks of files for all nodes, and of folders for one. The kernel
-releases the lock when the process dies, so what a killed one has left is taken over.
+The lock is on a file in it, not on the folder: NFS shares file locks between nodes, but not locks of folders. The
+kernel releases the lock when the process dies, so the draft of a killed process can be taken over.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class DraftLockedError(UnipoolError):
 
 
 def draft_kind(entries: Mapping[str, Kind]) -> Folder:
-    """The kind of a draft that may hold ``entries``; its lock tells that it is one."""
+    """Return the kind of a draft that may hold ``entries``; its lock identifies it."""
     return Folder({_LOCK_NAME: _is_lock, **entries}, sign=_LOCK_NAME)
 
 
 def check_draft(draft: Path, kind: Folder, *, purpose: str) -> None:
-    """Refuse what :func:`locked_draft` would.
+    """Refuse what :func:`locked_draft` would refuse.
 
     Raises:
-        ForeignError: ``draft`` is a link, a mount point, without a lock, or holds anything not of ``kind``.
+        ForeignError: ``draft`` is a link, a mount point, has no lock, or holds anything not of ``kind``.
     """
     if exists(draft) and (draft.is_symlink() or is_mount_point(draft) or not exists(draft / LOCK_FILE)):
         refuse([draft], purpose)
@@ -44,10 +44,10 @@ def check_draft(draft: Path, kind: Folder, *, purpose: str) -> None:
 
 @contextmanager
 def locked_draft(draft: Path, kind: Folder, *, purpose: str) -> Iterator[None]:
-    """Make the folder ``draft``, or empty the one that a killed process has left; locked meanwhile.
+    """Make the folder ``draft``, or empty one left by a killed process; locked within the context.
 
-    Its lock file is for the caller to remove, once the draft has its name and not before: whoever made another would
-    take what is being renamed for left over.
+    The caller removes the lock file after renaming the draft, and not before: another process that makes the same draft
+    would take what is being renamed for a leftover.
 
     Raises:
         ForeignError: see :func:`check_draft`.
@@ -74,7 +74,7 @@ def locked_draft(draft: Path, kind: Folder, *, purpose: str) -> Iterator[None]:
 
 
 def _make(draft: Path) -> None:
-    """Make the folder with its lock in it, so that there never is one without."""
+    """Make the folder with its lock already in it, so that it never exists without one."""
     draft.parent.mkdir(parents=True, exist_ok=True)
     making = draft.with_name(f".{draft.name}.{token_hex(6)}")
     making.mkdir()
@@ -88,7 +88,7 @@ def _make(draft: Path) -> None:
 
 
 def _is_taken(lock: int, path: Path) -> bool:
-    """Whether the lock is ours now."""
+    """Return whether the lock is now ours."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Whoever held the lock may just have renamed the folder away.
@@ -98,5 +98,5 @@ def _is_taken(lock: int, path: Path) -> bool:
 
 
 def _is_lock(path: Path) -> bool:
-    """Empty is that of an earlier version."""
+    """Return whether ``path`` is a draft's lock; those of earlier versions are empty."""
     return head(path) in (_MARK, b"")

@@ -1,4 +1,4 @@
-"""By which form a file is told to be of this program: the checks that kinds of belongings are made of."""
+"""Forms of files: the checks by which kinds of belongings recognize a file of this program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HEAD_BYTES = 1 << 16
 
 
 def json_object(*keys: str, **values: Any) -> Callable[[Path], bool]:
-    """The form of a file that is one JSON object with these keys, and these values."""
+    """Return the form of a file that is one JSON object with these keys, and these values."""
 
     def has_form(path: Path) -> bool:
         try:
@@ -26,7 +26,7 @@ def json_object(*keys: str, **values: Any) -> Callable[[Path], bool]:
 
 
 def json_lines(*alternatives: tuple[str, ...]) -> Callable[[Path], bool]:
-    """The form of a file whose first line is a JSON object with all keys of one of ``alternatives``."""
+    """Return the form of a file whose first line is a JSON object with all keys of one of ``alternatives``."""
 
     def has_form(path: Path) -> bool:
         try:
@@ -39,7 +39,7 @@ def json_lines(*alternatives: tuple[str, ...]) -> Callable[[Path], bool]:
 
 
 def head(path: Path, num_bytes: int = _HEAD_BYTES) -> bytes:
-    """The first bytes of a regular file; none if it cannot be read."""
+    """Return the first bytes of a regular file; none if it cannot be read."""
     try:
         with open_regular(path) as file:
             data: bytes = file.read(num_bytes)
@@ -49,16 +49,18 @@ def head(path: Path, num_bytes: int = _HEAD_BYTES) -> bytes:
 
 
 def either(*forms: Callable[[Path], bool]) -> Callable[[Path], bool]:
-    """The form of a file that has one of ``forms``."""
+    """Return the form of a file that has one of ``forms``."""
     return lambda path: any(form(path) for form in forms)
 
 
 def is_png(path: Path) -> bool:
-    """Whether ``path`` is a PNG image."""
+    """Return whether ``path`` is a PNG image."""
     return head(path, 8) == b"\x89PNG\r\n\x1a\n"
 
 
 def is_lock(path: Path) -> bool:
-    """Whether ``path`` is what :class:`~unipool_dist.run.lock.RunLock` locks: it names a holder, or is empty, as
-    a start that was killed at once may leave it."""
+    """Return whether ``path`` is a file that :class:`~unipool_dist.run.lock.RunLock` locks.
+
+    It names a holder, or is empty if a process was killed just after creating it.
+    """
     return head(path) == b"" or json_object("host", "pid", "since")(path)

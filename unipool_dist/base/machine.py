@@ -12,7 +12,7 @@ _NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 def gpus_here(variables: Mapping[str, str]) -> list[str]:
-    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them; asks no driver."""
+    """Return the names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them; asks no driver."""
     visible = variables.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name]
@@ -20,19 +20,18 @@ def gpus_here(variables: Mapping[str, str]) -> list[str]:
 
 
 def cores_here() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine_memory() -> int:
-    """Bytes of memory and swap, or what the control group of this process, a container's or a job's, may use if that
-    is less."""
+    """Return the bytes of memory and swap, or the limit of this process's control group (container or job) if lower."""
     whole = psutil.virtual_memory().total + psutil.swap_memory().total
     return min([whole, *_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
 
 
 def _limits(own: Path, root: Path) -> list[int]:
-    """The limits of the groups that the file ``own`` names, and of those they are in."""
+    """Return the limits of the control groups that the file ``own`` names, and of their parents."""
     try:
         lines = own.read_text().splitlines()
     except OSError:  # no Linux

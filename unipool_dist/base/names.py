@@ -1,4 +1,4 @@
-"""Names of files that are found in files: each must stay inside its folder."""
+"""File names read from files: each must stay inside its folder."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MAX_PATH_BYTES = 3500
 
 
 class OutsideError(ValueError):
-    """A name in a file leads out of its folder, or to something that is not a regular file."""
+    """A name in a file points out of its folder, or to something that is not a regular file."""
 
 
 def plain_name(name: object) -> str:
-    """Return ``name`` if it is the name of a file and nothing more: no folder, no ``..``, no control character.
+    """Return ``name`` if it is just a file name: no folder, no ``..``, no control character.
 
     Raises:
         OutsideError: it is not.
@@ -31,10 +31,10 @@ def plain_name(name: object) -> str:
 
 
 def path_text(text: str) -> str:
-    """Return ``text`` if it can be the path of a file or folder; whether there is one is not asked.
+    """Return ``text`` if it can be a path; whether that exists is not checked.
 
     Raises:
-        ValueError: it is empty, has a control character or half of a surrogate pair, or is too long.
+        ValueError: it is empty, too long, or has a control character or an unpaired surrogate.
     """
     if not text:
         raise ValueError("a path cannot be empty")

@@ -1,4 +1,4 @@
-"""Text from files and names, made safe to show on a terminal, in a log or on a page."""
+"""Text from untrusted files and names, made safe to show on a terminal, in a log or on a page."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _CATEGORIES = ("Cc", "Cs", "Zl", "Zp")  # controls, lone surrogates, separators 
 
 
 def printable(text: object, *, lines: bool = False) -> str:
-    r"""Return ``text`` with every control character escaped, as ``\x1b`` is written in Python.
+    r"""Return ``text`` with every control character escaped as in Python (``\x1b``).
 
-    Escaped are controls, characters that change the direction of text, and lone surrogates, which no encoding can
-    write. Everything else, in any script, stays.
+    Escaped are controls, characters that change the direction of text, and lone surrogates, which cannot be encoded.
+    Everything else, in any script, stays.
 
     Args:
-        lines: keep line ends and tabs.
+        lines: keep newlines and tabs.
     """
     text = str(text)
     if text.isprintable() and text.isascii():
@@ -33,14 +33,14 @@ def short(text: object, max_chars: int = 200) -> str:
 
 
 def bounded(text: str, max_chars: int = 10_000) -> str:
-    """Return ``text`` with its lines, cut to ``max_chars`` characters and told so: an error may repeat what it read."""
+    """Return ``text`` with its newlines, cut to ``max_chars`` characters with a note, as an error may quote much."""
     if len(text) <= max_chars:
         return text
     return f"{text[:max_chars]}... and {len(text) - max_chars:,} characters more"
 
 
 def listed(lines: Iterable[str], *, at_most: int = 20) -> str:
-    """Return different ``lines`` below each other, indented, each made :func:`short`; of very many the first ones."""
+    """Return the distinct ``lines``, one per line, indented and :func:`short`; only the first ones of very many."""
     distinct = list(dict.fromkeys(lines))
     shown = [short(line, 300) for line in distinct[:at_most]]
     if len(distinct) > at_most:

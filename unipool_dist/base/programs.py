@@ -1,4 +1,4 @@
-"""Start other programs: the one place where it is done. A command is a list of words, and no shell ever reads it."""
+"""Starting other programs; the only place that does. A command is a list of words, and no shell ever reads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Process = subprocess.Popen[bytes]
 
 @dataclass(frozen=True)
 class Finished:
-    """How a program has ended: its status, which is negative for a signal, and what it wrote, if that was kept."""
+    """The result of a program: its exit status, negative for a signal, and its output, if that was kept."""
 
     status: int
     out: str = ""
@@ -31,9 +31,9 @@ def run_program(
     """Run ``command`` to its end.
 
     Args:
-        timeout_s: the program is killed then.
-        variables: its environment; that of this process if it is ``None``.
-        keep: return what it writes; else that goes where this process's goes.
+        timeout_s: the program is killed after this time.
+        variables: its environment; ``None`` for that of this process.
+        keep: return its output; otherwise it goes where this process's does.
 
     Raises:
         OSError: it cannot be started.
@@ -49,7 +49,7 @@ def run_program(
 
 
 def start_program(command: Sequence[str], *, output: IO[bytes], variables: Mapping[str, str]) -> Process:
-    """Start ``command`` in a session of its own, without stdin; all that it writes goes to ``output``.
+    """Start ``command`` in its own session, without stdin; all its output goes to ``output``.
 
     Raises:
         OSError: it cannot be started.

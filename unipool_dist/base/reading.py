@@ -1,7 +1,7 @@
-"""Read whole files whose content nobody vouches for: regular files alone, of bounded size and depth.
+"""Read whole untrusted files: regular files only, of bounded size and depth.
 
-A pipe or a device would block or never end, a file of many gigabytes would fill the memory, and nested brackets exhaust
-the interpreter's stack. All of these are refused before anything is parsed.
+A pipe or a device could block or never end, a huge file would fill the memory, and nested brackets exhaust the
+interpreter's stack. All are refused before anything is parsed.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.S)
 
 
 class UnsafeFileError(ValueError):
-    """A file is not a regular one, or too large or too deeply nested to be what it claims to be."""
+    """A file is not regular, or too large or too deeply nested to be what it claims to be."""
 
 
 def read_bytes(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
     """Return the content of a regular file of at most ``max_bytes``.
 
-    Links are followed; what they lead to must be a regular file.
+    Links are followed; their target must be a regular file.
 
     Raises:
         OSError: it is missing or cannot be read.
@@ -62,8 +62,9 @@ def read_json(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> Any:
 
 
 def read_lines(path: Path, *, max_bytes: int = MAX_LINE_BYTES) -> Iterator[str]:
-    """Yield the lines of a regular file of UTF-8 text, without their ends; an incomplete last line, left by a crash, is
-    left out. The file may be of any length, a line not.
+    """Yield the lines of a regular file of UTF-8 text, without their ends.
+
+    An incomplete last line, left by a crash, is skipped. The file may be of any length, a line may not.
 
     Raises:
         OSError: it is missing or cannot be read.
@@ -93,7 +94,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def open_regular(path: Path) -> Any:
-    """Open a regular file for reading bytes; never waits, whatever lies at ``path``.
+    """Open a regular file for reading bytes; never blocks, whatever ``path`` is.
 
     Raises:
         OSError: it is missing or cannot be read.

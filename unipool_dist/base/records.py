@@ -1,4 +1,4 @@
-"""Dataclasses made of what a file says, each field of its type."""
+"""Dataclasses built from the values in a file, with every field's type checked."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 def record_of(kind: type[T], values: object) -> T:
-    """Make a ``kind``, a dataclass, of ``values``.
+    """Make a ``kind``, a dataclass, from ``values``.
 
     Raises:
-        ValueError: ``values`` is no dictionary, has a field too many or too few, or one of another type.
+        ValueError: ``values`` is not a dictionary, or a field is missing, unknown or of another type.
     """
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if not isinstance(values, dict) or not values.keys() <= names:

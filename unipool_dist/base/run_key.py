@@ -1,5 +1,7 @@
-"""The key of a run: what its processes prove to each other with that they are of it. Others than their user cannot read
-it: it is in their environment, and nowhere else."""
+"""The key of a run, by which its processes prove to each other that they belong to it.
+
+It is kept only in their environment, which no other user can read.
+"""
 
 from __future__ import annotations
 
@@ -10,5 +12,5 @@ KEY = "UNIPOOL_DIST_KEY"
 
 
 def new_key() -> str:
-    """Return one that nobody can guess."""
+    """Return a key that nobody can guess."""
     return secrets.token_hex(32)

@@ -1,4 +1,4 @@
-"""Words of a shell: how a value is written into a script, and a command into a line for people."""
+"""Quoting for a shell: values in scripts, and commands shown to people."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\", "'": "\\'"}
 
 
 def shown(words: Iterable[object]) -> str:
-    r"""Return the command of these words as one line that a terminal shows safely and bash takes as the same words.
+    """Return the command as one line that a terminal shows safely and bash parses into the same words.
 
-    A word with control characters becomes ``$'...'``, in which they are escaped.
+    A word with control characters is written as ``$'...'``, with these escaped.
     """
     return " ".join(_shown_word(str(word)) for word in words)
 

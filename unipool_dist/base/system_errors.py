@@ -1,4 +1,4 @@
-"""What the operating system refuses, in one sentence for the user: which file or folder, why, and what to do."""
+"""Errors of the operating system as one sentence for the user: which file or folder, why, and what to do."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ _IN_OTHER_WORDS = {
 def explained(error: OSError | RuntimeError | MemoryError | ImportError) -> str | None:
     """Return ``error`` as one sentence; ``None`` if the operating system did not raise it.
 
-    Some libraries derive errors of their own from ``OSError``; those have no number of the system's. ``Path.resolve``
-    makes a ``RuntimeError`` of links that lead round in a circle (until Python 3.13), and what is written in C++ one of
-    too many open files, too little memory or too many threads.
+    Some libraries derive their own errors from ``OSError``; those have no ``errno``. ``Path.resolve`` raises a
+    ``RuntimeError`` for circular links (until Python 3.13), and C++ code raises one for too many open files, too little
+    memory or too many threads.
     """
     if isinstance(error, MemoryError):
         return f"{os.strerror(errno.ENOMEM)}; {_ADVICE[errno.ENOMEM]}"
@@ -71,7 +71,7 @@ def explained(error: OSError | RuntimeError | MemoryError | ImportError) -> str 
 
 
 def _limit(text: str) -> str | None:
-    """Which limit of the system a library ran into, by its words."""
+    """Return which limit of the system a library ran into, judging by its message."""
     text = text.lower()
     for number, words in _IN_OTHER_WORDS.items():
         # Of a socket that does not block, "temporarily unavailable" is no limit.
@@ -82,7 +82,7 @@ def _limit(text: str) -> str | None:
 
 @contextmanager
 def at(path: Path) -> Iterator[None]:
-    """Add ``path`` to an error of the operating system that names no file, as those of writing do.
+    """Add ``path`` to an operating-system error that names no file, as errors of writing do.
 
     Raises:
         OSError: what the body raises, with a name.
@@ -96,7 +96,7 @@ def at(path: Path) -> Iterator[None]:
 
 
 def _of_many(error: shutil.Error) -> str:
-    """``shutil.copytree`` goes on after a failure and lists them all: the first tells enough."""
+    """Return the first error of the list that ``shutil.copytree`` raises at the end."""
     failures = error.args[0] if error.args else ""
     if isinstance(failures, list) and failures and isinstance(failures[0], tuple) and len(failures[0]) == 3:
         _, target, reason = failures[0]

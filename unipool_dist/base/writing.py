@@ -1,4 +1,4 @@
-"""Replacing a file: what is there under the name is the old content or the new, whoever interrupts it."""
+"""Replacing a file atomically: under its name is the old content or the new, even after an interruption."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ DRAFT_NAME = re.compile(r"\.(.+)\.[0-9a-f]{12}\.new")
 
 
 def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
-    """Make ``text``, in UTF-8, the content of ``path``; see :func:`replace_bytes`."""
+    """Replace the content of ``path`` with ``text`` in UTF-8; see :func:`replace_bytes`."""
     replace_bytes(path, text.encode("utf-8"), mode=mode)
 
 
 def replace_bytes(path: Path, data: bytes, *, mode: int = 0o666) -> None:
-    """Make ``data`` the content of ``path``; a link of that name is replaced, not followed.
+    """Replace the content of ``path`` with ``data``; a link of that name is replaced, not followed.
 
-    It is written beside, under a name that nobody else has, so that nothing else is touched.
+    The data is first written next to it under a unique name, so that no other file is touched.
 
     Args:
         mode: permissions, less the umask.
 
     Raises:
-        OSError: it cannot be written; then ``path`` is as it was.
+        OSError: it cannot be written; then ``path`` is unchanged.
     """
     draft = path.with_name(f".{path.name}.{token_hex(6)}.new")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)

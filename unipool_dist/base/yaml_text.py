@@ -1,9 +1,9 @@
-"""Read YAML that nobody vouches for: the one place where it is parsed.
+"""Parse untrusted YAML; the only place that does.
 
-Text is plain data and nothing else. Size, depth and what aliases expand to are bounded, so that no file of a kilobyte
-fills the memory; a key that is there twice is an error, as one of its values would be lost; no tag makes an object.
-Unquoted scalars are what YAML 1.1 and 1.2 agree on. Where YAML 1.1 would turn digits into another number (``0100`` into
-64, ``1:40`` into 100), the number is refused; ``on``, ``yes`` and dates are text.
+Text is plain data and nothing else. Size, depth and the expansion of aliases are bounded, so that no file of a kilobyte
+fills the memory. A duplicate key is an error, as one value would be lost; no tag makes an object. Unquoted scalars are
+what YAML 1.1 and 1.2 agree on. A number that YAML 1.1 would read differently (``0100`` as 64, ``1:40`` as 100) is
+refused; ``on``, ``yes`` and dates are text.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _OTHER_NUMBER = re.compile(  # what YAML 1.1 takes for a number and the patterns
 
 
 class YamlError(ValueError):
-    """A text is not YAML, or not what this program takes of it. The message is one line, safe to show."""
+    """A text is not YAML, or not the subset that this program accepts. The message is one line, safe to show."""
 
 
 def read_yaml(path: Path) -> Any:
@@ -49,7 +49,7 @@ def read_yaml(path: Path) -> Any:
 
     Raises:
         OSError: it is missing or cannot be read.
-        ValueError: it is not a regular file, larger, not UTF-8, or refused by :func:`parse_yaml`.
+        ValueError: it is not a regular file, too large, not UTF-8, or refused by :func:`parse_yaml`.
     """
     data = read_bytes(path, max_bytes=MAX_YAML_BYTES)
     try:
@@ -59,13 +59,13 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """Return what one YAML document says, as ``dict``, ``list``, ``str``, ``int``, ``float``, ``bool`` or ``None``.
+    """Parse one YAML document into ``dict``, ``list``, ``str``, ``int``, ``float``, ``bool`` or ``None``.
 
-    Nothing in the result is shared: an alias gives a copy of its own.
+    Nothing in the result is shared: an alias gives a separate copy.
 
     Raises:
-        YamlError: it is not one YAML document, or has a key twice, a tag that makes an object, a number that YAML
-            1.1 and 1.2 read differently, or goes beyond the bounds of this module.
+        YamlError: it is not one YAML document, has a duplicate key, a tag that makes an object, or a number that YAML
+            1.1 and 1.2 read differently, or exceeds the bounds of this module.
     """
     if len(text) > MAX_YAML_BYTES:
         raise YamlError(f"it has more than {MAX_YAML_BYTES:,} characters")
@@ -81,7 +81,7 @@ def parse_yaml(text: str) -> Any:
 
 
 class _Composer(yaml.SafeLoader):
-    """Composes nodes within the bounds; values are made by :func:`_value`."""
+    """A composer of nodes that keeps the bounds; values are made by :func:`_value`."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -159,7 +159,7 @@ def _mapping(node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 def _merged(node: yaml.Node) -> list[dict[Any, Any]]:
-    """The mappings of a merge key, those that win first."""
+    """Return the mappings of a merge key, those that take precedence first."""
     merged = []
     for part in node.value if isinstance(node, yaml.SequenceNode) else [node]:
         if not isinstance(part, yaml.MappingNode):
@@ -178,7 +178,7 @@ def _scalar(node: yaml.ScalarNode) -> Any:
 
 
 def _plain(node: yaml.ScalarNode) -> Any:
-    """The value of a scalar without quotes."""
+    """Return the value of an unquoted scalar."""
     text = node.value
     if text in _NULL:
         return None

@@ -1,4 +1,4 @@
-"""Text in, batches out: preparing corpora (``prepare``), opening them, and drawing sequences from them."""
+"""From text to batches: prepare corpora (``prepare``), open them, draw sequences from them."""
 
 from unipool_dist.data.batches import Batch, SampleDataset, micro_batch
 from unipool_dist.data.corpus import Corpus

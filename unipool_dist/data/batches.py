@@ -1,7 +1,7 @@
-"""Which samples a rank trains on in a micro-batch: arithmetic on sample numbers, no communication.
+"""The samples that a rank trains on in a micro-batch: arithmetic on sample numbers, no communication.
 
 Sample ``consumed + microbatch * b * dp_size + dp_rank * b + i`` is row i of the rank's micro-batch (b rows), so that a
-global batch is the same run of consecutive samples whatever the number of data-parallel ranks.
+global batch is the same run of consecutive samples for every number of data-parallel ranks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from unipool_dist.errors import DataError
 
 
 class SampleDataset(Protocol):
-    """What micro-batches are drawn from: items with ``tokens``, ``labels`` (int64 [S]), ``loss_mask`` (float32 [S])."""
+    """A source of micro-batches: items with ``tokens``, ``labels`` (int64 [S]), ``loss_mask`` (float32 [S])."""
 
     def __len__(self) -> int: ...
 
@@ -24,7 +24,7 @@ class SampleDataset(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences side by side; ``labels[r, s]`` is the token after ``tokens[r, s]``, counted where the mask is 1."""
+    """A batch of sequences; ``labels[r, s]`` is the token after ``tokens[r, s]``, counted where the mask is 1."""
 
     tokens: torch.Tensor  # [b, S] int64
     labels: torch.Tensor  # [b, S] int64
@@ -34,11 +34,11 @@ class Batch:
         return int(self.tokens.shape[0])
 
     def rows(self, start: int, stop: int) -> Batch:
-        """Rows ``start`` to ``stop`` (exclusive, may exceed the last), as views."""
+        """Return rows ``start`` to ``stop`` (exclusive, may exceed the last), as views."""
         return Batch(self.tokens[start:stop], self.labels[start:stop], self.loss_mask[start:stop])
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on ``device``; the tensors themselves if they are there already."""
+        """Return the batch on ``device``; tensors that are there already are not copied."""
         return Batch(self.tokens.to(device), self.labels.to(device), self.loss_mask.to(device))
 
 
@@ -52,12 +52,12 @@ def micro_batch(
     dp_size: int,
     device: torch.device | str = "cpu",
 ) -> Batch:
-    """The ``micro_batch_size`` rows of data-parallel rank ``dp_rank`` in micro-batch ``microbatch`` of a step.
+    """Return the ``micro_batch_size`` rows of data-parallel rank ``dp_rank`` in micro-batch ``microbatch`` of a step.
 
     ``consumed_samples`` counts the samples of all earlier steps over all ranks. Collectives: none.
 
     Raises:
-        DataError: the dataset ends before the last row, or its index leads outside of the tokens.
+        DataError: the dataset ends before the last row, or its index points outside the tokens.
     """
     assert 0 <= dp_rank < dp_size
     assert min(consumed_samples, microbatch) >= 0

@@ -27,7 +27,7 @@ class Corpus:
 
     @classmethod
     def open(cls, path: str | Path, verify: Verify = "size") -> Corpus:
-        """Open the corpus at ``path``, checking the size of every file, or with ``verify="hash"`` its content too.
+        """Open the corpus at ``path``; check the size of every file, with ``verify="hash"`` also its content.
 
         Raises:
             DataError: there is no corpus, or a file is missing, truncated or corrupt; the message names it.
@@ -62,15 +62,15 @@ class Corpus:
 
     @cached_property
     def content_hash(self) -> str:
-        """Hash over all token files and the tokenizer: what a checkpoint records to know its data again."""
+        """Hash over all token files and the tokenizer: by it a checkpoint identifies its data."""
         return self.manifest.content_hash()
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer the corpus was packed with, loaded at first use.
+        """The tokenizer that the corpus was packed with, loaded at first use.
 
         Raises:
-            DataError: its files are not those of the manifest, or do not hold what it says.
+            DataError: its files do not match the manifest.
         """
         record = self.manifest.tokenizer
         remedy = "prepare the corpus anew, or have it copied again"
@@ -91,17 +91,17 @@ class Corpus:
         return tokenizer
 
     def domain(self, name: str) -> Domain:
-        """The domain called ``name``.
+        """Return the domain called ``name``.
 
         Raises:
-            DataError: there is none; the message lists those there are.
+            DataError: there is none; the message lists those that exist.
         """
         if name not in self.domains:
             raise DataError(f"domain {name!r} is not in corpus {self.path}: choose among {', '.join(self.domains)}")
         return self.domains[name]
 
     def prefix(self, domain: str, split: Literal["train", "validation"]) -> Path:
-        """Path of a token store without ``.bin`` or ``.idx``, as Megatron-core wants it."""
+        """Return the path of a token store without ``.bin`` or ``.idx``, as Megatron-core expects it."""
         self.domain(domain)
         return self.path / f"{domain}.{split}"
 

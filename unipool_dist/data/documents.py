@@ -1,7 +1,7 @@
-"""Documents and how a domain's documents are chosen and split: pure functions, the same answer on every machine.
+"""Choose and split a domain's documents: pure functions with the same result on every machine.
 
 Guarantees: no two documents of a corpus are equal; validation is never empty and no validation document is trained on;
-the choice depends on the documents' bytes alone, never on their order, names or the clock.
+the choice depends only on the documents' bytes, never on their order, names or the clock.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_VALIDATION_FRACTION = 0.25
 
 @dataclass(frozen=True)
 class Document:
-    """A text and a name that says where in its source it comes from."""
+    """A text, and a name that says where in its source it comes from."""
 
     name: str
     text: str
@@ -31,7 +31,7 @@ class Document:
 
 @dataclass(frozen=True)
 class DocumentKey:
-    """What the split needs to know of a document."""
+    """The facts about a document that the split needs."""
 
     num_bytes: int
     sha256: str
@@ -41,7 +41,7 @@ class DocumentKey:
 class Split:
     """Positions of the documents of each side: ``train`` in source order, ``validation`` in order of their hash.
 
-    Hash order makes the first few validation sequences a sample of the whole domain, not of its first chapter.
+    Thanks to hash order, the first few validation sequences are a sample of the whole domain, not of its first chapter.
     """
 
     train: list[int]
@@ -49,20 +49,20 @@ class Split:
 
 
 def key_of(text: str) -> DocumentKey:
-    """The size in bytes of UTF-8 and the hash of ``text``."""
+    """Return the size of ``text`` in bytes of UTF-8, and its hash."""
     data = text.encode()
     return DocumentKey(len(data), hashlib.sha256(data).hexdigest())
 
 
 def clean(text: str) -> str:
-    """``text`` with Unix line ends, no outer white space, and lone surrogates (they cannot be encoded) replaced."""
+    """Return ``text`` with Unix line ends, stripped, and lone surrogates, which cannot be encoded, replaced."""
     return text.replace("\r\n", "\n").encode("utf-8", "replace").decode("utf-8").strip()
 
 
 def unique_documents(documents: Iterable[Document], domain: str, seen: set[str]) -> Iterator[Document]:
-    """Clean ``documents``, drop empty ones and those whose hash is in ``seen``, which grows by those passed on.
+    """Clean ``documents``, drop empty ones and those whose hash is in ``seen``, and add the rest to ``seen``.
 
-    Sources with fewer than ``MIN_DOCUMENTS`` documents are cut into blocks of paragraphs first.
+    Sources with fewer than ``MIN_DOCUMENTS`` documents are first cut into blocks of paragraphs.
 
     Raises:
         DataError: fewer than two documents are left.
@@ -87,7 +87,7 @@ def unique_documents(documents: Iterable[Document], domain: str, seen: set[str])
 
 
 def _cut(documents: Sequence[Document]) -> list[Document]:
-    """``documents`` cut at blank lines, or else at line ends, into about ``2 * MIN_DOCUMENTS`` blocks of equal size."""
+    """Cut ``documents`` at blank lines, or else at line ends, into about ``2 * MIN_DOCUMENTS`` equal blocks."""
     total = sum(len(document.text) for document in documents)
     target = min(max(total // (2 * MIN_DOCUMENTS), 1), 16 * 1024)
     blocks: list[Document] = []

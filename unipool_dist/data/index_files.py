@@ -1,8 +1,8 @@
-"""A folder of index files that may lie where others can write: known by its hashes, loaded without ever unpickling.
+"""A folder of index files, possibly where others can write: verified by hashes, loaded without unpickling.
 
-The numbers decide which text a run trains on, so a folder is used again only if it belongs to this user (or root), if
+The numbers decide which text a run trains on, so a folder is reused only if it belongs to this user (or root), if
 nobody else may write to it, and if it holds exactly the files that ``index.json`` names, with their hashes. Whoever
-opens it reads arrays of integers and nothing else; what no check has seen can at worst be a wrong number.
+opens it reads only arrays of integers: the worst that an unchecked change could do is a wrong number.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def seal(folder: Path, key: str) -> None:
-    """Record the files of ``folder`` with their hashes under ``key``, and close it to writing by others."""
+    """Record the files of ``folder`` with their hashes under ``key``, and deny others writing to it."""
     files = {path.name: record_file(path).model_dump() for path in sorted(folder.iterdir())}
     (folder / RECORD).write_text(json.dumps({"key": key, "files": files}, indent=1) + "\n", encoding="utf-8")
     for path in folder.iterdir():
@@ -37,7 +37,7 @@ def seal(folder: Path, key: str) -> None:
 
 
 def fault(folder: Path, key: str) -> str | None:
-    """What speaks against using the index in ``folder``, which reads every byte of it; ``None`` if nothing does."""
+    """Return why the index in ``folder`` cannot be used, or ``None``; reads every byte of it."""
     try:
         if not stat.S_ISDIR(folder.lstat().st_mode):
             return "is not a folder"
@@ -59,7 +59,7 @@ def fault(folder: Path, key: str) -> str | None:
 
 
 def load_array(path: Path, ndim: int) -> npt.NDArray[np.integer[Any]]:
-    """Map the integers in a ``.npy`` file of ``ndim`` dimensions into memory, for reading.
+    """Map the integers in a ``.npy`` file of ``ndim`` dimensions into memory, read-only.
 
     Raises:
         OSError: it is missing or cannot be read.
@@ -78,7 +78,7 @@ def load_array(path: Path, ndim: int) -> npt.NDArray[np.integer[Any]]:
 
 
 def make_room(folder: Path) -> bool:
-    """Whether an index can be put at ``folder``; one of this user's that has a fault is renamed to ``*.refused``."""
+    """Return whether an index can be put at ``folder``; a faulty one of this user's is renamed to ``*.refused``."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(folder):
@@ -91,7 +91,7 @@ def make_room(folder: Path) -> bool:
 
 
 def private_folder(path: Path) -> Path:
-    """Make ``path`` a folder that this user alone may use; return it.
+    """Make ``path`` a folder that only this user may use; return it.
 
     Raises:
         DataError: something else is there, such as a link or a folder of another user.

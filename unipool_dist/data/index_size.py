@@ -1,4 +1,4 @@
-"""Whether an index fits into memory, asked before Megatron-core begins: it would count epochs or allocate for ever."""
+"""Check that an index fits into memory before Megatron-core builds it: it would count or allocate without end."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""``manifest.json``: what a prepared corpus holds, where it came from, and the hash of every file.
+"""``manifest.json``: the content of a prepared corpus, where it came from, and the hash of every file.
 
 Guarantees: the same sources and options give the same bytes on every machine (no times, no paths); the manifest is the
-last file written, so a directory without one is no corpus; and one that is read names every file that a corpus is
-opened with, by plain names, with sizes that fit the tokens that it counts.
+last file written, so a directory without one is not a corpus; a manifest that was read names every file needed to open
+the corpus, by plain names, with sizes that fit its token counts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Record(BaseModel):
 
 
 class Origin(Record):
-    """Where the text of a domain comes from: a package or a file, its version, and the licence of the *text*."""
+    """The source of a domain's text: a package or a file, its version, and the licence of the *text*."""
 
     name: str
     version: str
@@ -45,11 +45,11 @@ class Origin(Record):
 
 
 class Domain(Record):
-    """One domain. ``*_bytes`` count UTF-8 text without end-of-document marks, ``*_tokens`` count with them.
+    """A domain. ``*_bytes`` count UTF-8 text without end-of-document marks, ``*_tokens`` count with them.
 
-    ``unigram_entropy`` is the mean of ``-ln((c[t] + 1) / (N + V))`` over validation tokens t, in nats per token, c the
-    counts of the N training tokens and V the vocabulary size: the loss of a model that knows how often tokens occur
-    and nothing else.
+    ``unigram_entropy`` is the mean of ``-ln((c[t] + 1) / (N + V))`` over validation tokens t, in nats per token, with c
+    the counts of the N training tokens and V the vocabulary size: the loss of a model that knows token frequencies
+    only.
     """
 
     origins: list[Origin]
@@ -79,7 +79,7 @@ class FileRecord(Record):
 
 
 class Manifest(Record):
-    """The whole manifest; ``files`` maps names within the corpus directory to what they must be."""
+    """The whole manifest; ``files`` maps names within the corpus directory to size and hash."""
 
     format_version: int
     options: dict[str, Any]
@@ -88,17 +88,17 @@ class Manifest(Record):
     files: dict[FileName, FileRecord]
 
     def content_hash(self) -> str:
-        """Hash over the names and hashes of all files: equal for corpora with equal tokens and tokenizer."""
+        """Return a hash over the names and hashes of all files: equal for equal tokens and tokenizer."""
         return combined_hash({name: record.sha256 for name, record in self.files.items()})
 
 
 def combined_hash(hashes: dict[str, str]) -> str:
-    """One sha256 for named hashes, whatever their order."""
+    """Return one sha256 for named hashes, independent of their order."""
     return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of the regular file at ``path``.
+    """Return the hex sha256 of the regular file at ``path``.
 
     Raises:
         OSError: it is missing or cannot be read.
@@ -109,12 +109,12 @@ def file_sha256(path: Path) -> str:
 
 
 def record_file(path: Path) -> FileRecord:
-    """The record of the file at ``path`` as it is now."""
+    """Return the record of the file at ``path`` as it is now."""
     return FileRecord(num_bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
-    """Write ``manifest`` into ``directory`` by one atomic rename, on disk before this returns."""
+    """Write ``manifest`` into ``directory`` by one atomic rename; it is on disk when this returns."""
     temporary = directory / (MANIFEST_NAME + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(manifest.model_dump(mode="json"), file, indent=1)
@@ -128,8 +128,7 @@ def read_manifest(directory: Path) -> Manifest:
     """Read the manifest in ``directory``.
 
     Raises:
-        DataError: there is none, it is damaged or does not fit the files that it names, or it was written in another
-            format.
+        DataError: there is none, it is damaged, does not fit the files that it names, or has another format.
     """
     path = directory / MANIFEST_NAME
     remedy = f"run `unipool-dist data prepare {directory}`"
@@ -155,12 +154,12 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def store_dtype(vocab_size: int) -> type[np.uint16] | type[np.int32]:
-    """The type of one token on disk, chosen as Megatron-core does."""
+    """Return the type of one token on disk, chosen as Megatron-core does."""
     return np.uint16 if vocab_size < 65500 else np.int32
 
 
 def _fault(manifest: Manifest) -> str | None:
-    """What does not fit in the numbers of ``manifest``, which decide what is read and allocated."""
+    """Return what is inconsistent in the numbers of ``manifest``, which decide what is read and allocated."""
     tokenizer = manifest.tokenizer
     names = TOKENIZER_FILES[tokenizer.kind]
     stores = {f"{domain}.{split}.{end}" for domain in manifest.domains for split in SPLITS for end in ("bin", "idx")}

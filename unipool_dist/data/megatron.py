@@ -1,4 +1,4 @@
-"""The door to Megatron-core: imported when first needed, as it takes seconds, and without its notices."""
+"""Imports of Megatron-core: at first use, as they take seconds, and without its notices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unipool_dist.topology.megatron_import import light_import
 
 
 def import_megatron(module: str) -> Any:
-    """The module ``megatron.core.<module>``, imported lightly."""
+    """Import ``megatron.core.<module>`` as :func:`light_import` does; return it."""
     with light_import():
         return importlib.import_module(f"megatron.core.{module}")
 

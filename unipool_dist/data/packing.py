@@ -19,7 +19,7 @@ MAX_SEQUENCE_TOKENS = 2**31 - 1  # the index keeps lengths as int32
 
 
 def pack_domain(spool: Spool, tokenizer: Tokenizer, directory: Path, progress: Progress) -> Domain:
-    """Write ``<domain>.train`` and ``<domain>.validation`` (``.bin`` and ``.idx``) and say what they hold."""
+    """Write ``<domain>.train`` and ``<domain>.validation`` (``.bin`` and ``.idx``); return the domain's record."""
     sides = {"train": spool.split.train, "validation": spool.split.validation}
     counts = {side: _pack(spool, rows, tokenizer, directory, side, progress) for side, rows in sides.items()}
     return Domain(
@@ -37,7 +37,7 @@ def pack_domain(spool: Spool, tokenizer: Tokenizer, directory: Path, progress: P
 def _pack(
     spool: Spool, rows: list[int], tokenizer: Tokenizer, directory: Path, side: str, progress: Progress
 ) -> npt.NDArray[np.int64]:
-    """Write the documents ``rows`` and return how often each token occurs, shape ``[vocab_size]``."""
+    """Write the documents ``rows``; return how often each token occurs, shape ``[vocab_size]``."""
     indexed_dataset = import_megatron("datasets.indexed_dataset")
     prefix = directory / f"{spool.domain}.{side}"
     dtype = store_dtype(tokenizer.vocab_size)
@@ -55,7 +55,10 @@ def _pack(
 
 
 def unigram_entropy(train_counts: npt.NDArray[np.int64], validation_counts: npt.NDArray[np.int64]) -> float:
-    """Mean of ``-ln((c[t] + 1) / (N + V))`` over validation tokens, in nats; counts ``[V]``, N the training tokens."""
+    """Return the mean of ``-ln((c[t] + 1) / (N + V))`` over validation tokens, in nats.
+
+    Counts are ``[V]``; N is the number of training tokens.
+    """
     log_share = np.log(train_counts + 1) - np.log(train_counts.sum() + train_counts.size)
     # Rounded so that another summation order, on another machine, gives the same manifest.
     return round(float(-(validation_counts * log_share).sum() / validation_counts.sum()), 6)

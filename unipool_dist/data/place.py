@@ -1,9 +1,9 @@
-"""Where a corpus is written until it is whole, how it then gets its name, and what of an earlier one goes.
+"""Where a corpus is written until it is complete, how it gets its name, and what of an earlier one is removed.
 
-Guarantees: a folder without a manifest is no corpus, and the manifest comes last. A corpus is written to
+Guarantees: a folder without a manifest is not a corpus, and the manifest comes last. A corpus is written to
 ``OUT.partial`` and becomes ``OUT`` by one rename. Where ``OUT`` is a mount point, onto which nothing can be renamed, or
-a link to an empty folder, it is written to ``OUT/.partial`` and its files are moved up, the manifest last. What is not
-of a corpus is never deleted; it is refused before any work.
+a link to an empty folder, it is written to ``OUT/.partial`` and its files are moved up, the manifest last. Files that
+are not part of a corpus are never deleted: they are refused before any work.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _DRAFT = draft_kind(
 
 
 class Place:
-    """The place of the corpus ``out``, an absolute path, while it is prepared.
+    """The place of the corpus ``out``, an absolute path, during preparation.
 
     Raises:
         DataError: ``out`` is neither free nor a corpus.
@@ -80,7 +80,7 @@ class Place:
 
     @contextmanager
     def locked(self) -> Iterator[Path]:
-        """An empty folder to write the corpus to, but for downloads, which no other process writes to meanwhile.
+        """Yield a folder for writing the corpus, empty but for downloads, that no other process writes to meanwhile.
 
         Raises:
             ForeignError: what would be replaced or deleted is not all of a corpus; nothing is changed then.
@@ -102,12 +102,12 @@ class Place:
 
     @property
     def downloads(self) -> Path:
-        """Where downloads are kept: those of an earlier preparation stay in use."""
+        """Folder of downloads: that of an earlier preparation stays in use."""
         kept = self.out / DOWNLOADS
         return kept if kept.is_dir() else self._draft / DOWNLOADS
 
     def publish(self) -> None:
-        """Make what was written the corpus at ``out``; one that is there goes, a link to one alone."""
+        """Make what was written the corpus at ``out``; an earlier one is removed, of a link only the link."""
         if self._inside:
             self._move_up()
         elif self.out.is_symlink():
@@ -125,7 +125,7 @@ class Place:
         remove(self.out / LOCK_FILE, any_file)
 
     def _retire(self) -> None:
-        """Remove the corpus that was set aside; its downloads go where the new one has none."""
+        """Remove the corpus that was set aside; keep its downloads where the new one has none."""
         downloads = self._replaced / DOWNLOADS
         if exists(downloads) and self.out.is_dir() and not exists(self.out / DOWNLOADS):
             downloads.rename(self.out / DOWNLOADS)
@@ -134,7 +134,7 @@ class Place:
             raise DataError(f"{self._replaced} still holds {DOWNLOADS}: move them away, and prepare again")
 
     def _move_up(self) -> None:
-        """Where nothing can be renamed onto ``out``."""
+        """Move the files up, where nothing can be renamed onto ``out``."""
         remove(self.out / MANIFEST_NAME, CORPUS.of(MANIFEST_NAME))
         for entry in sorted(self.out.iterdir()):
             if not self._is_beside(entry):
@@ -146,11 +146,11 @@ class Place:
         remove(self._draft, _DRAFT)
 
     def _is_beside(self, path: Path) -> bool:
-        """Whether ``path`` is in a volume without being of its corpus."""
+        """Return whether ``path`` is in the volume without being part of its corpus."""
         return self._inside and path.parent == self.out and re.fullmatch(_BESIDE, path.name) is not None
 
     def _no_corpus(self) -> list[Path]:
-        """What there is in ``out``, which has no manifest, but for what was half moved up when a process was killed."""
+        """Return the entries of ``out``, which has no manifest, except files half moved up by a killed process."""
         found = [entry for entry in sorted(self.out.iterdir()) if not self._is_beside(entry)]
         if self._inside and (self._draft / MANIFEST_NAME).exists() and not foreign(self._draft, _DRAFT):
             found = [entry for entry in found if foreign(entry, CORPUS.of(entry.name))]
@@ -158,7 +158,7 @@ class Place:
 
 
 def _foreign_corpus(path: Path) -> list[Path]:
-    """What is not of a corpus that was set aside; all of it, if it is a link, a mount point or an empty folder."""
+    """Return what is not part of a corpus that was set aside; all of it for a link, mount point or empty folder."""
     if exists(path) and (path.is_symlink() or is_mount_point(path) or not exists(path / MANIFEST_NAME)):
         return [path]
     return foreign(path, CORPUS)

@@ -1,8 +1,8 @@
-"""Preparing a corpus: sources to spools, a tokenizer, token stores, and last the manifest.
+"""Prepare a corpus: sources to spools, a tokenizer, token stores, and last the manifest.
 
 Guarantees: everything is written aside and becomes the corpus once the manifest is on disk, see
-:mod:`unipool_dist.data.place`; interrupted at any point, the next run starts clean, keeping only downloads. Equal
-options and sources give equal files, byte for byte.
+:mod:`unipool_dist.data.place`; after an interruption at any point the next call starts clean, keeping only downloads.
+Equal options and sources give equal files, byte for byte.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from unipool_dist.errors import DataError
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What decides a corpus's content. ``sources`` (name to location) replace the built-in ``corpus``."""
+    """Options that decide a corpus's content. ``sources`` (name to location) replace the built-in ``corpus``."""
 
     corpus: str = "default"
     sources: dict[str, str] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class PrepareOptions:
         return "sentencepiece" if self.gpt2_vocab is None else "gpt2"
 
     def record(self, sources: list[Source]) -> dict[str, Any]:
-        """What the manifest says of the options: files by their content, so that moving them changes nothing."""
+        """Return what the manifest says of the options: files by their content, so that moving them changes nothing."""
         text: dict[str, Any] = {"corpus": self.corpus}
         if self.sources:
             hashes = {source.domain: combined_hash({o.name: o.sha256 for o in source.origins}) for source in sources}
@@ -89,14 +89,14 @@ def prepare(
     progress: Progress | None = None,
     run: Runner = run_command,
 ) -> tuple[Manifest, bool]:
-    """Prepare ``options`` into ``out``; the manifest, and whether anything was done (not, if it was there already).
+    """Prepare ``options`` into ``out``; return the manifest, and whether anything had to be done.
 
     ``cache`` keeps downloads (default: ``out/downloads``); ``force`` replaces a corpus of other options.
 
     Raises:
-        DataError: a source or package cannot be had, ``out`` holds another corpus or something else, or another process
-            prepares it now.
-        ForeignError: what would be replaced or deleted, at ``out`` or beside it, is not all of a corpus.
+        DataError: a source or package is not available, ``out`` holds another corpus or something else, or another
+            process prepares it now.
+        ForeignError: what would be replaced or deleted, at ``out`` or next to it, is not all of a corpus.
     """
     place = Place(out.absolute())
     local = [local_source(name, location, options.text_field) for name, location in options.sources.items()]
@@ -142,7 +142,7 @@ def _build(
 
 
 def _existing(out: Path, recorded: dict[str, Any]) -> Manifest | None:
-    """The manifest of the undamaged corpus at ``out`` if it has these options; ``None`` if nothing is there."""
+    """Return the manifest of the undamaged corpus at ``out`` with these options; ``None`` if nothing is there."""
     if not (out / MANIFEST_NAME).exists():
         return None
     manifest = Corpus.open(out).manifest

@@ -1,4 +1,4 @@
-"""Progress bars on stderr, where someone watches; silence elsewhere."""
+"""Progress bars on stderr, if it is a terminal; silence otherwise."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 
 class Progress:
-    """Bars if ``show``, or if it is ``None`` and stderr is a terminal. Standard output is never written to."""
+    """Factory of progress bars, shown if ``show``, or if it is ``None`` and stderr is a terminal. Never uses stdout."""
 
     def __init__(self, show: bool | None = None) -> None:
         self.show = sys.stderr.isatty() if show is None else show
 
     def over(self, items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
-        """``items``, counted under the name ``what``."""
+        """Yield ``items``, counted under the name ``what``."""
         from tqdm import tqdm
 
         name = f"{printable(what):<24}"

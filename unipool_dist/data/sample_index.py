@@ -1,8 +1,8 @@
-"""The indices behind a training order: built once into a folder, opened by every rank.
+"""The indices of a training order: built once into a folder, opened by every rank.
 
 Guarantees: the folder appears by a rename, so it holds all indices or does not exist; its name is a hash of all that
-decides them, so a change of corpus, seed or length never meets stale indices; and what was not written by this user,
-or has changed since, is built anew (:mod:`unipool_dist.data.index_files`).
+decides them, so a change of corpus, seed or length never meets stale indices; an index that was not written by this
+user, or has changed since, is rebuilt (:mod:`unipool_dist.data.index_files`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DIMENSIONS = {"document_index": 1, "sample_index": 2, "shuffle_index": 1}
 
 @dataclass(frozen=True)
 class SampleIndex:
-    """What is drawn: ``num_samples`` sequences of ``sequence_length`` tokens, domains by ``shares`` (summing to 1).
+    """A draw of ``num_samples`` sequences of ``sequence_length`` tokens, domains by ``shares`` (summing to 1).
 
     Collectives: none here; :func:`unipool_dist.data.sampling.training_dataset` lets rank 0 build before others open.
     """
@@ -51,11 +51,12 @@ class SampleIndex:
         return hashlib.sha256(json.dumps([INDEX_FORMAT, *identity]).encode()).hexdigest()[:24]
 
     def build(self, cache_dir: Path | None, spare_dir: Path | None = None) -> str:
-        """Build the indices below ``cache_dir`` (``None``: the corpus's), or if that cannot be written to, below
-        ``spare_dir``, unless they are there and sound; the folder's path.
+        """Build the indices, unless a sound index exists; return the folder's path.
+
+        The folder is below ``cache_dir`` (``None``: the corpus's), or if that is not writable, below ``spare_dir``.
 
         Raises:
-            DataError: the token stores are damaged, the index would not fit into memory, or there is no place for it.
+            DataError: the token stores are damaged, the index would not fit into memory, or no folder is writable.
         """
         check_index_size(self.corpus, self.sequence_length, self._wanted())
         for name in self.shares:
@@ -82,19 +83,19 @@ class SampleIndex:
         return str(folder)
 
     def open(self, folder: str) -> Any:
-        """The dataset whose indices are in ``folder``.
+        """Open the dataset whose indices are in ``folder``.
 
         The blend is computed in memory by every rank, being a pure function: megatron-core 0.16 cannot keep it on disk
         without a process group, for which its BlendedMegatronDatasetBuilder fails in a single process. Its warning that
         nothing is kept is held back, as are those of megatron-core 0.19 about the missing group.
 
         Raises:
-            OSError, ValueError: a file of ``folder`` cannot be read, or is no index.
+            OSError, ValueError: a file of ``folder`` cannot be read, or is not an index.
         """
         gpt = import_megatron("datasets.gpt_dataset")
 
         class LoadedDataset(gpt.GPTDataset):  # type: ignore[name-defined]
-            """Takes its arrays from files of integers; Megatron-core would unpickle whatever lies in their place."""
+            """A dataset that reads its arrays from files of integers; Megatron-core's own would unpickle them."""
 
             def _build_document_sample_shuffle_indices(self) -> tuple[Any, ...]:
                 domain = Path(self.dataset_path).name.removesuffix(".train")
@@ -109,7 +110,7 @@ class SampleIndex:
             return blended.BlendedDataset(datasets, shares, self.num_samples, self._options(None))
 
     def _write(self, folder: Path) -> None:
-        """Let Megatron-core build the indices in ``folder``, which is empty and this user's alone."""
+        """Let Megatron-core build the indices in ``folder``, which is empty and belongs to this user alone."""
         gpt = import_megatron("datasets.gpt_dataset")
         with quiet_megatron():
             for name, dataset in zip(
@@ -121,7 +122,7 @@ class SampleIndex:
                 remove(folder / f"{prefix}description.txt", any_file)
 
     def _wanted(self) -> dict[str, int]:
-        """Samples to index of each domain.
+        """Return the samples to index of each domain.
 
         The blend draws a domain only while it lags behind its share: never more than ceil(n * share) + 1 times.
         """
@@ -160,5 +161,5 @@ def _array(folder: Path, domain: str, kind: str) -> Path:
 
 
 def _temporary() -> Path:
-    """A folder for temporary files of this user, on this machine alone."""
+    """Return a folder for temporary files of this user, on this machine only."""
     return private_folder(Path(tempfile.gettempdir()) / f"unipool-dist-{os.geteuid()}")

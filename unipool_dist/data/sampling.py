@@ -57,8 +57,8 @@ def training_dataset(
     """Index ``num_samples`` training sequences; domains in proportion to ``weights``, or else to their training tokens.
 
     A domain that ``weights`` does not name is not drawn from; one that holds too little is repeated, reshuffled.
-    Indices are kept in ``cache_dir`` (default ``<corpus>/cache``), or if that cannot be written to in ``spare_dir``;
-    all ranks must see both. Without ``spare_dir`` it is a folder for temporary files, which no other machine sees.
+    Indices are kept in ``cache_dir`` (default ``<corpus>/cache``), or if that is not writable in ``spare_dir``; all
+    ranks must see both. Without ``spare_dir`` it is a folder for temporary files, which no other machine sees.
 
     Collectives: default group, if there is one: broadcast_object_list from rank 0 once it has built the indices, then
     all_gather_object of whether every rank could read them. A failure on any rank raises on all.
@@ -103,7 +103,7 @@ def training_dataset(
 
 
 def _shares(corpus: Corpus, weights: dict[str, float] | None) -> dict[str, float]:
-    """Weights of the domains drawn from, in corpus order, summing to 1."""
+    """Return the weights of the domains drawn from, in corpus order, summing to 1."""
     if weights is None:
         weights = {name: float(domain.train_tokens) for name, domain in corpus.domains.items()}
     for name, weight in weights.items():

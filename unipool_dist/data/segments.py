@@ -1,8 +1,8 @@
 """Training data that can grow: a run that is made longer draws the samples it had, then new ones.
 
 Megatron-core's order depends on how many samples are indexed, so the samples that a longer run needs in addition are a
-segment of their own, indexed apart. Guarantee: a sample depends only on its segment, so none changes when segments are
-appended; one segment alone is :func:`unipool_dist.data.sampling.training_dataset`.
+segment of their own, indexed separately. Guarantee: a sample depends only on its segment, so appending segments changes
+none; a single segment is :func:`unipool_dist.data.sampling.training_dataset`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ NUM_SEEDS = 2**32
 
 
 def extended(segments: tuple[int, ...], total: int) -> tuple[int, ...]:
-    """``segments`` (sample counts) if they hold ``total`` samples, else with a segment more that holds the rest."""
+    """Return ``segments`` (sample counts), with one more appended if they hold fewer than ``total`` samples."""
     missing = total - sum(segments)
     return segments if missing <= 0 else (*segments, missing)
 
 
 def index_bytes(corpus: Corpus, sequence_length: int, num_samples: int) -> int:
-    """Bytes, at the least, of the indices of ``num_samples`` training sequences while they are built.
+    """Return the least number of bytes of the indices of ``num_samples`` training sequences during their build.
 
     Megatron-core has a number of 4 bytes for each document of each epoch, three of them for each sample.
     """
@@ -40,7 +40,7 @@ def index_bytes(corpus: Corpus, sequence_length: int, num_samples: int) -> int:
 
 
 class SegmentedDataset(Dataset[dict[str, torch.Tensor]]):
-    """The samples of ``segments`` one after the other; those of a segment that is not open cannot be read."""
+    """The concatenated samples of ``segments``; those of a segment that is not open cannot be read."""
 
     def __init__(self, datasets: Sequence[TrainingDataset | None], segments: Sequence[int]) -> None:
         assert len(datasets) == len(segments)
@@ -70,10 +70,10 @@ def training_data(
     spare_dir: Path | None = None,
     consumed_samples: int = 0,
 ) -> SegmentedDataset:
-    """Index ``segments[i]`` training sequences with ``seed + i`` for each i, from the highest seed on
-    with 0; the dataset of all, in this order.
+    """Index ``segments[i]`` training sequences with ``seed + i`` for each i; return the dataset of all, in this order.
 
-    Segments that end at or before ``consumed_samples`` are neither indexed nor opened, and their samples not read.
+    Seeds wrap around: after the highest one comes 0. Segments that end at or before ``consumed_samples`` are neither
+    indexed nor opened, and their samples cannot be read.
 
     Collectives: those of :func:`unipool_dist.data.sampling.training_dataset`, for each segment opened.
 

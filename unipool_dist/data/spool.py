@@ -1,6 +1,6 @@
 """From a source to a domain's documents on disk, chosen and split, as a memory-mapped Hugging Face dataset.
 
-Text passes through the disk so that a source may be larger than memory; what stays in memory is 100 bytes per document.
+Text passes through the disk so that a source may be larger than memory; 100 bytes per document stay in memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ READ_BATCH = 64  # documents
 
 @dataclass(frozen=True)
 class Spool:
-    """A domain's documents. ``texts`` has a column ``text``; ``split`` and ``keys`` go by its rows."""
+    """A domain's documents. ``texts`` has a column ``text``; ``split`` and ``keys`` refer to its rows."""
 
     domain: str
     origins: list[Origin]
@@ -32,19 +32,19 @@ class Spool:
     split: Split
 
     def read(self, rows: list[int]) -> Iterator[str]:
-        """The texts of ``rows``, in that order."""
+        """Yield the texts of ``rows``, in that order."""
         for start in range(0, len(rows), READ_BATCH):
             yield from self.texts[rows[start : start + READ_BATCH]]["text"]
 
     def num_bytes(self, rows: list[int]) -> int:
-        """Bytes of UTF-8 text in ``rows``."""
+        """Return the bytes of UTF-8 text in ``rows``."""
         return sum(self.keys[row].num_bytes for row in rows)
 
 
 def spool_source(
     source: Source, *, seen: set[str], directory: Path, fraction: float, max_bytes: int | None, progress: Progress
 ) -> Spool:
-    """Read ``source`` into ``directory``, without documents whose hash is in ``seen``, and split what is kept.
+    """Read ``source`` into ``directory``, without documents whose hash is in ``seen``, and split the rest.
 
     Raises:
         DataError: the source cannot be read, or has too few documents to split.
@@ -66,7 +66,10 @@ def spool_source(
 
 
 def _write(rows: Iterator[dict[str, object]], path: Path) -> datasets.Dataset:
-    """``Dataset.from_generator`` without its cache keys, which hash the generator and hide the error it raises."""
+    """Write a dataset as ``Dataset.from_generator`` does, without its cache keys.
+
+    These hash the generator and hide the error it raises.
+    """
     import datasets
     from datasets.arrow_writer import ArrowWriter
 

@@ -1,6 +1,6 @@
-"""The index of a token store (Megatron-core's ``.idx``), checked before Megatron-core opens it.
+"""Check the index of a token store (Megatron-core's ``.idx``) before Megatron-core opens it.
 
-Megatron-core trusts it: a negative length makes it count for ever, and a pointer may lead outside the tokens.
+Megatron-core trusts it: with a negative length it counts without end, and a pointer may lead outside the tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TYPE_CODES = {np.uint16: 8, np.int32: 4}
 
 
 def check_token_store(corpus: Corpus, domain: str, split: Literal["train", "validation"]) -> None:
-    """Refuse a token store whose index does not describe its tokens: sequences one after the other, none empty.
+    """Refuse a token store whose index does not describe its tokens: consecutive sequences, none empty.
 
     Raises:
         DataError: it cannot be read or does not; the message names the file.

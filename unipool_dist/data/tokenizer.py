@@ -1,6 +1,6 @@
-"""Tokenizers: the interface the trainer and Megatron-core's datasets need, and the two kinds a corpus can have.
+"""Tokenizers: the interface that the trainer and Megatron-core's datasets need, and the two kinds a corpus can have.
 
-A tokenizer is known by the hash of its files, never by their path, so that moving a corpus changes nothing.
+A tokenizer is identified by the hash of its files, never by their path, so that moving a corpus changes nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ NO_PAD = -1
 
 
 class Tokenizer(Protocol):
-    """Text to token ids in ``[0, vocab_size)`` and back; ``decode(encode(text)) == text`` up to the kind's limits."""
+    """A map from text to token ids in ``[0, vocab_size)`` and back.
+
+    ``decode(encode(text)) == text`` up to the kind's limits.
+    """
 
     unique_identifiers: OrderedDict[str, Any]
 
@@ -48,7 +51,7 @@ class Tokenizer(Protocol):
 
 
 class SentencePieceTokenizer:
-    """BPE over bytes-in-reserve: text outside the vocabulary becomes its bytes, so nothing is ever unknown.
+    """BPE with byte fallback: text outside the vocabulary becomes its bytes, so nothing is ever unknown.
 
     Not kept by a round trip: U+2581, which SentencePiece uses for the space.
 
@@ -122,10 +125,10 @@ class Gpt2Tokenizer:
 
 
 def _checked(ids: Any) -> dict[str, int]:
-    """GPT-2's vocabulary; its ids decide the size of the model's embedding.
+    """Return GPT-2's vocabulary if it is valid; its ids decide the size of the model's embedding.
 
     Raises:
-        ValueError: it is no dictionary of ids that are near to one another.
+        ValueError: it is not a dictionary of ids that are close together.
     """
     if not isinstance(ids, dict) or not ids or not all(type(i) is int and i >= 0 for i in ids.values()):
         raise ValueError("the vocabulary does not map pieces to ids")

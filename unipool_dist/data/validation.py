@@ -12,7 +12,7 @@ from unipool_dist.errors import DataError
 
 
 def validation_sequences(corpus: Corpus, domain: str, *, sequence_length: int, count: int) -> Batch:
-    """The first ``count`` windows of the domain's validation tokens, as a batch ``[n, S]`` on the CPU.
+    """Return the first ``count`` windows of the domain's validation tokens, as a batch ``[n, S]`` on the CPU.
 
     Windows do not overlap: window i reads tokens ``i * S`` to ``(i + 1) * S`` and predicts each one's successor. ``n``
     is ``count``, or as many as there are; the last may be partial, its rest filled with token 0 and a loss mask of 0.

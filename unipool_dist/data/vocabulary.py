@@ -1,4 +1,4 @@
-"""Making a corpus's tokenizer: training SentencePiece on training text, or taking GPT-2's files.
+"""Make a corpus's tokenizer: train SentencePiece on training text, or take GPT-2's files.
 
 Guarantee: no validation text is seen, and the same text gives the same model file on every machine.
 """
@@ -63,7 +63,7 @@ def train_sentencepiece(spools: Sequence[Spool], vocab_size: int, directory: Pat
 
 
 def _limit(error: str) -> str:
-    """What SentencePiece's ``error`` says of the sizes that are possible."""
+    """Return what SentencePiece's ``error`` says about possible sizes."""
     if most := re.search(r"too high.*value <= (\d+)", error, re.S):
         return f"this text allows at most {most[1]}"
     if least := re.search(r"\d+ vs (\d+)", error):
@@ -72,7 +72,7 @@ def _limit(error: str) -> str:
 
 
 def _sample_lines(spools: Sequence[Spool]) -> Iterator[str]:
-    """Lines of training documents in the order of their hash, an equal share of bytes for each domain."""
+    """Yield lines of training documents in the order of their hash, an equal share of bytes for each domain."""
     for spool in spools:
         left = SAMPLE_BYTES // len(spools)
         for row in sorted(spool.split.train, key=lambda row: spool.keys[row].sha256):
@@ -99,7 +99,7 @@ def copy_gpt2_files(vocab: Path, merges: Path, directory: Path) -> None:
 
 
 def tokenizer_record(kind: TokenizerKind, directory: Path) -> TokenizerRecord:
-    """The record of the tokenizer whose files are in ``directory``."""
+    """Return the record of the tokenizer whose files are in ``directory``."""
     sha256 = combined_hash({name: file_sha256(directory / name) for name in TOKENIZER_FILES[kind]})
     tokenizer = load_tokenizer(kind, directory, sha256)
     return TokenizerRecord(kind=kind, vocab_size=tokenizer.vocab_size, eod=tokenizer.eod, sha256=sha256)

@@ -1,5 +1,5 @@
-"""An examination of the machines, network and file system that a run is about to use.
+"""Examination of the machines, network and file system that a run is about to use.
 
-Every rank measures, rank 0 judges. Measuring and judging are apart: what is slow, too far off or too little is decided
-by functions of the figures alone.
+Every rank measures, rank 0 judges. The two are separate: what counts as slow, too far off or too little is decided by
+pure functions of the measurements.
 """

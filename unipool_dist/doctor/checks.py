@@ -1,4 +1,4 @@
-"""What an examination finds: one check after the other, each with a status, and advice where it is not ok. Pure."""
+"""Findings of an examination: one check after the other, each with a status, and advice where it is not ok. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Check:
         assert self.advice or self.status == "ok", self.name
 
     def record(self) -> dict[str, Any]:
-        """The check as one JSON object."""
+        """Return the check as a JSON object."""
         record: dict[str, Any] = {
             "name": self.name,
             "status": self.status,
@@ -51,7 +51,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings, and what is known of each node."""
+    """All findings, and the facts about each node."""
 
     checks: list[Check]
     nodes: list[dict[str, Any]]
@@ -59,12 +59,12 @@ class Report:
     """How long the examination took."""
 
     def ok(self, *, strict: bool) -> bool:
-        """Whether no check has failed; with ``strict`` warnings count as failures."""
+        """Return whether no check has failed; with ``strict`` warnings count as failures."""
         bad = ("fail", "warn") if strict else ("fail",)
         return not any(check.status in bad for check in self.checks)
 
     def document(self, *, strict: bool) -> dict[str, Any]:
-        """The one JSON object that machines read."""
+        """Return the report as one JSON object for programs."""
         return {
             "ok": self.ok(strict=strict),
             "seconds": self.seconds,
@@ -73,11 +73,11 @@ class Report:
         }
 
     def _slow_in(self, node: str) -> list[str]:
-        """Names of the checks that found this node slow."""
+        """Return the names of the checks that found this node slow."""
         return [check.name for check in self.checks if node in check.slow_nodes]
 
 
 def worst(*statuses: Status) -> Status:
-    """The worst of ``statuses``; ok if there are none."""
+    """Return the worst of ``statuses``; ok if there are none."""
     order: tuple[Status, ...] = ("fail", "warn", "ok")
     return next((status for status in order if status in statuses), "ok")

@@ -1,4 +1,4 @@
-"""How far the clocks of the nodes are apart."""
+"""Offsets between the clocks of the nodes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _ROUND_TRIPS = 10
 
 @dataclass(frozen=True)
 class Offsets:
-    """On rank 0, by node: offset of its clock from rank 0's and how far off that may be, in seconds."""
+    """On rank 0, by node: offset of its clock from rank 0's and the uncertainty of that, in seconds."""
 
     of_node: dict[str, tuple[float, float]]
 
 
 class Clocks(Probe[Offsets]):
-    """Rank 0 asks the first rank of every other node for the time, again and again.
+    """Rank 0 asks the first rank of every other node for the time, several times.
 
     Collectives: point-to-point messages of 8 bytes over ``group`` (gloo, all ranks), node by node.
     """
@@ -68,7 +68,7 @@ class Clocks(Probe[Offsets]):
 
 
 def judge_clocks(of_node: dict[str, tuple[float, float]]) -> Check:
-    """From offset and uncertainty of every node but rank 0's. Pure."""
+    """Judge offset and uncertainty of every node but rank 0's. Pure."""
     expected = f"within {seconds(MAX_CLOCK_SKEW_S)}"
     if not of_node:
         return Check("clock skew", "ok", "one node, one clock", expected, value=0.0, unit="s")

@@ -25,7 +25,7 @@ _BYTES_PER_RANK = 8  # of a small message
 
 @dataclass(frozen=True)
 class Timed:
-    """What one rank measured in its group. Bytes are those of one rank's buffer."""
+    """The measurements of one rank in its group. Bytes are those of one rank's buffer."""
 
     ranks: list[int]
     small_bytes: int
@@ -37,8 +37,8 @@ class Timed:
 class Collective(Probe[Timed]):
     """One kind of collective over one kind of group, with a small and with a large message.
 
-    A small one is repeated back to back and gives the latency; before a large one all ranks of the world wait for
-    each other. Medians, after one to warm up.
+    A small one is repeated back to back and gives the latency; before a large one all ranks of the world wait for each
+    other. Reported are medians, after one warm-up run.
 
     Collectives: those measured over ``group``, with all-reduces of one number over the world between them.
     """
@@ -85,7 +85,7 @@ class Collective(Probe[Timed]):
 
 
 def _shift(sent: torch.Tensor, received: torch.Tensor, group: dist.ProcessGroup) -> None:
-    """From every stage of a pipeline to the next, all at once."""
+    """Send from every stage of a pipeline to the next, all at once."""
     ranks, place = dist.get_process_group_ranks(group), group.rank()
     operations = []
     if place + 1 < len(ranks):
@@ -97,11 +97,12 @@ def _shift(sent: torch.Tensor, received: torch.Tensor, group: dist.ProcessGroup)
 
 
 def faster_collective(one: Timed, other: Timed) -> Timed:
+    """Return the measurement with the faster large message."""
     return min(one, other, key=lambda timed: timed.large_seconds)
 
 
 def judge_collective(name: str, kind: Kind, measured: Sequence[Timed], roster: Roster, *, compare: bool) -> Check:
-    """A group is as slow as its slowest rank; the slowest group stands for all. Pure.
+    """Judge groups by their slowest rank; the slowest group represents all. Pure.
 
     Bandwidth is bus bandwidth as nccl-tests define it (:func:`~unipool_dist.doctor.judgement.bus_factor`).
     """

@@ -1,4 +1,4 @@
-"""How fast each rank computes, all of them at the same time, as they will in training."""
+"""Compute speed of each rank, measured on all at the same time, as in training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHARED_CORE = 0.8
 
 @dataclass(frozen=True)
 class Products:
-    """One rank's matrix products."""
+    """The matrix products of one rank."""
 
     seconds: float
     """Of one product: the median over windows of the mean in each."""
@@ -35,10 +35,10 @@ class Products:
 
 
 class Compute(Probe[Products]):
-    """Square matrix products, fp32 on a CPU and bf16 on a GPU, for as long on every rank as on the others.
+    """Square matrix products, fp32 on a CPU and bf16 on a GPU, for the same time on every rank.
 
-    Means over windows that are long against the scheduler's, because single products either meet another process on
-    their core or do not.
+    Means over windows that are long compared with the scheduler's, because a single product either shares its core with
+    another process or does not.
     """
 
     name = "compute"
@@ -71,11 +71,12 @@ class Compute(Probe[Products]):
 
 
 def faster(one: Products, other: Products) -> Products:
+    """Return the faster of two measurements."""
     return min(one, other, key=lambda products: products.seconds)
 
 
 def judge_compute(measured: Sequence[Products], roster: Roster) -> Check:
-    """Which nodes and ranks compute slowly. Pure."""
+    """Find the nodes and ranks that compute slowly. Pure."""
     nodes, ranks = slow_nodes_and_ranks([one.seconds for one in measured], roster)
     middle = median(one.flops / one.seconds for one in measured)
     slowest = max(range(len(measured)), key=lambda rank: measured[rank].seconds)

@@ -1,4 +1,4 @@
-"""Measuring again what looks slow, before anybody is blamed."""
+"""Measure again what looks slow, before it is reported."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ ROUNDS = 3
 
 
 class Confirmed(Probe[M], Generic[M]):
-    """``probe``, repeated while it finds something, up to ``ROUNDS`` times; reported is the best of each rank.
+    """A probe that repeats ``probe`` while it finds something, and reports the best of each rank.
 
-    So what is named was slow in every round; what disturbed one round only is not. Should a further round not be
-    possible, because time is up or it fails, those before it are what is reported.
+    There are up to ``ROUNDS`` rounds. A rank that is named was slow in every round; a disturbance of one round is not
+    reported. If a further round is not possible, because time is up or it fails, the earlier ones are reported.
 
     Args:
-        better: the better of two measurements of one rank.
+        better: returns the better of two measurements of one rank.
     """
 
     def __init__(self, probe: Probe[M], better: Callable[[M, M], M]) -> None:

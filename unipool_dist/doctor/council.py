@@ -1,4 +1,4 @@
-"""How the ranks talk about the examination itself: through the rendezvous store, whatever becomes of the groups."""
+"""Messages between the ranks about the examination itself: through the rendezvous store, which needs no groups."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SilentRanksError(CommunicationError):
 class Council:
     """Rank 0 speaks to all, and all answer to rank 0. Every rank makes the same calls in the same order.
 
-    Nothing here needs a process group, so it goes on when a collective has failed.
+    Nothing here needs a process group, so it works after a collective has failed.
     """
 
     def __init__(self, store: dist.Store, rank: int, world_size: int) -> None:
@@ -31,7 +31,7 @@ class Council:
         self._turn = 0
 
     def announce(self, text: str, patience_s: float) -> str:
-        """Rank 0's ``text``, on every rank.
+        """Return rank 0's ``text`` on every rank.
 
         Raises:
             SilentRanksError: rank 0 has not spoken within ``patience_s``.
@@ -46,7 +46,7 @@ class Council:
             raise SilentRanksError([0], patience_s) from None
 
     def gather(self, text: str, patience_s: float) -> list[str]:
-        """Every rank's ``text`` in the order of ranks on rank 0; nothing on the others, which do not wait.
+        """Return on rank 0 every rank's ``text`` in the order of ranks; nothing on the others, which do not wait.
 
         Raises:
             SilentRanksError: on rank 0, if some ranks have not answered within ``patience_s``.
@@ -71,7 +71,7 @@ class Council:
             pause_s = min(2 * pause_s, _ASK_EVERY_S[1])
 
     def answers(self) -> dict[int, str]:
-        """On rank 0, after a gather has failed: what came."""
+        """Return on rank 0, after a failed gather, the answers that came."""
         texts = {rank: self._notes.get(f"{self._turn}/{rank}") for rank in range(self._world_size)}
         return {rank: text for rank, text in texts.items() if text is not None}
 

@@ -1,4 +1,4 @@
-"""Room in the run directory, against what the checkpoints of the configuration will need."""
+"""Free space in the run directory, compared with what the checkpoints of the configuration will need."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MIN_FREE_BYTES = 1e9
 
 @dataclass(frozen=True)
 class CheckpointNeed:
-    """What checkpoints of a configuration take."""
+    """Bytes that checkpoints of a configuration take."""
 
     bytes_each: int
     num_kept: int
@@ -28,7 +28,7 @@ class CheckpointNeed:
 
 
 def judge_space(path: Path, free: int, total: int, need: CheckpointNeed | None) -> Check:
-    """Whether ``free`` bytes are enough: for one checkpoint at least, and for all that are to be kept. Pure."""
+    """Judge whether ``free`` bytes are enough: for one checkpoint at least, and for all that are to be kept. Pure."""
     status: Status = "ok"
     advice, expected = "", size(_MIN_FREE_BYTES)
     figures: dict[str, float] = {"free_bytes": free, "total_bytes": total}
@@ -68,7 +68,7 @@ class Space:
 
 
 class FreeSpace(Probe[Space]):
-    """Of the run directory, or, if that cannot be made, of what it was to be made in."""
+    """Free space of the run directory, or of its nearest existing parent if it cannot be made."""
 
     name = "free space"
     measured = Space

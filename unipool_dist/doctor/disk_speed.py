@@ -1,4 +1,4 @@
-"""How fast each node writes into the run directory, and reads what another has written there."""
+"""Speed at which each node writes into the run directory, and reads what another has written there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHARE_OF_FREE = 0.25
 
 @dataclass(frozen=True)
 class Transfer:
-    """What one node wrote or read."""
+    """The bytes that one node wrote or read, and the time this took."""
 
     num_bytes: int
     seconds: float
@@ -66,7 +66,7 @@ class DiskWrite(Probe["Transfer | None"]):
 
 
 class DiskRead(Probe["Transfer | None"]):
-    """The first rank of each node reads what the next node has written, so that its own memory does not answer."""
+    """The first rank of each node reads what the next node has written, so that its own page cache does not answer."""
 
     name = "read speed"
     measured = Transfer | None
@@ -98,7 +98,7 @@ class DiskRead(Probe["Transfer | None"]):
 
 
 def judge_speed(name: str, transfers: Sequence[Transfer | None], roster: Roster) -> Check:
-    """From one transfer per node: nodes slower than the others, and whether the slowest is fast enough. Pure."""
+    """Judge one transfer per node: nodes slower than the others, and whether the slowest is fast enough. Pure."""
     of_node = {node: one for node, one in zip(roster.nodes, transfers, strict=True) if one is not None}
     per_byte = {node: one.seconds / one.num_bytes for node, one in of_node.items()}
     slow_nodes = slow(per_byte)

@@ -41,14 +41,14 @@ class _EndedError(Exception):
 
 
 class Examination:
-    """Examines together with the other ranks; all of them end with the same status.
+    """An examination together with the other ranks; all of them end with the same status.
 
-    A probe that fails becomes a failed check, and the others go on; after a failed collective only those that need
-    none. If a rank no longer answers it is named, and the examination ends.
+    A probe that fails becomes a failed check, and the others continue; after a failed collective only those that need
+    none. A rank that stops answering is named, and the examination ends.
 
     Args:
         publish: on rank 0, shows the report and returns the exit status.
-        progress: on rank 0, told what is measured next.
+        progress: on rank 0, called with what is measured next.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Examination:
         self._leaving = ExitStack()
 
     def run(self) -> int:
-        """Returns the exit status, 0 or 1. The process must then end without waiting for its process groups.
+        """Examine; return the exit status, 0 or 1. The process must then exit without waiting for its process groups.
 
         Raises:
             CommunicationError: rank 0 could not be reached, or has gone.
@@ -95,7 +95,7 @@ class Examination:
             raise CommunicationError(f"lost rank 0: {str(error).strip().splitlines()[0]}; see what it said") from None
 
     def _meet(self) -> Roster:
-        """Who is there; rank 0 names those that are not."""
+        """Find out which ranks are there; rank 0 names those that are missing."""
         timeout_s = self._settings.timeout_s
         try:
             hosts = self._council.gather(socket.gethostname(), timeout_s)
@@ -148,7 +148,7 @@ class Examination:
             self._judge(probe, answers, adapter, roster)
 
     def _brief(self, probe: Probe[Any]) -> dict[str, str | None]:
-        """On rank 0, whether a probe is made and what the ranks are told of it."""
+        """Decide on rank 0 whether a probe is made, and what the ranks are to know for it."""
         if self._rank != 0:
             return {}
         self._progress(probe.name)
@@ -183,11 +183,11 @@ class Examination:
             self._broken = f"`{vital.name}` must be dealt with first"
 
     def _agreed(self, say: bool) -> bool:
-        """What rank 0 says, told to all."""
+        """Return on all ranks what rank 0 says."""
         return bool(self._order("agree", say=say)["say"])
 
     def _order(self, do: str, **more: Any) -> dict[str, Any]:
-        """What rank 0 wants all ranks to do now.
+        """Return what rank 0 wants all ranks to do now.
 
         Raises:
             _EndedError: to end.
@@ -203,7 +203,7 @@ class Examination:
         return Report(self._checks, self._nodes, time.monotonic() - self._started)
 
     def _end(self) -> NoReturn:
-        """Rank 0 shows the report and lets the others go, who wait here for that."""
+        """Show the report on rank 0; release the other ranks, which wait for that."""
         broken, status = False, 0
         if self._rank == 0:
             broken, status = bool(self._broken), self._publish(self._report())
@@ -211,7 +211,7 @@ class Examination:
         raise AssertionError
 
     def _leave(self, broken: bool) -> None:
-        """Leave the groups, unless one may have lost a member; rank 0, whose store it may be, goes last."""
+        """Leave the groups, unless one may have lost a member; rank 0, which may serve the store, goes last."""
         with suppress(Exception):  # the verdict is given
             if not broken:
                 self._leaving.close()

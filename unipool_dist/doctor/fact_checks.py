@@ -1,4 +1,4 @@
-"""Checks on the facts of all ranks: versions, devices, cores, memory, addresses. Pure."""
+"""Checks of the facts of all ranks: versions, devices, cores, memory, addresses. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_GPU_USE = 0.1
 
 
 def check_facts(facts: Sequence[Facts], roster: Roster) -> list[Check]:
-    """All of them, by rank; a failed check named ``devices`` means that the ranks cannot communicate."""
+    """Check all facts, by rank; a failed check named ``devices`` means that the ranks cannot communicate."""
     return [
         check_versions(facts, roster),
         check_devices(facts, roster),
@@ -29,7 +29,7 @@ def check_facts(facts: Sequence[Facts], roster: Roster) -> list[Check]:
 
 
 def check_versions(facts: Sequence[Facts], roster: Roster) -> Check:
-    """Everything alike on all ranks; only in Python's last number may they differ, which is a warning."""
+    """Check that versions agree on all ranks; a difference in Python's last number is only a warning."""
     status: Status = "ok"
     different: list[str] = []
     figures: dict[str, Any] = {}
@@ -60,7 +60,7 @@ def _only_patch(name: str, values: Sequence[str]) -> bool:
 
 
 def check_devices(facts: Sequence[Facts], roster: Roster) -> Check:
-    """One kind of device everywhere, one process on each GPU, and GPUs that nobody else uses."""
+    """Check for one kind of device everywhere, one process on each GPU, and GPUs that nobody else uses."""
     kinds = by_value(one.gpu.name if one.gpu else "CPU" for one in facts)
     measured = ", ".join(f"{len(ranks)} x {kind}" for kind, ranks in kinds.items())
     gpus = [one.gpu for one in facts if one.gpu is not None]
@@ -97,7 +97,7 @@ def _device_verdict(facts: Sequence[Facts], roster: Roster, kinds: dict[str, lis
 
 
 def check_cores(facts: Sequence[Facts], roster: Roster) -> Check:
-    """No more computing threads on a node than cores that its processes may run on."""
+    """Check that a node has no more computing threads than cores that its processes may run on."""
     cores = {node: len(set().union(*(facts[rank].cores for rank in roster.ranks_of(node)))) for node in roster.nodes}
     threads = {node: sum(facts[rank].num_threads for rank in roster.ranks_of(node)) for node in roster.nodes}
     node = min(roster.nodes, key=lambda name: cores[name] / threads[name])
@@ -118,7 +118,7 @@ def check_cores(facts: Sequence[Facts], roster: Roster) -> Check:
 
 
 def check_memory(facts: Sequence[Facts], roster: Roster) -> Check:
-    """Memory of the hosts that is free for each process."""
+    """Check the free memory of the hosts for each process."""
     share = {
         node: min(facts[rank].memory_available_bytes for rank in roster.ranks_of(node)) / len(roster.ranks_of(node))
         for node in roster.nodes
@@ -138,7 +138,7 @@ def check_memory(facts: Sequence[Facts], roster: Roster) -> Check:
 
 
 def check_master(facts: Sequence[Facts], roster: Roster) -> Check:
-    """The meeting point's name means the same to all ranks, and is looked up fast."""
+    """Check that the meeting point's name means the same to all ranks, and is resolved quickly."""
     agreed = set.intersection(*(set(one.master_addresses) for one in facts))
     slowest = max(range(len(facts)), key=lambda rank: facts[rank].resolve_s)
     value_s = facts[slowest].resolve_s
@@ -161,7 +161,7 @@ def check_master(facts: Sequence[Facts], roster: Roster) -> Check:
 
 
 def check_network(facts: Sequence[Facts], roster: Roster) -> Check:
-    """Interface and address of each node towards rank 0."""
+    """Report interface and address of each node towards rank 0."""
     rows, speeds = [], {}
     for node, leader in zip(roster.nodes, roster.leaders, strict=True):
         route = facts[leader].route
@@ -196,7 +196,7 @@ def check_network(facts: Sequence[Facts], roster: Roster) -> Check:
 
 
 def describe_nodes(facts: Sequence[Facts], roster: Roster) -> list[dict[str, Any]]:
-    """One object for each node, for machines."""
+    """Return one object for each node, for programs."""
     described = []
     for node, leader in zip(roster.nodes, roster.leaders, strict=True):
         one = facts[leader]

@@ -1,4 +1,4 @@
-"""Facts of all ranks, brought to rank 0."""
+"""Facts of all ranks, gathered on rank 0."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unipool_dist.topology.environment import Environment
 
 
 class FactsProbe(Probe[Facts]):
-    """What every process knows by itself; on rank 0 :attr:`facts` has them all afterwards."""
+    """The facts that every process knows by itself; afterwards :attr:`facts` has them all on rank 0."""
 
     name = "facts"
     measured = Facts
@@ -30,7 +30,7 @@ class FactsProbe(Probe[Facts]):
         return check_facts(self.facts, self._roster)
 
     def why_groups_may_fail(self) -> str:
-        """What to do if no process group can be made, as far as the facts tell."""
+        """Return what to do if no process group can be made, as far as the facts allow."""
         nodes = zip(self._roster.nodes, self._roster.leaders, strict=True)
         loopback = [
             node

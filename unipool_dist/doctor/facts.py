@@ -1,4 +1,4 @@
-"""What a process knows of itself and its machine without asking anybody: versions, devices, memory, addresses."""
+"""Facts of a process and its machine that need no other process: versions, devices, memory, addresses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Route:
-    """How this machine reaches the meeting point."""
+    """This machine's route to the meeting point."""
 
     address: str
     interface: str
@@ -46,7 +46,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Facts:
-    """One rank's."""
+    """The facts of one rank."""
 
     versions: dict[str, str]
     gpu: Gpu | None
@@ -66,7 +66,7 @@ class Facts:
 
 
 def collect_facts(environment: Environment) -> Facts:
-    """Facts of this process."""
+    """Collect the facts of this process."""
     memory = psutil.virtual_memory()
     started = time.perf_counter()
     master = resolve(environment.master_addr)
@@ -91,7 +91,7 @@ def collect_facts(environment: Environment) -> Facts:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that ranks must have alike; the project's own goes with a hash of its sources."""
+    """Return the versions that all ranks must have in common; the project's own includes a hash of its sources."""
     found = {"unipool-dist": f"{_version('unipool-dist')} ({_source_hash()})", "python": platform.python_version()}
     found |= {name: _version(name) for name in _PACKAGES}
     if torch.version.cuda is not None:

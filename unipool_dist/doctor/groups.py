@@ -1,4 +1,4 @@
-"""The process groups that are examined: those of the run, or the world alone."""
+"""The process groups that are examined: those of the run, or only the world."""
 
 from __future__ import annotations
 
@@ -45,8 +45,7 @@ NOT_COMPARED = "not compared: one machine"
 
 
 def comparable(groups: Groups, roster: Roster) -> bool:
-    """Whether it says something about hardware if one link is slower than another: not between processes that share
-    the cores of one machine."""
+    """Return whether comparing links says something about hardware: not if all processes share one machine's cores."""
     return groups.device.type == "cuda" or len(roster.nodes) > 1
 
 
@@ -54,7 +53,7 @@ GroupsOf = Callable[[], AbstractContextManager[Groups]]
 
 
 def groups_of_run(config: Config, environment: Environment, timeout_s: float) -> AbstractContextManager[Groups]:
-    """The groups of the run that ``config``, resolved, describes; ``timeout_s`` in place of its own.
+    """Make the groups of the run that ``config``, resolved, describes, with ``timeout_s`` in place of its own.
 
     Collectives of the context: those of :func:`~unipool_dist.topology.groups.process_groups`.
     """
@@ -87,7 +86,7 @@ def _groups_of_run(
 
 @contextmanager
 def world_alone(environment: Environment, timeout_s: float) -> Iterator[Groups]:
-    """All ranks in one group.
+    """Make one group of all ranks.
 
     Collectives: creates the world, then a gloo group of all ranks; a barrier at the end, unless there was an error.
     """
@@ -111,17 +110,17 @@ def world_alone(environment: Environment, timeout_s: float) -> Iterator[Groups]:
 
 @dataclass(frozen=True)
 class Formed:
-    """How long one rank took."""
+    """The time that forming groups took on one rank."""
 
     seconds: float
 
 
 class GroupForming(Probe[Formed]):
-    """Makes the groups and lets each of them do its first collective; :attr:`groups` is there afterwards.
+    """Makes the groups and runs the first collective of each; :attr:`groups` is set afterwards.
 
     Args:
-        stack: what leaves the groups again when it is closed.
-        explain: on rank 0, what to advise if it fails.
+        stack: leaves the groups when it is closed.
+        explain: on rank 0, returns advice if it fails.
     """
 
     name = "process groups"

@@ -1,4 +1,4 @@
-"""What counts as slow, as far off, as different. Pure arithmetic on figures that others have measured."""
+"""What counts as slow, as far off, as different. Pure arithmetic on measurements."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ K = TypeVar("K", bound=Hashable)
 
 
 def slow(seconds: Mapping[K, float], factor: float = SLOW_FACTOR) -> dict[K, float]:
-    """Of ``seconds``, those above ``factor`` times the median, as multiples of it.
+    """Return those of ``seconds`` above ``factor`` times the median, as multiples of it.
 
-    Of an even number the median is the lower of the two in the middle, so that one slow out of two is found.
+    For an even number the median is the lower of the two in the middle, so that one slow out of two is found.
     """
     if not seconds:
         return {}
@@ -31,7 +31,7 @@ def slow(seconds: Mapping[K, float], factor: float = SLOW_FACTOR) -> dict[K, flo
 def slow_nodes_and_ranks(
     seconds: Sequence[float], roster: Roster, factor: float = SLOW_FACTOR
 ) -> tuple[dict[str, float], dict[int, float]]:
-    """From one figure per rank: nodes that are slow as a whole, and ranks that are slow on other nodes.
+    """Find from one figure per rank the nodes that are slow as a whole, and slow ranks on other nodes.
 
     A node's figure is the median of its ranks', so it is slow if more than half of them are; ranks are compared with
     all ranks.
@@ -45,10 +45,10 @@ def slow_nodes_and_ranks(
 def slow_members_and_pairs(
     seconds: Mapping[tuple[K, K], float], factor: float = SLOW_FACTOR
 ) -> tuple[dict[K, float], dict[tuple[K, K], float]]:
-    """From one figure per pair: members all of whose pairs are slow, and slow pairs of members that are not.
+    """Find from one figure per pair the members all of whose pairs are slow, and slow pairs of other members.
 
-    A member is as fast as the fastest of its pairs: it is not slow for having a slow partner. Of a single pair nothing
-    is slow, there being nothing to compare it with.
+    A member is as fast as the fastest of its pairs: a slow partner does not make it slow. A single pair is never slow,
+    as there is nothing to compare it with.
     """
     best: dict[K, float] = {}
     for pair, value in seconds.items():
@@ -60,7 +60,7 @@ def slow_members_and_pairs(
 
 
 def by_value(values: Iterable[K]) -> dict[K, list[int]]:
-    """Ranks by what they have, the most frequent first."""
+    """Group ranks by their value, the most frequent first."""
     ranks: dict[K, list[int]] = defaultdict(list)
     for rank, value in enumerate(values):
         ranks[value].append(rank)
@@ -68,17 +68,17 @@ def by_value(values: Iterable[K]) -> dict[K, list[int]]:
 
 
 def clock_offset(samples: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
-    """Offset of another clock in seconds, positive if it is ahead, and how far off that may be.
+    """Return the offset of another clock in seconds, positive if it is ahead, and its uncertainty.
 
     A sample is this clock's time of asking, the other's time of answering, and this clock's time of the answer: the
-    other read its clock between the two. The sample with the shortest round trip tells most.
+    other read its clock between the two. The sample with the shortest round trip is the most precise.
     """
     asked, answered, received = min(samples, key=lambda sample: sample[2] - sample[0])
     return answered - (asked + received) / 2, (received - asked) / 2
 
 
 def ring_rounds(num_members: int) -> list[list[tuple[int, int]]]:
-    """The pairs of neighbours in a ring, in rounds in which no member has two partners."""
+    """Return the pairs of neighbours in a ring, in rounds in which no member has two partners."""
     if num_members < 2:
         return []
     if num_members == 2:
@@ -90,7 +90,7 @@ def ring_rounds(num_members: int) -> list[list[tuple[int, int]]]:
 
 
 def bus_factor(kind: str, num_ranks: int) -> float:
-    """What turns algorithm bandwidth into bus bandwidth, as nccl-tests define both.
+    """Return the factor from algorithm bandwidth to bus bandwidth, as nccl-tests define both.
 
     Algorithm bandwidth is the bytes of one rank's buffer by the time of the collective. Bus bandwidth is what each
     link then carries if the collective is done in the best way, and does not depend on the number of ranks: an

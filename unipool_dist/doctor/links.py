@@ -1,4 +1,4 @@
-"""How fast neighbours in a ring send to each other, pair by pair: a collective hides who is slow, pairs do not."""
+"""Speed between neighbours in a ring, pair by pair: a collective hides who is slow, pairs do not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LARGE_BYTES = {"cpu": 4_000_000, "cuda": 64_000_000}
 
 @dataclass(frozen=True)
 class Link:
-    """One pair of ranks; seconds are those of one way."""
+    """One pair of ranks; seconds are for one way."""
 
     first: int
     second: int
@@ -39,7 +39,7 @@ class Measured:
 
 
 class Links(Probe[Measured]):
-    """Messages to and fro between neighbours in a ring of nodes, or of ranks if there is one node.
+    """Messages back and forth between neighbours in a ring of nodes, or of ranks if there is one node.
 
     A node sends by its first rank. In a round no member has two partners; pairs of a round send at the same time.
 
@@ -86,12 +86,13 @@ class Links(Probe[Measured]):
 
 
 def faster_links(one: Measured, other: Measured) -> Measured:
+    """Return the faster measurement of each pair."""
     pairs = zip(one.links, other.links, strict=True)
     return Measured([min(pair, key=lambda link: link.large_seconds) for pair in pairs])
 
 
 def judge_links(links: Sequence[Link], roster: Roster, *, compare: bool) -> Check:
-    """Slow members are those all of whose links are slow; a slow link between others is named by itself. Pure."""
+    """Find slow members, all of whose links are slow, and slow links between others. Pure."""
     by_node = len(roster.nodes) > 1
     expected = f"nobody above {SLOW_FACTOR:g}x the median" if compare else NOT_COMPARED
     if not links:

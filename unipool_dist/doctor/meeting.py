@@ -1,4 +1,4 @@
-"""Coming together: the rendezvous store, opened so that who is missing can be named."""
+"""The rendezvous: opens its store such that missing ranks can be named."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from unipool_dist.topology.environment import Environment
 
 
 def open_store(environment: Environment, timeout_s: float) -> dist.Store:
-    """The store at the meeting point: served by rank 0, or by the launcher; not shared if there is one rank.
+    """Open the store at the meeting point: served by rank 0, or by the launcher; not shared if there is one rank.
 
-    Does not wait for ranks other than the one that serves.
+    Waits only for the rank that serves.
 
     Raises:
         CommunicationError: the meeting point's name is not known, or nothing serves there within ``timeout_s``.
@@ -47,7 +47,7 @@ def open_store(environment: Environment, timeout_s: float) -> dist.Store:
 
 
 def judge_meeting(nodes: Sequence[str], took_s: float, timeout_s: float) -> Check:
-    """All ranks came; ``nodes`` has the host name of each. Pure."""
+    """Report that all ranks came; ``nodes`` has the host name of each. Pure."""
     num_nodes = len(set(nodes))
     measured = f"{counted(len(nodes), 'rank')} on {counted(num_nodes, 'node')}"
     figures = {"ranks": len(nodes), "nodes": num_nodes}
@@ -63,7 +63,7 @@ def judge_meeting(nodes: Sequence[str], took_s: float, timeout_s: float) -> Chec
 
 
 def missing_ranks(present: Mapping[int, str], environment: Environment, timeout_s: float) -> Check:
-    """Some ranks did not come; ``present`` has the host names of those that did. Pure."""
+    """Report that some ranks did not come; ``present`` has the host names of those that did. Pure."""
     missing = [rank for rank in range(environment.world_size) if rank not in present]
     hosts: dict[str, list[int]] = {}
     for rank, host in sorted(present.items()):
@@ -81,7 +81,7 @@ def missing_ranks(present: Mapping[int, str], environment: Environment, timeout_
 
 
 def resolve(name: str) -> list[str]:
-    """The addresses of ``name``.
+    """Return the addresses of ``name``.
 
     Raises:
         CommunicationError: there are none.

@@ -1,4 +1,4 @@
-"""Which probes there are, in which order."""
+"""The probes of an examination, and their order."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def probes(
     directory: RunDirectory,
     agreed: Callable[[bool], bool],
 ) -> Iterator[Probe[Any]]:
-    """One after the other, the same on every rank; the groups are made by a probe, and followed by those that use them.
+    """Yield the probes in order, the same on every rank; one makes the groups, followed by those that use them.
 
     Args:
-        leaving: leaves the groups again when it is closed.
-        agreed: what rank 0 says, told to all.
+        leaving: leaves the groups when it is closed.
+        agreed: returns on all ranks what rank 0 says.
     """
     rank = environment.rank
     yield facts

@@ -1,4 +1,4 @@
-"""The form of everything that is measured: briefed by rank 0, measured on every rank, judged on rank 0."""
+"""The form of every measurement: briefed by rank 0, measured on every rank, judged on rank 0."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ M = TypeVar("M")
 
 
 class NotMeasuredError(UnipoolError):
-    """A probe has no ground to stand on; the message says why, and becomes a warning."""
+    """A probe cannot be made; the message says why, and becomes a warning."""
 
 
 class Probe(ABC, Generic[M]):
-    """One measurement, and what follows from it."""
+    """A measurement and its judgement."""
 
     name: str
     measured: Any
@@ -26,21 +26,21 @@ class Probe(ABC, Generic[M]):
     """Whether :meth:`measure` uses process groups; if it fails, no other that does can be trusted."""
 
     def brief(self) -> str:
-        """On rank 0, first: what every rank is told. May raise :class:`NotMeasuredError`."""
+        """Return on rank 0, first, what every rank is to know. May raise :class:`NotMeasuredError`."""
         return ""
 
     @abstractmethod
     def measure(self, brief: str) -> M:
-        """On every rank. What it raises is told to rank 0 and becomes a failed check."""
+        """Measure on every rank. An error is reported to rank 0 and becomes a failed check."""
 
     def advice(self) -> str:
-        """On rank 0: what to do if the probe itself fails."""
+        """Return on rank 0 what to do if the probe itself fails."""
         return "see the reason given; the other checks may tell more"
 
     def so_far(self) -> list[Check]:
-        """On rank 0: the findings, if what has been measured already is to be all. Empty if nothing has."""
+        """Return on rank 0 the findings if nothing more is measured. Empty if nothing has been."""
         return []
 
     @abstractmethod
     def judge(self, measured: Sequence[M]) -> list[Check]:
-        """On rank 0: the findings, from what every rank has measured."""
+        """Return on rank 0 the findings, from the measurements of every rank."""

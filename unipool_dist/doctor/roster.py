@@ -1,4 +1,4 @@
-"""Which ranks are on which node, and how to name them. Pure."""
+"""Ranks and the nodes they are on, and how to name them. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Roster:
 
     @cached_property
     def nodes(self) -> tuple[str, ...]:
-        """In the order of their first ranks."""
+        """The nodes in the order of their first ranks."""
         return tuple(dict.fromkeys(self.node_of))
 
     def ranks_of(self, node: str) -> list[int]:
@@ -34,7 +34,7 @@ class Roster:
         return tuple(self.node_of.index(node) for node in self.nodes)
 
     def name(self, ranks: Iterable[int]) -> str:
-        """``node-a (ranks 0-3), rank 5 (node-b)``: nodes of which all ranks are meant come by name."""
+        """Name ``ranks``: ``node-a (ranks 0-3), rank 5 (node-b)``; nodes all of whose ranks are meant come by name."""
         chosen, parts = sorted(set(ranks)), []
         for node in self.nodes:
             here = [rank for rank in chosen if self.node_of[rank] == node]
@@ -46,7 +46,7 @@ class Roster:
 
 
 def ranks_text(ranks: Iterable[int]) -> str:
-    """``rank 3`` or ``ranks 0-3, 6``."""
+    """Return ``rank 3`` or ``ranks 0-3, 6``."""
     chosen = sorted(set(ranks))
     runs: list[list[int]] = []
     for rank in chosen:

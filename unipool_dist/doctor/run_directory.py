@@ -1,4 +1,4 @@
-"""Whether the run directory is one directory for all ranks, in which they can write and lock."""
+"""Check that the run directory is one directory for all ranks, in which they can write and lock."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PATIENCE_S = 5.0
 
 @dataclass(frozen=True)
 class Seen:
-    """What one rank found in the directory."""
+    """The observations of one rank in the directory."""
 
     path: str
     seen_after_s: float | None
@@ -39,9 +39,9 @@ class Seen:
 
 
 class RunDirectory(Probe[Seen]):
-    """Rank 0 makes a folder with a nonce in the run directory; the others must see it and write beside it.
+    """Rank 0 makes a folder with a nonce in the run directory; the others must see it and write into it.
 
-    The folder stays for other probes until :meth:`close`. A run directory that was not there is made for the while.
+    The folder stays for other probes until :meth:`close`. A run directory that did not exist is made for that time.
     """
 
     name = "run directory"
@@ -99,7 +99,7 @@ class RunDirectory(Probe[Seen]):
         return found
 
     def close(self) -> None:
-        """On rank 0: remove everything that was made."""
+        """Remove on rank 0 everything that was made."""
         if self._lock is not None:
             os.close(self._lock)
         if self.folder is not None:
@@ -125,7 +125,7 @@ _EXPECTED = "seen and written by all ranks"
 
 
 def judge_directory(measured: Sequence[Seen], roster: Roster) -> Check:
-    """Whether all ranks saw rank 0's file and wrote their own. Pure."""
+    """Judge whether all ranks saw rank 0's file and wrote their own. Pure."""
     blind = [rank for rank, one in enumerate(measured) if one.seen_after_s is None]
     unable = [rank for rank, one in enumerate(measured) if one.write_error]
     slowest_s = max((one.seen_after_s for one in measured if one.seen_after_s is not None), default=0.0)
@@ -154,7 +154,7 @@ def judge_directory(measured: Sequence[Seen], roster: Roster) -> Check:
 
 
 def judge_locks(measured: Sequence[Seen], roster: Roster) -> Check:
-    """Whether the file lock that rank 0 holds was seen to be held. Pure."""
+    """Judge whether every node saw that rank 0 holds the file lock. Pure."""
     kinds = by_value(one.lock for one in measured if one.lock)
     others = {kind for kind in kinds if kind != "held"}
     advice = ""

@@ -1,4 +1,4 @@
-"""What an examination is asked to do."""
+"""The settings of an examination."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unipool_dist.doctor.disk_space import CheckpointNeed
 
 @dataclass(frozen=True)
 class Settings:
-    """The same on all ranks."""
+    """What to examine and for how long; the same on all ranks."""
 
     run_dir: Path
     config: Config | None = None

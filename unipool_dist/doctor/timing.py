@@ -1,4 +1,4 @@
-"""How long an operation takes: warmed up, begun together, repeated, the median taken."""
+"""Duration of an operation: warmed up, started together, repeated, the median taken."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until ``device`` has done what it was given."""
+    """Wait until ``device`` has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -23,7 +23,7 @@ def median_seconds(
     batch: int = 1,
     together: Callable[[], object] | None = None,
 ) -> float:
-    """Seconds of one ``operation``: the median of ``repetitions`` runs of ``batch`` each, after one to warm up.
+    """Return the seconds of one ``operation``: the median of ``repetitions`` runs of ``batch``, after one warm-up.
 
     ``together`` is called before every run, to let all ranks begin at the same moment.
     """

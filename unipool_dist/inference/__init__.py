@@ -1,1 +1,1 @@
-"""Using a run's model: opening it on any layout, its validation loss, tasks, and text."""
+"""Use of a trained model: open it on any layout, measure its validation loss, run tasks, generate text."""

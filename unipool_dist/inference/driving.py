@@ -1,4 +1,4 @@
-"""One rank decides what all do: for libraries that know nothing of ranks, such as lm-eval."""
+"""One rank decides what all do: for libraries without a notion of ranks, such as lm-eval."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def driven_by_rank_0(
 ) -> T | None:
     """Run ``drive(call)`` on rank 0; whenever it calls ``call(argument)``, every rank runs ``work(argument)``.
 
-    Returns what ``drive`` returned, on rank 0, and ``None`` on the others, which meanwhile wait for its calls.
+    Returns what ``drive`` returned, on rank 0, and ``None`` on the others, which wait for calls meanwhile.
 
     Args:
-        group: over which rank 0 speaks (gloo); the time from one call to the next is at most the group's timeout.
+        group: the group of the broadcasts (gloo); the time between two calls must be within its timeout.
         work: may communicate; ``drive`` itself must not.
 
     Collectives: for each call one broadcast_object_list over ``group``, then those of ``work``; one broadcast more.
 
     Raises:
-        RemoteError: on the other ranks, of whatever ``drive`` raised on rank 0.
+        RemoteError: on the other ranks, for whatever ``drive`` raised on rank 0.
     """
     if group.rank() != 0:
         _serve(group, work)
@@ -65,7 +65,7 @@ def _serve(group: dist.ProcessGroup, work: Callable[[Any], object]) -> None:
 
 
 def _exchange(group: dist.ProcessGroup, message: tuple[str, Any] | None) -> tuple[str, Any]:
-    """What rank 0 says, on every rank."""
+    """Return rank 0's value on every rank."""
     box = [message]
     dist.broadcast_object_list(box, group_src=0, group=group)
     assert box[0] is not None

@@ -1,7 +1,7 @@
-"""Continuing a text, token by token, on any layout.
+"""Continue a text, token by token, on any layout.
 
-Nothing is kept from one token to the next: every token is a forward pass over the text so far, and once that is longer
-than ``model.sequence_length``, over its last tokens.
+No keys or values are cached: every token is a forward pass over the text so far, or over its last
+``model.sequence_length`` tokens once it is longer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from unipool_dist.inference.sampling import Sampler, Sampling
 
 
 def continuation(run: OpenedRun, prompt: list[int], max_tokens: int, sampling: Sampling) -> Iterator[int]:
-    """At most ``max_tokens`` tokens that follow ``prompt``, up to the end of the document, which is left out.
+    """Yield at most ``max_tokens`` tokens that follow ``prompt``, up to the end of the document, which is left out.
 
     All ranks iterate in step and get the same tokens. An empty prompt is the beginning of a document.
 
@@ -37,7 +37,7 @@ def continuation(run: OpenedRun, prompt: list[int], max_tokens: int, sampling: S
 
 
 def as_text(tokenizer: Tokenizer, prompt: list[int], tokens: Iterable[int]) -> Iterator[str]:
-    """What each of ``tokens`` adds to the text of ``prompt``, as soon as its characters are complete."""
+    """Yield what each of ``tokens`` adds to the text of ``prompt``, as soon as its characters are complete."""
     text = list(prompt)
     done = tokenizer.decode(text)
     for token in tokens:
@@ -50,7 +50,7 @@ def as_text(tokenizer: Tokenizer, prompt: list[int], tokens: Iterable[int]) -> I
 
 
 def _next_token(run: OpenedRun, text: list[int], sampler: Sampler) -> int:
-    """Chosen by one rank of the last stage for all. Every data-parallel replica runs the text."""
+    """Choose the next token on one rank of the last stage, for all. Every data-parallel replica runs the text."""
     grid, device = run.groups.grid, run.groups.device
     length = -(-len(text) // grid.tp) * grid.tp
     padded = torch.zeros(1, length, dtype=torch.int64, device=device)

@@ -41,7 +41,7 @@ _Bar = Callable[[int], AbstractContextManager[Count]]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of a task's questions answered right, with standard errors (``None`` of a single question).
+    """Shares of a task's questions answered right, with standard errors (``None`` for a single question).
 
     ``normalized`` divides the log-probability of every choice by its characters; ``None`` where lm-eval defines none.
     """
@@ -63,13 +63,13 @@ def accuracies(
     at_once: int,
     progress: Bar = no_bar,
 ) -> dict[str, Accuracy]:
-    """Zero-shot accuracy in every task of ``names``.
+    """Measure zero-shot accuracy in every task of ``names``.
 
     Args:
-        answer: scores requests; is given at most ``at_once`` at a time.
-        files: of the tasks that are not made from ``corpus``.
-        limit: questions of each task that are asked, from the first on.
-        progress: told of the requests of each task.
+        answer: scores requests; receives at most ``at_once`` at a time.
+        files: data of the tasks that are not made from ``corpus``.
+        limit: number of questions asked of each task, from the first on.
+        progress: shows the requests of each task.
 
     Raises:
         DataError: a task's data is not what lm-eval expects of it.
@@ -93,13 +93,13 @@ def accuracies(
 
 
 def _task_folders(names: Sequence[str]) -> list[str]:
-    """Folders of lm-eval in which the tasks are defined: to index them all takes it several seconds."""
+    """Return the folders of lm-eval that define the tasks; indexing all of lm-eval takes several seconds."""
     top = Path(lm_eval.__file__).parent / "tasks"
     return sorted({str(top / PAPER_TASKS[name].folder) for name in names if name != HELD_OUT})
 
 
 def _task(manager: TaskManager, name: str, corpus: Corpus, files: dict[str, list[Path]]) -> ConfigurableTask:
-    """lm-eval's task, or ours, with rows from here instead of a download."""
+    """Return lm-eval's task, or ours, with rows from local files instead of a download."""
     rows = [vars(question) for question in held_out_questions(corpus)] if name == HELD_OUT else read_rows(files[name])
     definition: dict[str, Any] = {
         "task": name,
@@ -120,8 +120,10 @@ def _task(manager: TaskManager, name: str, corpus: Corpus, files: dict[str, list
 
 
 def _unusable(name: str, files: Sequence[Path], error: Exception) -> DataError:
-    """For whatever lm-eval's functions raise at rows of another form: at the first row when the task is made, at
-    others when it is asked."""
+    """Return the error for what lm-eval raises at rows of another form.
+
+    It raises at the first row when the task is made, at others when the question is asked.
+    """
     return DataError(
         f"task {name}: lm-eval {lm_eval.__version__} cannot use the rows in {', '.join(map(str, files))} "
         f"({type(error).__name__}: {error}); they are to be those of {PAPER_TASKS[name].dataset}"
@@ -158,7 +160,7 @@ class _Model(TemplateLM):
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
-        """``requests``: ((texts), tokens of the context, tokens of the continuation)."""
+        """Score ``requests``: ((texts), tokens of the context, tokens of the continuation)."""
         wanted = [Request(context, continuation) for _, context, continuation in requests]
         # Answers are longest first within a call; sorted before, calls are of equal lengths too.
         order = sorted(range(len(wanted)), key=lambda i: -len(wanted[i].context) - len(wanted[i].continuation))

@@ -1,7 +1,7 @@
-"""A multiple-choice task made from a corpus's own validation text: which of four passages goes on here?
+"""A multiple-choice task made from a corpus's own validation text: which of four passages continues this one?
 
-Needs no data but the corpus. The wrong answers are true continuations of other passages of the same domain, equally
-long, so a model that knows only how often words occur is right one time in four, and length is no hint.
+Needs no data but the corpus. The wrong answers are real continuations of other passages of the same domain, equally
+long: a model that knows only word frequencies is right one time in four, and length gives nothing away.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WORD = re.compile(r"\s*\S+")  # with the white space before it, so that words j
 
 @dataclass(frozen=True)
 class Question:
-    """``choices[answer]`` is how ``context`` goes on."""
+    """A question: ``choices[answer]`` is the continuation of ``context``."""
 
     domain: str
     context: str
@@ -37,7 +37,7 @@ class Question:
 
 
 def held_out_questions(corpus: Corpus, seed: int = 0) -> list[Question]:
-    """At most :data:`PER_DOMAIN` questions for each domain; the same for every run on this corpus.
+    """Return at most :data:`PER_DOMAIN` questions for each domain; the same for every run on this corpus.
 
     Raises:
         DataError: no domain has as many different passages as a question has choices.
@@ -65,7 +65,7 @@ def held_out_questions(corpus: Corpus, seed: int = 0) -> list[Question]:
 
 
 def _passages(corpus: Corpus, domain: str) -> list[tuple[str, str]]:
-    """Context and continuation of the passages of the domain's validation documents, which do not overlap."""
+    """Return context and continuation of non-overlapping passages of the domain's validation documents."""
     size = CONTEXT_WORDS + CONTINUATION_WORDS
     passages = []
     for text in _documents(corpus, domain):
@@ -77,7 +77,7 @@ def _passages(corpus: Corpus, domain: str) -> list[tuple[str, str]]:
 
 
 def _documents(corpus: Corpus, domain: str) -> list[str]:
-    """Those within the first :data:`READ_TOKENS`; documents lie in the order of their hashes, so any part will do."""
+    """Return the documents within the first :data:`READ_TOKENS`: a fair sample, as their order is by hash."""
     store = corpus.prefix(domain, "validation").with_suffix(".validation.bin")
     tokens = np.fromfile(store, dtype=store_dtype(corpus.vocab_size), count=READ_TOKENS)
     ends = np.flatnonzero(tokens == corpus.tokenizer.eod)

@@ -1,4 +1,4 @@
-"""The configuration under which a run's model is used: the run's own, on a layout for the processes there are now."""
+"""The configuration for using a run's model: the run's own, on a layout for the current number of processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DEFAULT_LAYOUT = (
 
 
 def inference_config(run_dir: Path, overrides: Sequence[str], world_size: int) -> Config:
-    """The resolved configuration for using the run in ``run_dir`` with ``world_size`` processes.
+    """Return the resolved configuration for using the run in ``run_dir`` with ``world_size`` processes.
 
     Without overrides all processes are data-parallel replicas of the dense part that own the pool together, whatever
     the layout was in training.

@@ -1,4 +1,4 @@
-"""Validation loss of a run's model, domain by domain and over all of them."""
+"""Validation loss of a run's model, by domain and over all of them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Loss:
-    """Of validation text of ``tokens`` tokens predicted, in the mean ``nats_per_token``.
+    """Mean loss ``nats_per_token`` over ``tokens`` predicted tokens of validation text.
 
-    ``num_bytes`` is what these tokens are of the text: its bytes, times their share of its tokens, ends of documents
-    included.
+    ``num_bytes`` is the share of these tokens in the bytes of their text, ends of documents included.
     """
 
     tokens: int
@@ -38,7 +37,7 @@ class Loss:
 
 
 def together(losses: Iterable[Loss]) -> Loss:
-    """Of all these texts, every token counting the same."""
+    """Return the loss over all these texts, every token counting the same."""
     losses = list(losses)
     tokens = sum(loss.tokens for loss in losses)
     nats = sum(loss.nats_per_token * loss.tokens for loss in losses)
@@ -46,7 +45,7 @@ def together(losses: Iterable[Loss]) -> Loss:
 
 
 def validation_batches(run: OpenedRun, count: int | None) -> dict[str, Batch]:
-    """By domain, the first ``count`` validation sequences, which training evaluates too, or with ``None`` all."""
+    """Return by domain the first ``count`` validation sequences, which training evaluates too, or all for ``None``."""
     length = run.config.model.sequence_length
     return {
         name: validation_sequences(
@@ -59,11 +58,11 @@ def validation_batches(run: OpenedRun, count: int | None) -> dict[str, Batch]:
 def validation_losses(
     run: OpenedRun, batches: Mapping[str, Batch], count: Count = uncounted, rows: Rows = unobserved
 ) -> dict[str, Loss]:
-    """The loss of every domain, the same on every rank.
+    """Measure the loss of every domain; the result is the same on every rank.
 
     Args:
-        count: told of sequences done.
-        rows: told, before this rank runs them, which sequences of a domain; numbers past the last do not count.
+        count: called with numbers of sequences done.
+        rows: called before this rank runs sequences of a domain, with their numbers; those past the last do not count.
 
     Collectives: for each domain, and 256 sequences of it, those of :meth:`Evaluation.run`.
     """
@@ -86,6 +85,6 @@ def _absolute(rows: Rows, start: int, domain: str, numbers: list[int]) -> None:
 
 
 def _num_bytes(corpus: Corpus, domain: str, tokens: int) -> float:
-    """Bytes of UTF-8 that ``tokens`` tokens of a domain's validation text stand for."""
+    """Return the bytes of UTF-8 for which ``tokens`` tokens of a domain's validation text stand on average."""
     record = corpus.domain(domain)
     return tokens * record.validation_bytes / record.validation_tokens

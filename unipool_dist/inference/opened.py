@@ -1,4 +1,4 @@
-"""A run's model on this rank, ready to run forward: without optimizer states, and without taking the run's lock."""
+"""A run's model on this rank, ready for forward passes: no optimizer states, and the run's lock is not taken."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from unipool_dist.topology.groups import ParallelGroups, process_groups
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """What a rank needs to use a run's model together with the others."""
+    """A rank's share of an opened run: what it needs to use the model together with the other ranks."""
 
     run_dir: Path
     step: int
@@ -48,7 +48,7 @@ class OpenedRun:
 
 @contextmanager
 def opened_run(run_dir: Path, config: Config, environment: Environment, step: int | None) -> Iterator[OpenedRun]:
-    """The model of the newest whole checkpoint of the run in ``run_dir``, or of that of ``step``.
+    """Open the model of the newest whole checkpoint of the run in ``run_dir``, or of the one of ``step``.
 
     Args:
         config: from :func:`unipool_dist.inference.layout.inference_config`.
@@ -89,8 +89,7 @@ def _open_corpus(config: Config) -> Corpus:
 def _load(
     run_dir: Path, config: Config, corpus: Corpus, groups: ParallelGroups, model: PooledModel, step: int | None
 ) -> Found:
-    """Load the weights; pass over checkpoints that are damaged, or that the run deletes meanwhile, unless ``step`` is
-    given."""
+    """Load the weights. Without ``step``, skip checkpoints that are damaged or that the run deletes meanwhile."""
     damaged: dict[int, str] = {}
     while True:
         found = find_checkpoint(

@@ -1,4 +1,4 @@
-"""Choosing the next token from logits."""
+"""Choose the next token from logits."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """``temperature`` divides the logits, 0 means the likeliest token always; of the likeliest tokens as many are kept
-    as are needed for a probability of ``top_p`` (nucleus sampling, arXiv 1904.09751)."""
+    """Parameters of sampling.
+
+    ``temperature`` divides the logits; 0 always takes the likeliest token. Of the likeliest tokens, as many are kept as
+    are needed for a probability of ``top_p`` (nucleus sampling, arXiv 1904.09751).
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -19,14 +22,14 @@ class Sampling:
 
 
 class Sampler:
-    """Draws tokens one after the other; the sequence of draws depends on ``seed`` alone."""
+    """A sequence of draws of tokens that depends on ``seed`` alone."""
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
         self._generator = torch.Generator().manual_seed(sampling.seed)
 
     def draw(self, logits_V: Tensor) -> int:
-        """The next token for ``logits_V``, fp32 on the CPU."""
+        """Draw the next token from ``logits_V``, fp32 on the CPU."""
         if self._sampling.temperature == 0:
             return int(logits_V.argmax())
         probability, token = kept(logits_V, self._sampling.temperature, self._sampling.top_p)
@@ -36,9 +39,9 @@ class Sampler:
 
 
 def kept(logits_V: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
-    """Probabilities (fp64, falling, not summing to 1) of the tokens that may be drawn, and these tokens; at least one.
+    """Return probabilities (fp64, descending, not summing to 1) of the tokens that may be drawn, and these tokens.
 
-    A token stays while those before it have a probability below ``top_p`` together.
+    A token stays if the sum of the probabilities before it is below ``top_p``; at least one does.
     """
     probability, token = torch.softmax(logits_V.double() / temperature, dim=0).sort(descending=True, stable=True)
     before = probability.cumsum(0) - probability

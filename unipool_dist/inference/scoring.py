@@ -1,4 +1,4 @@
-"""How likely a model finds continuations of contexts, on any layout.
+"""The likelihood of continuations of contexts under a model, on any layout.
 
 Shapes: s sequence, b batch, v vocabulary (each rank of a tensor-parallel group has v / tp of it).
 """
@@ -21,7 +21,7 @@ _MICROBATCHES = 8
 
 @dataclass(frozen=True)
 class Request:
-    """How likely is ``continuation`` after ``context``? Both are tokens, and not empty."""
+    """A question: how likely is ``continuation`` after ``context``? Both are tokens, and not empty."""
 
     context: list[int]
     continuation: list[int]
@@ -29,7 +29,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Score:
-    """``logprob``: ln of the continuation's probability; ``greedy``: each of its tokens is the likeliest one."""
+    """An answer: ``logprob``, ln of the continuation's probability; ``greedy``: all its tokens are the likeliest."""
 
     logprob: float
     greedy: bool
@@ -46,7 +46,7 @@ class Scorer:
     """Answers requests, all ranks together.
 
     Where context and continuation are longer than ``model.sequence_length + 1`` tokens, they lose tokens at the
-    beginning, of the continuation only if it alone is too long.
+    beginning; the continuation loses some only if it alone is too long.
     """
 
     def __init__(self, run: OpenedRun) -> None:
@@ -55,11 +55,11 @@ class Scorer:
 
     @property
     def at_once(self) -> int:
-        """Requests that are answered in one pass."""
+        """Number of requests that are answered in one pass."""
         return self._rows * self._run.groups.grid.dp * _MICROBATCHES
 
     def __call__(self, requests: Sequence[Request]) -> list[Score]:
-        """Scores in the order of ``requests``, which are the same on every rank; so are the scores.
+        """Return scores in the order of ``requests``; both are the same on every rank.
 
         Collectives: for every :attr:`at_once` requests those of :meth:`Pipeline.forward`, of
         :func:`token_scores` on the last stage; then one all-reduce over the world.
@@ -78,9 +78,9 @@ class Scorer:
         ]
 
     def _pass(self, numbered: list[tuple[int, _Row]], sums: Tensor) -> None:
-        """Add to ``sums`` [requests, 2] log-probability and number of greedy tokens of this rank's requests.
+        """Add log-probability and number of greedy tokens of this rank's requests to ``sums`` [requests, 2].
 
-        Every rank runs as many micro-batches of as many rows, filled up with rows of which nothing is scored.
+        Every rank runs equally many micro-batches of equally many rows, padded with rows that are not scored.
         """
         groups, tp = self._run.groups, self._run.groups.grid.tp
         longest = -(-max(len(row.tokens) for _, row in numbered) // tp) * tp
@@ -103,7 +103,7 @@ class Scorer:
         self._run.pipeline.forward(batches, use)
 
     def _padded(self, rows: list[list[int]], length: int) -> Tensor:
-        """[b, length], filled up with token 0 at the end, where causal attention lets no earlier token see it."""
+        """Return [b, length], padded at the end with token 0, which causal attention hides from earlier tokens."""
         padded = torch.zeros(len(rows), length, dtype=torch.int64)
         for place, row in enumerate(rows):
             padded[place, : len(row)] = torch.tensor(row)
@@ -111,7 +111,7 @@ class Scorer:
 
 
 def token_scores(logits: Tensor, labels_sb: Tensor, tp: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
-    """ln of the probability of each label (fp32), and whether no token is likelier, [s, b] each.
+    """Return ln of the probability of each label (fp32), and whether no token is likelier, [s, b] each.
 
     ``logits`` [s, b, v / tp], fp32: this rank's part of the vocabulary; the softmax is over all of it, padding
     included, as in training.

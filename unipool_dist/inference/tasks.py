@@ -1,4 +1,4 @@
-"""The tasks that a model can be evaluated on, and where their data comes from: from local files, never the network.
+"""The tasks for evaluation and where their data comes from: local files, never the network.
 
 Prompts, choices and metrics of the paper's seven tasks are those of lm-eval; its names for the tasks are used here.
 """
@@ -20,7 +20,7 @@ PAPER = "paper"
 
 @dataclass(frozen=True)
 class PaperTask:
-    """Where lm-eval keeps a task, which split it is evaluated on, and the dataset on Hugging Face's hub."""
+    """A task of the paper: its name in lm-eval, the split evaluated, and its dataset on the Hugging Face hub."""
 
     folder: str
     split: str
@@ -42,10 +42,10 @@ _MAX_BYTES = 1 << 30
 
 
 def task_names(text: str) -> list[str]:
-    """The tasks in a comma-separated list, each once.
+    """Parse a comma-separated list of tasks, each once.
 
     Raises:
-        UnipoolError: it names a task that there is not.
+        UnipoolError: it names an unknown task.
     """
     names: list[str] = []
     for name in text.split(","):
@@ -60,10 +60,10 @@ def task_names(text: str) -> list[str]:
 
 
 def data_files(names: Sequence[str], folder: Path | None) -> dict[str, list[Path]]:
-    """By task, the files in ``folder`` that hold it: ``TASK/SPLIT*.jsonl`` or ``.parquet``; none for ``heldout``.
+    """Return by task its files in ``folder``: ``TASK/SPLIT*.jsonl`` or ``.parquet``; none for ``heldout``.
 
     Raises:
-        DataError: a task's data is missing; all that are missing are named.
+        DataError: data of some tasks is missing; all of them are named.
     """
     wanted = {name: PAPER_TASKS[name] for name in names if name != HELD_OUT}
     if wanted and folder is None:
@@ -83,7 +83,7 @@ def data_files(names: Sequence[str], folder: Path | None) -> dict[str, list[Path
 
 
 def read_rows(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """The rows of data files, as the hub's dataset has them.
+    """Read the rows of data files, as the hub's dataset has them.
 
     Raises:
         DataError: a file cannot be read, or holds no rows.

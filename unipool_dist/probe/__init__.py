@@ -1,1 +1,1 @@
-"""What the routing of a trained model is worth, and how its layers share the experts."""
+"""Probes of a trained model: how much its routing matters, and how its layers share the experts."""

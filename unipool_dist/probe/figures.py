@@ -1,4 +1,4 @@
-"""The pictures of a probe: of one run, or of two side by side."""
+"""The figures of a probe: of one run, or of two side by side."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LIFT_LIMIT = 4.0  # colours end here; few experts go beyond
 
 
 def draw(probes: Sequence[Probe], folder: Path) -> list[Path]:
-    """Write randomized.png, distinct.png, ownership.png and affinity.png into ``folder``; returns their paths."""
+    """Write randomized.png, distinct.png, ownership.png and affinity.png into ``folder``; return their paths."""
     figures = {
         "randomized": randomized_figure(probes),
         "distinct": distinct_figure(probes),
@@ -33,10 +33,10 @@ def draw(probes: Sequence[Probe], folder: Path) -> list[Path]:
 
 
 def randomized_figure(probes: Sequence[Probe]) -> Figure:
-    """Loss added by random routing, layer by layer, for each form; bars from the smallest to the largest seed.
+    """Draw the loss added by random routing, layer by layer, for each form; bars span the seeds.
 
-    A run that has one form only has it in the colour of what it is to be compared with: beside a run that has both,
-    that of the matched form, as many experts against as many.
+    A run that has one form only takes the colour of what it is compared with: next to a run that has both, that of the
+    matched form, so that equally many experts are compared.
     """
     figure = Figure(figsize=(max(7.5, 5.5 * len(probes)), 4.8), layout="constrained")
     panels = figure.subplots(1, len(probes), sharey=True, squeeze=False)[0]
@@ -65,7 +65,7 @@ def randomized_figure(probes: Sequence[Probe]) -> Figure:
 
 
 def distinct_figure(probes: Sequence[Probe]) -> Figure:
-    """Distinct experts over experts met by a token, from the first layer up to each."""
+    """Draw distinct experts over experts met by a token, from the first layer up to each."""
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     axes = figure.add_subplot()
     for probe, colour in zip(probes, ("#4c78a8", "#f58518"), strict=False):
@@ -94,7 +94,7 @@ def distinct_figure(probes: Sequence[Probe]) -> Figure:
 
 
 def ownership_figure(probes: Sequence[Probe]) -> Figure:
-    """How many experts are used by how many layers; and by how many experts each layer is served."""
+    """Draw how many experts are used by how many layers, and how many experts serve each layer."""
     figure = Figure(figsize=(max(7.5, 5.5 * len(probes)), 6.4), layout="constrained")
     grid = figure.subplots(2, len(probes), squeeze=False, sharey="row")
     for column, probe in enumerate(probes):
@@ -120,7 +120,7 @@ def ownership_figure(probes: Sequence[Probe]) -> Figure:
 
 
 def affinity_figure(probes: Sequence[Probe]) -> Figure:
-    """How much more often each expert is chosen in each domain than in the mean domain."""
+    """Draw how much more often each expert is chosen in each domain than in the mean domain."""
     heights = [max(len(probe.tokens), 2) for probe in probes]
     figure = Figure(figsize=(11, 2.2 + 0.42 * sum(heights)), layout="constrained")
     panels = figure.subplots(len(probes), 1, squeeze=False, height_ratios=heights)[:, 0]

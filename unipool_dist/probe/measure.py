@@ -1,10 +1,10 @@
 """The measurements of a probe, on any layout.
 
 The routing-randomisation probe of UniPool (arXiv 2605.06665): one layer's choice of experts is replaced by a uniformly
-random one, over the whole pool, or *matched* over as many experts as an ordinary MoE layer has, the 8 that the layer
-uses most on held-out text. The paper measures tasks and the deeper half of the layers, here it is the validation loss
+random one, over the whole pool, or *matched*: over as many experts as an ordinary MoE layer has, the 8 that the layer
+uses most on held-out text. The paper measures tasks, and the deeper half of the layers; here it is the validation loss
 of every layer. The gates are the router's own (:class:`unipool_dist.probe.routing.RandomRouting`); the paper does not
-say which they are.
+say which it uses.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from unipool_dist.probe.sharing import Path, layers_using, lift, most_used
 
 
 def num_evaluations(run: OpenedRun, num_seeds: int) -> int:
-    """How often :func:`measure` goes through all sequences."""
+    """Return how often :func:`measure` evaluates all sequences."""
     return 1 + len(_forms(run)) * num_seeds * run.config.model.num_layers
 
 
 def measure(run: OpenedRun, batches: Mapping[str, Batch], num_seeds: int, count: Count = uncounted) -> Probe:
-    """Probe the model with the validation sequences ``batches``; the same result on every rank.
+    """Probe the model with the validation sequences ``batches``; the result is the same on every rank.
 
     Args:
-        count: told of sequences done, :func:`num_evaluations` times each.
+        count: called with numbers of sequences done; each counts :func:`num_evaluations` times.
 
     Collectives: for every 256 sequences of a domain those of :meth:`Evaluation.run`; in the first round those of
     :meth:`Recorder.collect` too.
@@ -70,7 +70,7 @@ def measure(run: OpenedRun, batches: Mapping[str, Batch], num_seeds: int, count:
 def _unperturbed(
     run: OpenedRun, batches: Mapping[str, Batch], count: Count
 ) -> tuple[dict[str, Loss], dict[str, Counts], Path]:
-    """By domain, the loss and the choices [L, E]; and the tokens' path."""
+    """Return losses and choices [L, E] by domain, and the tokens' path."""
     recorder = Recorder(run)
     losses: dict[str, Loss] = {}
     counts: dict[str, Counts] = {}
@@ -110,12 +110,12 @@ def _randomized(
 
 
 def _forms(run: OpenedRun) -> list[str]:
-    """With no more experts in the pool than are drawn from, both forms are one."""
+    """Return the forms to measure: one, if the pool has no more experts than are drawn from."""
     return ["pool", "matched"] if run.config.pool.num_experts > MATCHED else ["pool"]
 
 
 def _candidates(run: OpenedRun, counts_LE: Counts) -> dict[str, list[list[int]]]:
-    """By form and layer, the experts of the layer's pool that may be drawn; at least K."""
+    """Return by form and layer the experts of the layer's pool that may be drawn; at least K."""
     pool = run.config.pool
     size, used = pool.num_experts, max(MATCHED, pool.top_k)
     own_LM = counts_LE.reshape(len(counts_LE), -1, size).sum(axis=1)  # a layer has no counts in other pools

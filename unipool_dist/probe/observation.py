@@ -1,4 +1,4 @@
-"""Which experts tokens are sent to, in all layers, gathered from the ranks that have them.
+"""The experts that tokens are sent to, in all layers, gathered from the ranks that have them.
 
 Shapes: L layers, l of this stage, s sequence, b batch, T tokens, K choices, M experts of a pool, E of all pools.
 """
@@ -28,7 +28,7 @@ class Seen:
 
 
 class Recorder:
-    """Keeps what the routers of this rank choose for some sequences, until :meth:`collect`."""
+    """The choices of this rank's routers for some sequences, kept until :meth:`collect`."""
 
     def __init__(self, run: OpenedRun) -> None:
         self._run = run
@@ -37,7 +37,7 @@ class Recorder:
         self._chosen: dict[int, list[Tensor]] = {layer: [] for layer in run.model.layer_range}  # [s / tp, b, K] each
 
     def rows(self, domain: str, numbers: list[int]) -> None:
-        """Told which sequences are routed next."""
+        """Take note of the sequences that are routed next."""
         self._numbers.append(numbers)
 
     def on_scores(self, layer: int, scores_TM: Tensor) -> None:
@@ -49,7 +49,7 @@ class Recorder:
         self._chosen[layer].append(expert_TK.view(-1, rows, pool.top_k).to(torch.int32))
 
     def collect(self, part: Batch) -> Seen:
-        """What was chosen for the sequences of ``part``; begins anew.
+        """Return the choices for the sequences of ``part``, and forget them.
 
         Collectives: one all-gather over the pipeline group, then one all-reduce over the world.
         """
@@ -70,7 +70,7 @@ class Recorder:
         return Seen(counts[:, :-2], Path(counts[:, -2], counts[:, -1]))
 
     def _gather(self) -> Counts:
-        """[L, T, K] of this rank's tokens, in the order micro-batch, position, row."""
+        """Return the choices [L, T, K] of this rank's tokens, in the order micro-batch, position, row."""
         groups, model = self._run.groups, self._run.config.model
         mine = torch.stack([torch.cat([each.flatten(0, 1) for each in kept]) for kept in self._chosen.values()])
         for kept in self._chosen.values():
@@ -83,7 +83,7 @@ class Recorder:
         return torch.cat([part[: len(stage)] for part, stage in zip(parts, stages, strict=True)]).cpu().numpy()
 
     def _predicted(self, part: Batch) -> np.ndarray:
-        """bool [T]: whether the token after each of this rank's tokens is predicted."""
+        """Return bool [T]: whether the token after each of this rank's tokens is predicted."""
         groups, (total, length) = self._run.groups, part.loss_mask.shape
         size = length // groups.grid.tp
         positions = slice(groups.tp_index * size, (groups.tp_index + 1) * size)

@@ -1,4 +1,4 @@
-"""``RUN/probe/probe.json``: what a probe has found."""
+"""``RUN/probe/probe.json``: the results of a probe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Record(BaseModel):
 
 
 class Randomized(_Record):
-    """Losses (nats per token) with one layer's experts drawn from ``candidates``, instead of chosen by its router."""
+    """Losses (nats per token) with one layer's experts drawn from ``candidates`` instead of chosen by its router."""
 
     candidates: list[list[int]]
     """By layer, the experts drawn from, by their number within the layer's pool."""
@@ -37,12 +37,12 @@ class Randomized(_Record):
     domains: dict[str, list[list[float]]]
 
     def added_to(self, loss: float) -> Floats:
-        """float64 [seeds, L]: the losses over all domains, less ``loss``."""
+        """Return the losses over all domains less ``loss``, float64 [seeds, L]."""
         return np.array(self.loss) - loss
 
 
 class Probe(_Record):
-    """What was measured, and on what. Experts have global ids: expert e of pool g is ``g * num_experts + e``."""
+    """Results of a probe. Experts have global ids: expert e of pool g is ``g * num_experts + e``."""
 
     format_version: int = FORMAT_VERSION
     run: str
@@ -79,7 +79,7 @@ class Probe(_Record):
         return "matched" not in self.randomized
 
     def in_form(self, form: str) -> Randomized:
-        """``pool`` or ``matched``, which are one where :attr:`has_one_form`."""
+        """Return ``pool`` or ``matched``, which are the same where :attr:`has_one_form`."""
         return self.randomized["pool" if self.has_one_form else form]
 
     @property
@@ -102,10 +102,10 @@ class Probe(_Record):
 
 
 def check_replaceable(run_dir: Path) -> None:
-    """Refuse to replace in RUN/probe what is not a probe's.
+    """Refuse to replace files in RUN/probe that are not a probe's.
 
     Raises:
-        ForeignError: it is not, or no folder can be where it belongs.
+        ForeignError: there are some, or the folder cannot be made.
     """
     folder = run_dir / PROBE_DIR
     if exists(folder) and not folder.is_dir():
@@ -117,7 +117,7 @@ def check_replaceable(run_dir: Path) -> None:
 
 
 def write_probe(probe: Probe, run_dir: Path) -> Path:
-    """Write RUN/probe/probe.json, whole or not at all; returns its path.
+    """Write RUN/probe/probe.json atomically; return its path.
 
     Raises:
         UnipoolError: it cannot be written.
@@ -130,7 +130,7 @@ def write_probe(probe: Probe, run_dir: Path) -> Path:
 
 
 def read_probe(run_dir: Path) -> Probe:
-    """The probe of the run in ``run_dir``.
+    """Read the probe of the run in ``run_dir``.
 
     Raises:
         UnipoolError: there is none, or it is damaged or of another version.
@@ -151,11 +151,11 @@ def read_probe(run_dir: Path) -> Probe:
 
 
 def check_comparable(other: Probe, corpus: str, tokens: dict[str, int]) -> None:
-    """Refuse to put ``other`` beside a probe of other text.
+    """Refuse to compare with ``other``, a probe of other text.
 
     Args:
         corpus: hash of its content.
-        tokens: by domain, those to be predicted.
+        tokens: by domain, the number of predicted tokens.
 
     Raises:
         UnipoolError: corpora or sequences differ.

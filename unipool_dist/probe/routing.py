@@ -1,4 +1,4 @@
-"""Seeing, and replacing, what the routers of a model choose, without the model knowing.
+"""Observe and replace the choices of a model's routers, without the model's knowledge.
 
 Shapes: s sequence, b batch, T = s / tp * b tokens of this rank, K choices of a token, M experts of the layer's pool.
 """
@@ -22,7 +22,7 @@ OnScores = Callable[[int, Tensor], Tensor | None]
 
 @contextmanager
 def tapped(run: OpenedRun, on_scores: OnScores, layers: Sequence[int]) -> Iterator[None]:
-    """Within, the scores that the routers of ``layers`` give go through ``on_scores``, on the ranks that have them."""
+    """Pass the scores of the routers of ``layers`` through ``on_scores`` in the context, where this rank has them."""
 
     def hook(layer: int) -> Callable[..., Tensor | None]:
         return lambda module, arguments, scores_TM: on_scores(layer, scores_TM)
@@ -38,12 +38,12 @@ def tapped(run: OpenedRun, on_scores: OnScores, layers: Sequence[int]) -> Iterat
 
 
 class RandomRouting:
-    """Sends the tokens of a layer to experts drawn uniformly from ``candidates``, K different ones for each token.
+    """Random routing of a layer: each token goes to K different experts drawn uniformly from ``candidates``.
 
-    The gates stay: the expert drawn first gets the score of the token's best choice, and so on, so that the layer's
-    output keeps its scale and only who computes it is left to chance.
+    The gates stay: the first expert drawn gets the score of the token's best choice, and so on, so that the layer's
+    output keeps its scale and only the choice of experts is random.
 
-    An expert drawn depends on seed, layer, domain, number of the sequence and position in it, not on the layout.
+    The expert drawn depends on seed, layer, domain, number of the sequence and position in it, not on the layout.
     """
 
     def __init__(self, run: OpenedRun, seed: int, candidates: Sequence[int]) -> None:
@@ -54,7 +54,7 @@ class RandomRouting:
         self._sequences: tuple[str, list[int]] = ("", [])
 
     def rows(self, domain: str, numbers: list[int]) -> None:
-        """Told which sequences are routed next."""
+        """Take note of the sequences that are routed next."""
         self._sequences = (domain, numbers)
 
     def on_scores(self, layer: int, scores_TM: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class RandomRouting:
 
 
 def random_experts(candidates: Tensor, length: int, top_k: int, name: str) -> Tensor:
-    """[length, K]: for each position K different ones of ``candidates``, uniformly, always the same for ``name``."""
+    """Return [length, K]: for each position K different ``candidates``, drawn uniformly; a function of ``name``."""
     digest = hashlib.sha256(name.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
     return candidates[torch.rand(length, len(candidates), generator=generator).topk(top_k, dim=1).indices]

@@ -1,4 +1,4 @@
-"""The axis on which losses added by random routing are drawn."""
+"""The axis for losses added by random routing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _LINEAR_UP_TO = 20.0
 
 
 def is_logarithmic(added: Floats) -> bool:
-    """Whether some of ``added`` (nats per token) would vanish beside others on a linear scale.
+    """Return whether some of ``added`` (nats per token) would be invisible on a linear scale.
 
-    One layer can cost a hundred times what another does; what is below ``LINEAR_BELOW`` is little in any case.
+    One layer can cost a hundred times as much as another; anything below ``LINEAR_BELOW`` counts as small.
     """
     return bool(added.max() > _LINEAR_UP_TO * max(np.abs(added).min(), LINEAR_BELOW))
 
 
 def scale_added(axes: Axes, logarithmic: bool) -> str:
-    """Give the y axis its scale; return its label."""
+    """Set the scale of the y axis; return its label."""
     if logarithmic:
         axes.set_yscale("symlog", linthresh=LINEAR_BELOW)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}")))

@@ -1,7 +1,7 @@
-"""How layers and domains share the experts: numbers from who chose whom. Pure numpy.
+"""How layers and domains share the experts: numbers from the choices of tokens. Pure numpy.
 
 Shapes: L layers, T tokens, K choices of a token in a layer, M experts of a pool, E experts of all pools, D domains.
-Experts have global ids; -1 stands for a choice with score 0, which is not made.
+Experts have global ids; -1 marks a choice with score 0, which is not made.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from unipool_dist.observe.usage import Counts, Floats
 
 @dataclass(frozen=True)
 class Path:
-    """What tokens met on their way up: sums over tokens, int64 [L]."""
+    """Experts met by tokens on their way up: sums over tokens, int64 [L]."""
 
     chosen_L: Counts
     new_L: Counts
@@ -26,13 +26,12 @@ class Path:
 
     @property
     def distinct(self) -> Floats:
-        """float64 [L]: distinct experts that tokens have met over the experts they have been sent to, up to and
-        including layer l; 1 if no token has met one twice."""
+        """Distinct experts over experts met, up to and including layer l: float64 [L]; 1 if no token met one twice."""
         return self.new_L.cumsum() / np.maximum(self.chosen_L.cumsum(), 1)
 
 
 def path_of(expert_LTK: Counts, num_experts: int) -> Path:
-    """Count the choices ``expert_LTK`` of some tokens; ids below ``num_experts``, which is E."""
+    """Count the choices ``expert_LTK`` of some tokens; ids are below ``num_experts``, which is E."""
     num_layers, num_tokens, _ = expert_LTK.shape
     met_TE = np.zeros((num_tokens, num_experts), dtype=bool)
     chosen_L, new_L = np.zeros((2, num_layers), dtype=np.int64)
@@ -47,22 +46,22 @@ def path_of(expert_LTK: Counts, num_experts: int) -> Path:
 
 
 def count_choices(expert_LTK: Counts, num_experts: int) -> Counts:
-    """int64 [L, E]: how often each layer chose each expert."""
+    """Count how often each layer chose each expert: int64 [L, E]."""
     return np.stack([np.bincount(expert_TK[expert_TK >= 0], minlength=num_experts) for expert_TK in expert_LTK]).astype(
         np.int64
     )
 
 
 def most_used(counts_M: Counts, num: int) -> Counts:
-    """int64 [num]: the experts chosen most, those chosen equally often by their id, in the order of ids."""
+    """Return the ids of the ``num`` experts chosen most, ties broken by id, in ascending order: int64 [num]."""
     return np.sort(np.argsort(-counts_M, kind="stable")[:num])
 
 
 def layers_using(counts_LE: Counts, layers_per_pool: int) -> Counts:
-    """int64 [E]: layers that use an expert, which is to say make at least ``1 / (2 G)`` of its choices.
+    """Count the layers that use each expert, that is, make at least ``1 / (2 G)`` of its choices: int64 [E].
 
-    G layers share its pool; one that uses it just as the others do makes ``1 / G``. 0 for an expert that is chosen
-    nowhere, G for one that all layers use alike, 1 for one that a layer has to itself.
+    G layers share its pool; if all use it alike, each makes ``1 / G``. The count is 0 for an expert that is never
+    chosen, G for one that all layers use alike, 1 for one that a single layer uses.
     """
     total_E = counts_LE.sum(axis=0)
     using: Counts = ((counts_LE > 0) & (counts_LE * 2 * layers_per_pool >= total_E)).sum(axis=0)
@@ -70,9 +69,9 @@ def layers_using(counts_LE: Counts, layers_per_pool: int) -> Counts:
 
 
 def lift(counts_DE: Counts) -> Floats:
-    """float64 [D, E]: ``p(e | d) / mean over domains of p(e | d)``, the affinity of domain and expert.
+    """Return the affinity of domain and expert, ``p(e | d) / mean over domains of p(e | d)``: float64 [D, E].
 
-    1 if the expert is chosen in that domain as often as in the others, D if in that domain alone, 0 if never there;
+    1 if the expert is chosen in that domain as often as in the others, D if only in that domain, 0 if never there;
     NaN for an expert that is chosen in none. Domains weigh the same, however long their texts.
     """
     share_DE = counts_DE / np.maximum(counts_DE.sum(axis=1, keepdims=True), 1)

@@ -1,4 +1,4 @@
-"""Where text comes from: packages, pinned (``wheels``) or of the machine (``debian``), or the user's (``local``)."""
+"""Sources of text: packages, pinned (``wheels``) or of the machine (``debian``), or the user's files (``local``)."""
 
 from unipool_dist.data.sources.base import Source
 from unipool_dist.data.sources.local import local_source

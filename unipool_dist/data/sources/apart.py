@@ -1,7 +1,7 @@
-"""Rows of files read by another process, so that a file which brings its parser down is an error with the file's name.
+"""Read rows of files in another process, so that a file which crashes its parser is an error with the file's name.
 
-The process is started when it is first needed, answers one request after the other, and ends with this one; after a
-crash, or if an answer is not read to its end, the next request starts another.
+The process is started when first needed, answers one request after the other, and ends with this one; after a crash, or
+if an answer is not read to its end, the next request starts another.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class RowsError(Exception):
 
 
 class MissingTextError(Exception):
-    """A row has no text under the name that was given."""
+    """A row has no text under the given field name."""
 
     def __init__(self, row: int, fields: Sequence[str]) -> None:
         super().__init__(row, fields)
@@ -43,7 +43,7 @@ class RowReader:
         self._process: Process | None = None
 
     def texts(self, loader: str, batches: Sequence[dict[str, Any]], text_field: str) -> Iterator[str]:
-        """The texts under ``text_field`` in the rows that ``datasets.load_dataset`` gives for each of ``batches``.
+        """Yield the texts under ``text_field`` in the rows that ``load_dataset`` gives for each of ``batches``.
 
         Raises:
             RowsError: a batch cannot be read, or ended the process.
@@ -115,7 +115,7 @@ _reader = RowReader()
 
 
 def read_texts(location: str, loader: str, batches: Sequence[dict[str, Any]], text_field: str) -> Iterator[str]:
-    """The texts of a source in the order of its files and rows.
+    """Yield the texts of a source in the order of its files and rows.
 
     Args:
         location: as the user gave it, for errors.

@@ -1,4 +1,4 @@
-"""What every source of text offers, and how the files inside packages are read."""
+"""The protocol of every source of text, and the files inside packages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unipool_dist.data.manifest import Origin
 
 @dataclass(frozen=True)
 class Source:
-    """One domain's text. ``documents()`` may be called again and yields the same documents in the same order."""
+    """A domain's text. ``documents()`` may be called again and yields the same documents in the same order."""
 
     domain: str
     origins: list[Origin]
@@ -26,7 +26,7 @@ class Files(Protocol):
     """A read-only set of files: a zip archive or a folder."""
 
     def matching(self, pattern: str) -> Iterator[tuple[str, bytes]]:
-        """Name (with ``/``) and content of every file whose name matches the regular expression, sorted by name."""
+        """Yield name (with ``/``) and content of every file whose name matches the expression, sorted by name."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ZipFiles:
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """The files below ``root``; names are relative to it, optionally below ``within`` only."""
+    """The files below ``root``, with names relative to it; optionally only those below ``within``."""
 
     root: Path
     within: str = "."
@@ -57,5 +57,5 @@ class FolderFiles:
 
 
 def text_of(data: bytes) -> str:
-    """``data`` as UTF-8, with what is not UTF-8 replaced."""
+    """Decode ``data`` as UTF-8, replacing invalid bytes."""
     return data.decode("utf-8", "replace")

@@ -20,7 +20,7 @@ MIN_DOCUMENT_CHARS = 500
 
 
 def austen(janeaustenr: Files) -> Iterator[Document]:
-    """One document per chapter of six novels, read from the strings in R's lazy-load database (no R needed)."""
+    """Yield one document per chapter of six novels, read from the strings in R's lazy-load database (no R needed)."""
     (_, database), *_ = janeaustenr.matching(r"/data/Rdata\.rdb$")
     for number, record in enumerate(_records(database)):
         text = "\n".join(_strings(record))
@@ -30,7 +30,7 @@ def austen(janeaustenr: Files) -> Iterator[Document]:
 
 
 def _records(database: bytes) -> Iterator[bytes]:
-    """R's format: each record is its big-endian size and a zlib stream."""
+    """Yield the records of R's format: each is its big-endian size and a zlib stream."""
     position = 0
     while position < len(database) - 6:
         stream = zlib.decompressobj()
@@ -39,7 +39,7 @@ def _records(database: bytes) -> Iterator[bytes]:
 
 
 def _strings(record: bytes) -> Iterator[str]:
-    """The CHARSXP items of a serialised R object: flags (00 0x xx 09), big-endian length, bytes."""
+    """Yield the CHARSXP items of a serialised R object: flags (00 0x xx 09), big-endian length, bytes."""
     header = re.compile(rb"\x00[\x00-\x0f].\x09", re.S)
     position = 0
     while (match := header.search(record, position)) and match.end() + 4 <= len(record):
@@ -52,7 +52,7 @@ def _strings(record: bytes) -> Iterator[str]:
 
 
 class _PlainText(HTMLParser):
-    """Collects the text of a page, with line ends where blocks begin and end."""
+    """A parser that collects the text of a page, with line ends where blocks begin and end."""
 
     hidden = frozenset({"script", "style", "nav", "head", "svg", "footer"})
     blocks = frozenset(["p", "div", "br", "li", "h1", "h2", "h3", "h4", "tr", "pre", "dt", "dd", "blockquote"])
@@ -78,7 +78,7 @@ class _PlainText(HTMLParser):
 
 
 def essays(anarchism: Files) -> Iterator[Document]:
-    """One document per page of the Anarchist FAQ."""
+    """Yield one document per page of the Anarchist FAQ."""
     for name, data in anarchism.matching(r"\.html$"):
         parser = _PlainText()
         parser.feed(text_of(data))
@@ -88,28 +88,28 @@ def essays(anarchism: Files) -> Iterator[Document]:
 
 
 def dictionary(package: Files, *, max_chars: int) -> Iterator[Document]:
-    """Runs of 40 neighbouring entries of a dictd dictionary, at most ``max_chars`` in all."""
+    """Yield runs of 40 neighbouring entries of a dictd dictionary, at most ``max_chars`` in all."""
     (name, data), *_ = package.matching(r"\.dict\.dz$")
     entries = re.split(r"\n(?=\S)", text_of(gzip.decompress(data)))[20:]  # the first are about the dictionary itself
     yield from _thinned(name, ["\n".join(entries[i : i + 40]) for i in range(0, len(entries), 40)], max_chars)
 
 
 def manual(python_doc: Files) -> Iterator[Document]:
-    """One document per page of Python's manual, in reStructuredText."""
+    """Yield one document per page of Python's manual, in reStructuredText."""
     for name, data in python_doc.matching(r"/_sources/.*\.txt$"):
         if len(data) > MIN_DOCUMENT_CHARS:
             yield Document(name, text_of(data))
 
 
 def theorems(metamath: Files, *, max_chars: int) -> Iterator[Document]:
-    """Runs of 8 statement groups of set.mm, at most ``max_chars`` in all."""
+    """Yield runs of 8 statement groups of set.mm, at most ``max_chars`` in all."""
     (name, data), *_ = metamath.matching(r"/set\.mm$")
     groups = re.split(r"\n(?=  \$\{)", text_of(data))
     yield from _thinned(name, ["\n".join(groups[i : i + 8]) for i in range(0, len(groups), 8)], max_chars)
 
 
 def _thinned(name: str, blocks: list[str], max_chars: int) -> Iterator[Document]:
-    """Blocks in the order of their hash until ``max_chars`` is reached; one too large on its own is passed over."""
+    """Yield blocks in the order of their hash until ``max_chars`` is reached; skip those too large on their own."""
     taken = 0
     for block in sorted(blocks, key=lambda block: hashlib.sha256(block.encode()).digest()):
         if len(block) <= max_chars // 50 and taken + len(block) <= max_chars:

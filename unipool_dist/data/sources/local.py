@@ -21,13 +21,13 @@ MAX_DOMAIN_NAME = 200
 
 
 def local_source(domain: str, location: str, text_field: str) -> Source:
-    """The text at ``location``: a file, a folder of files of one kind, or the train split of ``hf:NAME[:CONFIG]``.
+    """Return the text at ``location``: a file, a folder of one kind, or the train split of ``hf:NAME[:CONFIG]``.
 
-    One document per line (.jsonl), row (.parquet) or file (.txt). Files are known by their content, not by their path.
+    One document per line (.jsonl), row (.parquet) or file (.txt). Files are identified by content, not by path.
 
     Raises:
-        DataError: the name is unfit for files, nothing is there, or something that is no file, or files of several or
-            unknown kinds; while reading, a row without ``text_field``.
+        DataError: the name is unfit for files, nothing is there, something is not a file, or the files are of several
+            or unknown kinds; while reading, a row without ``text_field``.
     """
     if not DOMAIN_NAME.fullmatch(domain) or len(domain) > MAX_DOMAIN_NAME:
         raise DataError(
@@ -55,7 +55,7 @@ def local_source(domain: str, location: str, text_field: str) -> Source:
 
 
 def _files(domain: str, path: Path) -> list[Path]:
-    """The files of a source. Links are followed: they are the user's own."""
+    """Return the files of a source. Links are followed: they are the user's own."""
     try:
         if path.is_dir():
             files = sorted(file for file in path.iterdir() if file.suffix in LOADERS)

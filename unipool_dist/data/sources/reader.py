@@ -1,10 +1,10 @@
 """The program that reads rows of files for :mod:`unipool_dist.data.sources.apart`, in a process of its own.
 
-Parsers of JSON and Parquet are large and not made for files that mean harm: some bring the process down. It imports
-nothing of this package, to start soon. Requests are lines of JSON on standard input; answers are frames on standard
-output: a letter, the length as 8 bytes, and the content. ``F``: the name of the file that is read from now on; ``T``: a
-text; ``M``: the row of this number has no text, and the names of its fields, as JSON; ``E``: an error, which ends the
-answer; ``.``: the end of it.
+Parsers of JSON and Parquet are large and not made for malicious files: some crash. It imports nothing of this package,
+to start quickly. Requests are lines of JSON on standard input; answers are frames on standard output: a letter, the
+length as 8 bytes, and the content. ``F``: the name of the file that is read from now on; ``T``: a text; ``M``: the row
+of this number has no text, and the names of its fields, as JSON; ``E``: an error, which ends the answer; ``.``: its
+end.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _rows(loader: str, batches: list[dict[str, Any]], text_field: str) -> Iterator[tuple[bytes, bytes]]:
-    """The rows of each batch of arguments of ``load_dataset``, one batch after the other."""
+    """Yield the rows of each batch of arguments of ``load_dataset``, as frames."""
     import datasets
 
     number = 0
@@ -64,7 +64,7 @@ def _rows(loader: str, batches: list[dict[str, Any]], text_field: str) -> Iterat
 
 
 def _check_depth(path: str) -> None:
-    """Refuse a file of JSON whose brackets are nested so deeply that a parser takes minutes, or the process ends.
+    """Refuse a JSON file nested so deeply that a parser takes minutes or crashes.
 
     Raises:
         ValueError: it is; what does not begin like JSON is left to the parser's own error.

