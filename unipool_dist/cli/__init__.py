@@ -62,10 +62,10 @@ def cli(context: click.Context) -> None:
 
 
 def main() -> None:
-    """Entry point. Errors meant for the user are printed without a traceback; exit status 1, or 2 for wrong usage.
+    """Run the command line. User errors are printed without a traceback; exit status 1, or 2 for wrong usage.
 
-    A console that is gone ends no command. If what a command has printed is not all there for another reason, as on a
-    full disk, the exit status of one that did nothing else is 1.
+    A closed console ends no command. If output was lost for another reason, such as a full disk, the exit status of a
+    command that does nothing but print is 1.
     """
     guard_streams()
     try:

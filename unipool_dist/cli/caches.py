@@ -1,4 +1,4 @@
-"""Where libraries keep their caches, if the home directory cannot be written: on some clusters it is on no node."""
+"""Caches of libraries, where the home directory is not writable: on some clusters it exists on no node."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _HF_HOME = "HF_HOME"
 
 @contextmanager
 def writable_cache(variables: MutableMapping[str, str] = os.environ) -> Iterator[None]:
-    """In the body ``datasets``, if imported only then, has a cache that it can write: a temporary folder if need be.
+    """Give ``datasets``, if first imported in the body, a writable cache: a temporary folder if need be.
 
-    Programs that are started in the body have it, too. An ``HF_HOME`` that is set stays.
+    Programs started in the body get it, too. An ``HF_HOME`` that is set stays.
 
     Raises:
-        UnipoolError: nor is there a temporary folder.
+        UnipoolError: a temporary folder cannot be made either.
     """
     usual = Path(variables.get("XDG_CACHE_HOME") or Path(variables.get("HOME") or Path("~").expanduser(), ".cache"))
     if _HF_HOME in variables or _can_be_written(usual / "huggingface"):
@@ -42,7 +42,7 @@ def writable_cache(variables: MutableMapping[str, str] = os.environ) -> Iterator
 
 
 def _can_be_written(folder: Path) -> bool:
-    """Whether ``folder`` is a folder that takes files, or can be made."""
+    """Return whether ``folder`` is a writable folder, or can be made."""
     for path in (folder, *folder.parents):
         if os.path.lexists(path):
             return path.is_dir() and os.access(path, os.W_OK | os.X_OK, effective_ids=True)

@@ -1,4 +1,4 @@
-"""``unipool-dist data``: preparing corpora and looking at them."""
+"""``unipool-dist data``: prepare corpora and show them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def show(path: Path, verify: str) -> None:
 
 
 def render(manifest: Manifest) -> str:
-    """The manifest as a table: a line per domain, then the total, the tokenizer and the options."""
+    """Return the manifest as a table: a line per domain, then the total, the tokenizer and the options."""
     rows = [
         ("domain", "documents", "MB", "train tokens", "valid. tokens", "bytes/token", "entropy", "source", "licence")
     ]
@@ -138,7 +138,7 @@ def render(manifest: Manifest) -> str:
 
 
 def _locations(sources: tuple[str, ...]) -> dict[str, str]:
-    """``NAME=LOCATION`` pairs as a dictionary."""
+    """Parse ``NAME=LOCATION`` pairs into a dictionary."""
     locations: dict[str, str] = {}
     for source in sources:
         name, separator, location = source.partition("=")

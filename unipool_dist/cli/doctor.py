@@ -75,8 +75,8 @@ def doctor(
 ) -> None:
     """Examine what a run is about to use: versions, devices, clocks, run directory, network; name what is slow.
 
-    With CONFIG over the process groups, in the run directory and for the checkpoints of that run; without it over one
-    group of all processes, in the current directory.
+    With CONFIG it measures over the process groups, in the run directory and for the checkpoints of that run; without
+    it over one group of all processes, in the current directory.
 
     Without --nproc this is one process of those that torchrun or SLURM started, or a single process. Rank 0 prints.
     Exit status 0 if nothing has failed, else 1, on all ranks.
@@ -107,7 +107,7 @@ def doctor(
 def _take_part(
     settings: Settings, environment: Environment, publish: Callable[[Report], int], status_file: Path | None
 ) -> int:
-    """This rank's part; returns the status to end with."""
+    """Do this rank's part; return the status to exit with."""
     from tqdm import tqdm
 
     from unipool_dist.doctor.examination import Examination
@@ -143,7 +143,7 @@ def _take_part(
 
 
 def read_config(arguments: Sequence[str]) -> Config | None:
-    """The configuration that the command line gives: CONFIG and overrides, or only these; ``None`` without any."""
+    """Return the configuration of the command line, CONFIG and overrides or only these; ``None`` without any."""
     if not arguments:
         return None
     # A run of a sweep is in a folder such as `0-train.seed=1`.
@@ -153,7 +153,7 @@ def read_config(arguments: Sequence[str]) -> Config | None:
 
 
 def _launch(arguments: Sequence[str], num_processes: int) -> None:
-    """Start the ranks and exit with their status, which comes in a file: a launcher takes any but 0 for a crash."""
+    """Start the ranks and exit with their status, passed in a file: a launcher takes any but 0 for a crash."""
     from unipool_dist.run.launch import launch_local
 
     with tempfile.TemporaryDirectory() as folder:
@@ -163,8 +163,10 @@ def _launch(arguments: Sequence[str], num_processes: int) -> None:
 
 
 def _end_by_exception(status_file: Path | None) -> None:
-    """From now on a signal, which may come from SLURM and from a launcher, ends this process in good order, so that
-    nothing is left in the run directory. ``status_file`` tells of it, as torchrun makes a status of 1 of it."""
+    """Turn signals, from SLURM or a launcher, into an orderly exit that leaves nothing in the run directory.
+
+    The exit is recorded in ``status_file``, as torchrun makes a status of 1 of it.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
         _ignore_signals()
@@ -205,7 +207,7 @@ def _settings(config: Config | None, world_size: int, timeout_s: float, time_lim
 
 
 def checkpoint_need(config: Config) -> CheckpointNeed:
-    """What the checkpoints of a resolved configuration take: masters and optimizer states in fp32."""
+    """Return the size of checkpoints of a resolved configuration: masters and optimizer states in fp32."""
     from math import lcm
 
     from unipool_dist.checkpoint.directory import CheckpointDirectory
@@ -227,7 +229,7 @@ def checkpoint_need(config: Config) -> CheckpointNeed:
 
 
 def _with_vocabulary(config: Config) -> tuple[Config, str]:
-    """``config`` with a size of the vocabulary, and a note if it is not known."""
+    """Return ``config`` with a vocabulary size, and a note if the size is not known."""
     from unipool_dist.data.corpus import Corpus
     from unipool_dist.run.assembly import with_vocabulary
 
@@ -241,7 +243,7 @@ def _with_vocabulary(config: Config) -> tuple[Config, str]:
 
 
 def render(report: Report, *, strict: bool) -> list[str]:
-    """A line for each check, then what to do about those that are not ok."""
+    """Return a line for each check, then what to do about those that are not ok."""
     from unipool_dist.doctor.text import counted
 
     rows = [("", "check", "measured", "expected")]

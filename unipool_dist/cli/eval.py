@@ -1,4 +1,4 @@
-"""``unipool-dist eval``: how well a run's model predicts held-out text, and does at tasks."""
+"""``unipool-dist eval``: loss of a run's model on held-out text, and its accuracy in tasks."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def eval(
 
 
 class _Tasks:
-    """Which tasks; refuses at once what cannot be."""
+    """The tasks asked for; refuses at once what cannot be run."""
 
     def __init__(self, names: str, folder: Path | None, limit: int | None) -> None:
         from unipool_dist.inference import harness  # noqa: F401  # is lm-eval there?
@@ -79,7 +79,7 @@ class _Tasks:
         self._limit = limit
 
     def run(self, run: OpenedRun) -> dict[str, Accuracy] | None:
-        """Accuracy by task on rank 0, ``None`` on the others, which answer its requests."""
+        """Return accuracy by task on rank 0, ``None`` on the others, which answer its requests."""
         from unipool_dist.inference.driving import driven_by_rank_0
         from unipool_dist.inference.harness import accuracies
         from unipool_dist.inference.scoring import Scorer
@@ -98,7 +98,7 @@ class _Tasks:
 
 
 def _losses(run: OpenedRun, sequences: int | Literal["all"] | None) -> tuple[dict[str, Loss], Loss]:
-    """By domain, and over all."""
+    """Return the losses by domain, and over all."""
     from unipool_dist.inference.losses import together, validation_losses
 
     batches = chosen_batches(run, sequences)
@@ -124,7 +124,7 @@ def _text(run: OpenedRun, losses: dict[str, Loss], total: Loss, accuracies: dict
 
 
 def _task_rows(accuracies: dict[str, Accuracy]) -> list[tuple[str, ...]]:
-    """The paper's tasks and their mean, then heldout, which is none of them and in no mean."""
+    """Return rows for the paper's tasks and their mean, then heldout, which is in no mean."""
     from unipool_dist.inference.tasks import PAPER_TASKS
 
     def row(name: str) -> tuple[str, ...]:
@@ -143,7 +143,7 @@ def _task_rows(accuracies: dict[str, Accuracy]) -> list[tuple[str, ...]]:
 
 
 def _percent(share: float | None, error: float | None) -> str:
-    """With the standard error, if there is one."""
+    """Format a share, with its standard error if there is one."""
     if share is None:
         return "-"
     return f"{100 * share:.2f}" + ("" if error is None else f" ± {100 * error:.2f}")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Asked:
-    """An experiment, and the runs of it that this call is about."""
+    """An experiment, and those of its runs that this call is about."""
 
     file: Path
     experiment: Experiment
@@ -177,7 +177,7 @@ def _submit(asked: _Asked, request: Request, *, max_parallel: int | None, dry_ru
 
 @contextmanager
 def _display(runs: Sequence[Run]) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
-    """A line for each event, and on a terminal a bar of the steps of all runs; what to call for either."""
+    """Print a line for each event and, on a terminal, a bar of the steps of all runs; yield a function for each."""
     from tqdm import tqdm
 
     total = sum(run.config.train.steps for run in runs)

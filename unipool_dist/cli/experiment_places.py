@@ -1,4 +1,4 @@
-"""Whether an experiment may write where its runs go."""
+"""Check that an experiment may write where its runs are placed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unipool_dist.run.rundir import in_the_way
 
 
 def check_places(experiment: Experiment, file: Path, runs: Sequence[Run]) -> None:
-    """Refuse an output in which something that this program has not made is where the experiment would write.
+    """Refuse an output in which something not made by this program is where the experiment would write.
 
     Args:
         file: that of the experiment, which may be in its output.
@@ -33,7 +33,7 @@ def check_places(experiment: Experiment, file: Path, runs: Sequence[Run]) -> Non
 
 
 def _foreign_log(run: Run) -> list[Path]:
-    """The log, to which is only ever added, if no start has written it; or what keeps it from being written."""
+    """Return the log, which is only appended to, if no start has written it; or what blocks writing it."""
     log = log_of(run)
     if exists(log.parent) and not log.parent.is_dir():
         return [log.parent]

@@ -1,4 +1,4 @@
-"""``unipool-dist generate``: a run's model goes on with a text."""
+"""``unipool-dist generate``: continue a text with a run's model."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def generate(prompt: str, max_tokens: int, temperature: float, top_p: float, see
 
 
 def _shared(run: OpenedRun, prompt: str) -> str:
-    """The prompt on every rank; stdin is read by rank 0 alone. Collectives: one broadcast_object_list."""
+    """Return the prompt on every rank; only rank 0 reads stdin. Collectives: one broadcast_object_list."""
     import torch.distributed as dist
 
     box = [_from_stdin() if prompt == "-" and run.is_main else prompt]
@@ -77,7 +77,7 @@ def _shared(run: OpenedRun, prompt: str) -> str:
 
 
 def _from_stdin() -> str:
-    """The text that comes on stdin.
+    """Read the text from stdin.
 
     Raises:
         UnipoolError: it is not UTF-8, or endless.

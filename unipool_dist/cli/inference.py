@@ -1,4 +1,4 @@
-"""What the commands that use a run's model share: their arguments, and opening the run on every rank."""
+"""Arguments of the commands that use a run's model, and opening the run on every rank."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Use:
-    """Which model is to be used, and on how many processes."""
+    """The model to use, and the number of processes."""
 
     run: Path
     overrides: tuple[str, ...]
@@ -43,7 +43,7 @@ class Use:
 
 
 def use_options(command: F) -> F:
-    """RUN, overrides, ``--step`` and ``--nproc``; they reach the command as the keyword arguments of :class:`Use`."""
+    """Add RUN, overrides, ``--step`` and ``--nproc``; the command gets them as keyword arguments of :class:`Use`."""
     for decorate in (
         click.option("--nproc", type=PROCESSES_HERE, help="Start this many processes on this machine."),
         click.option("--step", type=STEP, metavar="N", help="Checkpoint to use.  [default: newest whole one]"),
@@ -67,8 +67,8 @@ def on_every_rank(
 ) -> None:
     """Open the run and do ``work`` on every rank: in this process, or with ``--nproc`` in processes of their own.
 
-    Those get this command's own arguments. What can be found wrong before they start is found here; ``check`` raises
-    for configurations with which the command can do nothing.
+    These get this command's own arguments. Errors that can be found before they start are found here; ``check`` raises
+    for configurations that the command cannot use.
     """
     from unipool_dist.inference.layout import inference_config
 
@@ -97,7 +97,7 @@ def on_every_rank(
 
 @contextmanager
 def count_bar(what: str, total: int, unit: str, *, show: bool) -> Iterator[Count]:
-    """A progress bar on stderr where that is a terminal and ``show``, else nothing."""
+    """Show a progress bar on stderr if that is a terminal and ``show``, else nothing."""
     from tqdm import tqdm
 
     hidden = not (show and sys.stderr.isatty())
@@ -106,10 +106,10 @@ def count_bar(what: str, total: int, unit: str, *, show: bool) -> Iterator[Count
 
 
 def chosen_batches(run: OpenedRun, sequences: int | Literal["all"] | None) -> dict[str, Batch]:
-    """By domain, the validation sequences that ``--sequences`` asks for.
+    """Return by domain the validation sequences that ``--sequences`` asks for.
 
     Raises:
-        UnipoolError: it leaves that to the run, which evaluates none.
+        UnipoolError: it leaves the number to the run, which evaluates none.
     """
     from unipool_dist.inference.losses import validation_batches
 
@@ -120,7 +120,7 @@ def chosen_batches(run: OpenedRun, sequences: int | Literal["all"] | None) -> di
 
 
 def _sequences(text: str | None) -> int | Literal["all"] | None:
-    """``None``: as many as in training."""
+    """Parse ``--sequences``; ``None``: as many as in training."""
     if text is None or text == "all":
         return text  # type: ignore[return-value]
     if not re.fullmatch("[0-9]{1,9}", text) or int(text) == 0:
@@ -131,7 +131,7 @@ def _sequences(text: str | None) -> int | Literal["all"] | None:
 
 
 def _own_arguments(context: click.Context) -> Sequence[str]:
-    """The command line that this command was called with, without ``--nproc``."""
+    """Return the command line of this command, without ``--nproc``."""
     options: list[str] = []
     arguments: list[str] = []
     for parameter in context.command.get_params(context):

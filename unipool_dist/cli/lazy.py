@@ -1,4 +1,4 @@
-"""Commands that are imported when they are called: most of them need torch, which takes seconds."""
+"""Commands that are imported when called: most of them need torch, which takes seconds to import."""
 
 from __future__ import annotations
 

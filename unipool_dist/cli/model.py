@@ -1,4 +1,4 @@
-"""``unipool-dist model``: what a configuration costs, by arithmetic alone."""
+"""``unipool-dist model``: the cost of a configuration, by arithmetic alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def model(config_path: Path, overrides: tuple[str, ...], nproc: int | None, reso
 
     SECTION.FIELD=VALUE sets a field of CONFIG: text as it is typed, numbers in decimal, lists and mappings as YAML.
 
-    FLOPs are those of matrix products: two for each weight and token, of the experts only those chosen, and causal
+    FLOPs are those of matrix products: two for each weight and token, only for the chosen experts, and causal
     attention at (sequence + 1) / 2 keys for each query; training is three times forward.
 
     \b
@@ -62,7 +62,7 @@ def model(config_path: Path, overrides: tuple[str, ...], nproc: int | None, reso
 
 
 def _processes(config: Config) -> int:
-    """As many as are asked for; with ``parallel.dp: auto``, as few as can own a copy of the pool."""
+    """Return the number of processes asked for; for ``parallel.dp: auto``, the fewest that can own the whole pool."""
     parallel, pool = config.parallel, config.pool
     dp = parallel.dp
     if dp == "auto":
@@ -72,7 +72,7 @@ def _processes(config: Config) -> int:
 
 
 def _with_vocabulary(config: Config) -> Config:
-    """``config`` with a size of the vocabulary: its own, or that of its corpus, which alone takes torch to open."""
+    """Return ``config`` with its own vocabulary size or that of its corpus, which needs torch to open."""
     if config.model.vocab_size is not None:
         return config
     from unipool_dist.data.corpus import Corpus
@@ -148,7 +148,7 @@ def _memory_table(kinds: list[RankKind]) -> list[str]:
 
 
 def _stages(stages: tuple[int, ...]) -> str:
-    """``stage 0``, ``stages 1-6``, ``stages 1, 3``."""
+    """Return ``stage 0``, ``stages 1-6``, ``stages 1, 3``."""
     if len(stages) == 1:
         return f"stage {stages[0]}"
     if len(stages) == stages[-1] - stages[0] + 1:

@@ -12,7 +12,7 @@ MAX_SECONDS = 1e9
 
 
 class Finite(click.FloatRange):
-    """A range of floats; nan and infinity, which no comparison keeps out, are in none."""
+    """A range of floats that excludes nan and infinity, which no comparison keeps out."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)

@@ -1,4 +1,4 @@
-"""``unipool-dist probe``: what a model's routing is worth, and how its layers share the experts."""
+"""``unipool-dist probe``: how much a model's routing matters, and how its layers share the experts."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _check_that_it_routes(config: Config) -> None:
 
 
 def _text(found: Probe) -> list[str]:
-    """Loss added by layer and form; then what there is to say in a number."""
+    """Return the loss added by layer and form, then other results as single numbers."""
     num_seeds = len(found.randomized["pool"].loss)
     spread = f" ± SD of {num_seeds} seeds" if num_seeds > 1 else ""
     forms = {"pool": f"of all {found.num_experts}", "matched": "of the 8 most used"}
@@ -103,6 +103,6 @@ def _text(found: Probe) -> list[str]:
 
 
 def _mean_and_spread(values: Any) -> str:
-    """Over seeds, with the standard deviation where there are several, as the header says."""
+    """Format the mean over seeds, with the standard deviation if there are several, as the header says."""
     spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
     return f"{values.mean():+.4f}{spread}"

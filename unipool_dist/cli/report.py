@@ -20,12 +20,12 @@ from unipool_dist.observe.naming import ELSEWHERE, naming
 @click.option("--baseline", metavar="VARIANT", help="Compare with this one.  [default: as in DIR/experiment.yaml]")
 @click.option("--json", "json_file", metavar="FILE|-", help="Also write the numbers of the tables as JSON.")
 def report(directory: Path, output: Path | None, baseline: str | None, json_file: str | None) -> None:
-    """Compare the runs in DIR on one HTML page that needs no network and no other file.
+    """Compare the runs in DIR on one self-contained HTML page.
 
     DIR is that of an experiment, with experiment.yaml and runs in VARIANT/seed-N. Without that file every run below
-    DIR is taken, and its variant is its path, less seed-N. Runs that are not finished are named and are in no mean.
+    DIR is taken, and its variant is its path, less seed-N. Runs that are not finished are named and left out of means.
 
-    The figures are in the page, and beside it in figures/ as PNG.
+    The figures are in the page, and next to it in figures/ as PNG.
     """
     from unipool_dist.report.page import check_replaceable, write_page
     from unipool_dist.report.runs import left_out, read_runs

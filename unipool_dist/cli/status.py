@@ -1,4 +1,4 @@
-"""``unipool-dist status``: how runs are doing."""
+"""``unipool-dist status``: the state of runs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from unipool_dist.jobs.status import RunStatus, status_of
 @click.argument("runs", nargs=-1, metavar="[RUN ...]", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of objects, one for each run.")
 def status(runs: tuple[Path, ...], as_json: bool) -> None:
-    """State, step, loss, speed, time left, last checkpoint and restarts of runs.
+    """Show state, step, loss, speed, time left, last checkpoint and restarts of runs.
 
-    RUN is a run directory, or that of a sweep; without RUN, all in runs/, those of experiments too. Works for running
-    and for ended runs, with SLURM and without it; SLURM's accounting is not needed.
+    RUN is a run directory, or that of a sweep; without RUN, all in runs/, including those of experiments. Works for
+    running and for ended runs, with SLURM and without it; SLURM's accounting is not needed.
     """
     found = list(runs) or _runs_in(Path("runs"))
     if not found:
@@ -47,7 +47,7 @@ def status(runs: tuple[Path, ...], as_json: bool) -> None:
 
 
 def _runs_in(folder: Path, depth: int = 3) -> list[Path]:
-    """Also those of experiments, OUTPUT/VARIANT/seed-N; nothing is looked for inside of a run."""
+    """Return the runs in ``folder``, also those of experiments (OUTPUT/VARIANT/seed-N); never looks inside a run."""
     found = []
     for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
         job = JobFolder(entry)

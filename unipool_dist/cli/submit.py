@@ -1,4 +1,4 @@
-"""``unipool-dist submit``: a run as a SLURM job that comes back by itself until it is finished."""
+"""``unipool-dist submit``: a run as a SLURM job that requeues itself until the run is finished."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def submit(
 
 
 def _refuse_what_is_frozen(context: click.Context) -> None:
-    """Whoever resumes a run changes nothing of it but when and on how many nodes it goes on."""
+    """Refuse options that change a resumed run: only time and number of nodes may change."""
     free = {"run_dir", "nodes", "limit", "after", "dry_run"}
     given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     frozen = [
@@ -137,13 +137,13 @@ def _refuse_what_is_frozen(context: click.Context) -> None:
 
 
 def check_time(limit: str | None) -> None:
-    """Refuse what sbatch would refuse only after everything is frozen."""
+    """Refuse a time limit that sbatch would refuse only after everything is frozen."""
     if limit is not None and not _TIME.fullmatch(limit):
         raise click.UsageError(f"--time {printable(limit)}: give minutes, HH:MM:SS or D-HH, as sbatch takes it")
 
 
 def resources_of(name: str, nodes: str, gpus_per_node: int | None, tasks_per_node: int | None, limit: str) -> Resources:
-    """What the options of a command ask for."""
+    """Return the resources that the options of a command ask for."""
     from unipool_dist.jobs.render import Resources
 
     if gpus_per_node and tasks_per_node and tasks_per_node != gpus_per_node:
@@ -197,7 +197,7 @@ def check_corpora(paths: Iterable[str]) -> None:
 
 
 def tell_submitted(job_id: str, run_dir: Path, *, array: bool) -> None:
-    """Say where things are, and how to deal with the job."""
+    """Print where things are, and how to deal with the job."""
     run = shown([run_dir])
     log = f"{job_id}_*.log" if array else f"{job_id}.log"
     say(f"job {job_id} is submitted; the run is in {printable(run_dir)}")

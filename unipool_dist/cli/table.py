@@ -8,9 +8,9 @@ from unipool_dist.base.printable import printable
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[str]:
-    """Lines with the cells of ``rows`` in columns, those numbered in ``right`` aligned to the right.
+    """Return the cells of ``rows`` as lines in columns, those numbered in ``right`` right-aligned.
 
-    Line ends in a cell are escaped like other control characters: a name must not look like a row of its own.
+    Newlines in a cell are escaped like other control characters: a name must not look like a separate row.
     """
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]

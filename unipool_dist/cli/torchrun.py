@@ -1,4 +1,4 @@
-"""``unipool-dist torchrun``: torchrun, with this program's manners towards signals and exit statuses."""
+"""``unipool-dist torchrun``: torchrun, with this program's handling of signals and exit statuses."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def torchrun(arguments: tuple[str, ...]) -> None:
 
 
 def _stay_on_this_machine(options: Namespace, folder: Path, *, serves: bool) -> None:
-    """Of one node nobody else has to know, so what says how several would meet has nothing to say."""
+    """Replace what ``options`` say of a rendezvous by a private one: a run of one node has no other to meet."""
     from unipool_dist.run.local_rendezvous import BACKEND, settings_of
 
     options.standalone, options.nnodes, options.node_rank = False, "1", 0

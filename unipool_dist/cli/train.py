@@ -17,7 +17,7 @@ from unipool_dist.topology.environment import signalled_twice
 
 
 class _Train(click.Command):
-    """Lets ``--resume`` have a value or none: click would take the argument after a bare one for its value."""
+    """A command whose ``--resume`` takes a value or none: click would take the next argument for its value."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         options = args.index("--") if "--" in args else len(args)
@@ -81,7 +81,7 @@ def train(
 
 
 def _flags(start: Start) -> Sequence[str]:
-    """The options that ask for ``start``."""
+    """Return the options that ask for ``start``."""
     if start.from_step is not None:
         return [f"--from={start.from_step}"]
     if start.resume:
@@ -90,7 +90,7 @@ def _flags(start: Start) -> Sequence[str]:
 
 
 def check_before_start(config: Config, world_size: int, start: Start) -> Config:
-    """Find, before any process is started, every mistake that can be found; return the resolved configuration.
+    """Find every mistake that can be found before processes are started; return the resolved configuration.
 
     Raises:
         UnipoolError: the layout is impossible, the corpus missing or damaged, or the run directory taken.

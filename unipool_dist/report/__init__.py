@@ -1,4 +1,4 @@
-"""The runs of an experiment as one HTML page: what was found, with its error, and how to find it again.
+"""The runs of an experiment as one HTML page: results with their errors, and how to reproduce them.
 
-Made from the files in the run directories alone; nothing here imports torch.
+Made only from the files in the run directories; nothing here imports torch.
 """

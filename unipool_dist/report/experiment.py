@@ -1,4 +1,4 @@
-"""What a report shows of ``experiment.yaml``: names, titles, order, baseline, overrides, seeds."""
+"""What a report takes from ``experiment.yaml``: names, titles, order, baseline, overrides, seeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unipool_dist.experiment import specification
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the things compared."""
+    """One of the configurations compared."""
 
     name: str
     """Its folder, relative to the experiment's."""
@@ -29,7 +29,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is compared, in the order in which it is shown."""
+    """The variants compared, in the order in which they are shown."""
 
     title: str
     description: str
@@ -41,11 +41,11 @@ class Experiment:
     """Those of all variants."""
 
     def title_of(self, name: str) -> str:
-        """The title of the variant ``name``."""
+        """Return the title of the variant ``name``."""
         return next(variant.title for variant in self.variants if variant.name == name)
 
     def compared_with(self, name: str | None) -> Experiment:
-        """The same with another baseline; ``None`` changes nothing.
+        """Return the same experiment with another baseline; ``None`` changes nothing.
 
         Raises:
             UnipoolError: there is no such variant.
@@ -59,10 +59,10 @@ class Experiment:
 
 
 def read_experiment(path: Path) -> Experiment:
-    """The experiment described in ``path``; without a ``baseline`` the first variant is it.
+    """Read the experiment described in ``path``; without a ``baseline`` it is the first variant.
 
     Raises:
-        ConfigError: the file cannot be read, or is no experiment.
+        ConfigError: the file cannot be read, or is not an experiment.
     """
     file = specification.read_experiment(path)
     variants = tuple(
@@ -79,7 +79,7 @@ def read_experiment(path: Path) -> Experiment:
 
 
 def named_experiment(title: str, variants: tuple[Variant, ...]) -> Experiment:
-    """An experiment of which nothing is known but its variants; the first is the baseline of the others."""
+    """Make an experiment from the names of its variants alone; the first is the baseline."""
     return Experiment(title, "", variants, variants[0].name if len(variants) > 1 else None)
 
 

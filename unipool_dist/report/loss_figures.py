@@ -1,4 +1,4 @@
-"""Losses over training, and at its end."""
+"""Figures of losses over training, and at its end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Curves:
 
 
 def training_picture(findings: Findings) -> Picture | None:
-    """Training loss, and below it differences to the baseline."""
+    """Draw the training loss, and below it differences to the baseline."""
     smoothed = {name: [_smoothed(run) for run in findings.of(name)] for name in findings.names}
     curves = {name: _together(list(each)) for name, each in smoothed.items()}
     drawn = {name: curve for name, curve in curves.items() if curve is not None and len(curve.at) > 1}
@@ -75,7 +75,7 @@ def training_picture(findings: Findings) -> Picture | None:
 
 
 def validation_picture(findings: Findings) -> Picture | None:
-    """Validation loss over training, where it was measured more than once."""
+    """Draw the validation loss over training, where it was measured more than once."""
     curves = {}
     for name in findings.names:
         runs = [
@@ -104,7 +104,7 @@ def validation_picture(findings: Findings) -> Picture | None:
 
 
 def final_picture(findings: Findings) -> Picture | None:
-    """Final validation loss of every run, and the mean of each variant."""
+    """Draw the final validation loss of every run, and the mean of each variant."""
     summary = findings.summary
     variants = [variant for variant in summary.variants if variant.validation_loss is not None]
     if not variants:
@@ -136,7 +136,7 @@ def final_picture(findings: Findings) -> Picture | None:
 
 
 def domain_picture(findings: Findings) -> Picture | None:
-    """Differences to the baseline, domain by domain."""
+    """Draw differences to the baseline, domain by domain."""
     summary = findings.summary
     variants = [variant for variant in summary.variants if variant.domain_differences]
     domains = [name for name in summary.domains if any(name in variant.domain_differences for variant in variants)]
@@ -225,7 +225,7 @@ def _draw(
 
 
 def _tokens_above(axes: Axes, findings: Findings) -> None:
-    """A second axis in tokens, unless the first is that already."""
+    """Add a second axis in tokens, unless the first is in tokens already."""
     per_step = _tokens_per_step(findings)
     if len(set(per_step.values())) != 1:
         return
@@ -237,7 +237,7 @@ def _tokens_above(axes: Axes, findings: Findings) -> None:
 
 
 def _scale(findings: Findings) -> dict[str, float]:
-    """Millions of tokens in a step of each variant; empty if these are the same, so that steps can be compared."""
+    """Return the millions of tokens per step of each variant; empty if equal, so that steps are comparable."""
     per_step = _tokens_per_step(findings)
     return {name: tokens / 1e6 for name, tokens in per_step.items()} if len(set(per_step.values())) > 1 else {}
 
@@ -265,7 +265,7 @@ def _span(reaches: list[int]) -> str:
 
 
 def _together(runs: list[tuple[list[int], list[float]]]) -> Curves | None:
-    """The curves of several runs at the steps that all have."""
+    """Return the curves of several runs at the steps that all have."""
     tables = [dict(zip(steps, values, strict=True)) for steps, values in runs]
     if not tables:
         return None
@@ -276,7 +276,7 @@ def _together(runs: list[tuple[list[int], list[float]]]) -> Curves | None:
 
 
 def _differences(findings: Findings, smoothed: dict[str, list[tuple[list[int], list[float]]]]) -> dict[str, Curves]:
-    """Of every variant but the baseline, over the seeds that both have."""
+    """Return the curves of every variant but the baseline, over the seeds that both have."""
     baseline = findings.experiment.baseline
     if baseline not in smoothed or _scale(findings):
         return {}

@@ -1,4 +1,4 @@
-"""The page: tables and figures in one HTML file that needs nothing else."""
+"""The page: tables and figures in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _TEMPLATE = "page.html.j2"
 
 @dataclass(frozen=True)
 class Embedded:
-    """A picture as it stands in the page."""
+    """A picture as embedded in the page."""
 
     picture: Picture
     path: Path
@@ -51,10 +51,10 @@ class Embedded:
 
 
 def write_page(directory: Path, output: Path, experiment: Experiment, runs: list[Run], summary: Summary) -> list[Path]:
-    """Write the page to ``output`` and its figures into a folder beside it; returns all paths, the page first.
+    """Write the page to ``output`` and its figures into a folder next to it; return all paths, the page first.
 
     Raises:
-        ForeignError: one of them is there and no report's; nothing is written then.
+        ForeignError: one of them exists and is not a report's; nothing is written then.
         UnipoolError: they cannot be written.
     """
     findings = collect(experiment, runs, summary)
@@ -71,10 +71,10 @@ def write_page(directory: Path, output: Path, experiment: Experiment, runs: list
 
 
 def check_replaceable(output: Path, figures: Sequence[str] = ()) -> None:
-    """Refuse to replace what is no page, or no figure of one.
+    """Refuse to replace what is not a page, or not a figure of one.
 
     Args:
-        figures: their names. Beside a page a PNG of that name is one, as earlier versions left no mark in it.
+        figures: their names. Next to a page any PNG of that name is one, as earlier versions left no mark in it.
 
     Raises:
         ForeignError: naming it.
@@ -89,7 +89,7 @@ def check_replaceable(output: Path, figures: Sequence[str] = ()) -> None:
 
 
 def is_page(path: Path) -> bool:
-    """Whether ``path`` is a report; those of earlier versions named the command alone."""
+    """Return whether ``path`` is a report; those of earlier versions named the command alone."""
     text = head(path, _MOST_BYTES)
     return text.lstrip().startswith(b"<!DOCTYPE html>") and (_GENERATOR in text or b"unipool-dist report " in text)
 
@@ -102,7 +102,7 @@ def render(
     findings: Findings,
     versions: list[tuple[str, str]],
 ) -> str:
-    """The text of the page."""
+    """Return the text of the page."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, finalize=_without_controls
     )
@@ -127,7 +127,7 @@ def render(
 
 
 def _without_controls(value: object) -> object:
-    """What is put into the page, with control characters of names escaped; markup of the template's own as it is."""
+    """Escape control characters in values put into the page; the template's own markup is left as it is."""
     return printable(value, lines=True) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -148,7 +148,7 @@ def _embedded(picture: Picture, folder: Path) -> Embedded:
 
 
 def _versions(runs: list[Run]) -> list[tuple[str, str]]:
-    """Software of the runs, as their checkpoints tell, and of the page."""
+    """Return the software of the runs, from their checkpoints, and of the page."""
     wrote: dict[str, list[str]] = {}
     for run in runs:
         if run.versions:

@@ -1,4 +1,4 @@
-"""What the figures of a report have in common: captions, one colour per variant, and labels at the ends of curves."""
+"""Common parts of a report's figures: captions, one colour per variant, and labels at the ends of curves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 @dataclass(frozen=True)
 class Style:
-    """How one variant looks in all figures."""
+    """The appearance of one variant in all figures."""
 
     title: str
     colour: str
@@ -34,7 +34,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure and what is written with it."""
+    """A figure and its captions."""
 
     name: str
     """Of its file, without ending."""
@@ -48,7 +48,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that figures are drawn from; ``runs`` are the finished ones."""
+    """The data that figures are drawn from; ``runs`` are the finished ones."""
 
     experiment: Experiment
     runs: list[Run]
@@ -56,7 +56,7 @@ class Findings:
     styles: dict[str, Style]
 
     def of(self, variant: str) -> list[Run]:
-        """The finished runs of ``variant``."""
+        """Return the finished runs of ``variant``."""
         return [run for run in self.runs if run.variant == variant]
 
     @property
@@ -66,12 +66,12 @@ class Findings:
 
 
 def collect(experiment: Experiment, runs: list[Run], summary: Summary) -> Findings:
-    """What the figures are drawn from."""
+    """Collect what the figures are drawn from."""
     return Findings(experiment, [run for run in runs if run.is_finished], summary, styles(experiment))
 
 
 def styles(experiment: Experiment) -> dict[str, Style]:
-    """By variant; the baseline is grey, the others have colours in their order."""
+    """Return styles by variant; the baseline is grey, the others are coloured in their order."""
     found = {}
     number = 0
     for position, variant in enumerate(experiment.variants):
@@ -85,9 +85,9 @@ def styles(experiment: Experiment) -> dict[str, Style]:
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, Style]]) -> None:
-    """Write each title to the right of the axes at the height of its curve's end, moved apart where they would touch.
+    """Write each title to the right of the axes at the height of its curve's end, moved apart where they would overlap.
 
-    To be called when the axes have their limits, which must be linear.
+    Call it when the axes have their limits, which must be linear.
     """
     bottom, top = axes.get_ylim()
     figure = axes.get_figure(root=True)
@@ -118,7 +118,7 @@ def _height(placed: tuple[float, Style]) -> float:
 
 
 def _apart(centres: list[float], heights: list[float]) -> list[float]:
-    """``centres``, ascending, moved as little up and down as keeps boxes of these heights from touching.
+    """Move ``centres``, ascending, as little as keeps boxes of these heights from touching.
 
     Nothing is moved below 0, where the axis has its numbers.
     """
@@ -141,7 +141,7 @@ def _apart(centres: list[float], heights: list[float]) -> list[float]:
 
 
 def extremes(values: dict[str, float], show: Callable[[float], str]) -> str:
-    """``lowest: A with 3.21; highest: B with 3.40``, of values by title."""
+    """Return ``lowest: A with 3.21; highest: B with 3.40``, from values by title."""
     lowest, highest = min(values, key=lambda name: values[name]), max(values, key=lambda name: values[name])
     if len(values) == 1:
         return f"{lowest}: {show(values[lowest])}"

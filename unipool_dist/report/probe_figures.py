@@ -17,7 +17,7 @@ from unipool_dist.report.pictures import WIDTH, Findings, Picture, extremes, lab
 
 
 def probe_pictures(findings: Findings) -> list[Picture]:
-    """Loss added by random routing, distinct experts of a token, and layers that share an expert; of probed runs."""
+    """Draw for the probed runs loss added by random routing, distinct experts of a token, and layers per expert."""
     probes = {name: [run.probe for run in findings.of(name) if run.probe is not None] for name in findings.names}
     probes = {name: found for name, found in probes.items() if found}
     if not probes:
@@ -34,10 +34,10 @@ def probe_pictures(findings: Findings) -> list[Picture]:
 
 
 def _randomized(findings: Findings, probes: dict[str, list[Probe]], form: str) -> Picture:
-    """Loss added when one layer's experts are drawn at random, layer by layer.
+    """Draw the loss added when one layer's experts are drawn at random, layer by layer.
 
-    Of pools that have no more experts than the matched form draws from, it is the whole pool, which is what the
-    matched form of the others is to be compared with.
+    A pool that has no more experts than the matched form draws from is drawn as a whole; the matched form of the others
+    is to be compared with that.
     """
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -90,7 +90,7 @@ def _randomized(findings: Findings, probes: dict[str, list[Probe]], form: str) -
 
 
 def _distinct(findings: Findings, probes: dict[str, list[Probe]]) -> Picture:
-    """How many of the experts that a token meets are different ones."""
+    """Draw the share of distinct experts among those that a token meets."""
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
     ends = []
@@ -123,7 +123,7 @@ def _distinct(findings: Findings, probes: dict[str, list[Probe]]) -> Picture:
 
 
 def _ownership(findings: Findings, probes: dict[str, list[Probe]]) -> Picture:
-    """How many experts are used by how many layers."""
+    """Draw how many experts are used by how many layers."""
     columns = min(len(probes), 3)
     rows = -(-len(probes) // columns)
     figure = Figure(figsize=(WIDTH, 2.5 * rows + 0.4), layout="constrained")
@@ -157,12 +157,12 @@ def _ownership(findings: Findings, probes: dict[str, list[Probe]]) -> Picture:
 
 
 def _shares(probe: Probe, num_layers: int) -> Floats:
-    """float64 [num_layers + 1]: the share of experts that so many layers use."""
+    """Return the share of experts used by each number of layers: float64 [num_layers + 1]."""
     return np.bincount(probe.layers_using, minlength=num_layers + 1) / len(probe.layers_using)
 
 
 def _over_runs(probes: list[Probe], values: Callable[[Probe], Floats]) -> tuple[Floats, Floats, Floats]:
-    """Mean, lowest and highest of an array of every run, as far as all of them go."""
+    """Return mean, lowest and highest of an array of every run, up to the shortest."""
     arrays = [values(probe) for probe in probes]
     length = min(map(len, arrays))
     table = np.array([array[:length] for array in arrays])

@@ -40,7 +40,7 @@ _SEED = re.compile(r"seed-(\d+)")
 
 @dataclass(frozen=True)
 class Run:
-    """What one run has recorded. The lists of training records are equally long, in order of steps."""
+    """The records of one run. The lists of training records are equally long, in order of steps."""
 
     directory: Path
     variant: str
@@ -75,13 +75,13 @@ class Run:
 
 
 def read_runs(directory: Path) -> tuple[Experiment, list[Run]]:
-    """The experiment in ``directory`` and its runs, variant by variant and seed by seed.
+    """Read the experiment in ``directory`` and its runs, variant by variant and seed by seed.
 
-    With an ``experiment.yaml`` a run is where that says, in ``VARIANT/seed-N``, and one that is not there is among
-    those returned, as ``missing``. Without, every run below ``directory`` is taken.
+    With an ``experiment.yaml``, runs are in ``VARIANT/seed-N`` as it says, and one that is not there is returned as
+    ``missing``. Without, every run below ``directory`` is taken.
 
     Raises:
-        UnipoolError: there is no such directory or no run in it; or a file is damaged or of another version.
+        UnipoolError: the directory does not exist or holds no run; or a file is damaged or of another version.
     """
     if not directory.is_dir():
         raise UnipoolError(f"there is no directory {directory}; give that of an experiment, or one that holds runs")
@@ -114,13 +114,13 @@ def read_runs(directory: Path) -> tuple[Experiment, list[Run]]:
 
 
 def left_out(directory: Path, experiment: Experiment, runs: list[Run]) -> list[Path]:
-    """Runs below ``directory`` that are none of the experiment's."""
+    """Return the runs below ``directory`` that are not part of the experiment."""
     shown = {run.directory for run in runs}
     return [run_dir for run_dir in _run_directories(directory) if run_dir not in shown]
 
 
 def read_run(run_dir: Path, variant: str, seed: int) -> Run:
-    """What there is of one run.
+    """Read what one run has recorded.
 
     Raises:
         UnipoolError: a file of it is damaged or of another version; the message names it.
@@ -169,7 +169,7 @@ def _run_directories(directory: Path) -> Iterator[Path]:
 
 
 def _variant_and_seed(directory: Path, run_dir: Path) -> tuple[str, int]:
-    """By the path below ``directory``; where that does not end in ``seed-N``, the seed is that of the configuration."""
+    """Return variant and seed from the path below ``directory``; without a ``seed-N``, the configuration's seed."""
     relative = run_dir.relative_to(directory)
     if match := _SEED.fullmatch(run_dir.name):
         return (relative.parent.as_posix() if relative.parent.parts else directory.resolve().name), int(match[1])
@@ -181,10 +181,10 @@ def _variant_and_seed(directory: Path, run_dir: Path) -> tuple[str, int]:
 
 
 def _read_metrics(path: Path) -> tuple[dict[int, tuple[float, ...]], dict[int, dict[str, float]]]:
-    """By step, loss, tokens, tokens per second and steps of the record; and by step, validation losses.
+    """Return by step loss, tokens, tokens per second and steps of the record; and by step the validation losses.
 
-    A run that goes on drops the records of steps that it does anew, so no step should be there twice; where one is,
-    the last record counts.
+    A resumed run drops the records of steps that it repeats, so no step should be there twice; if one is, the last
+    record counts.
     """
     training: dict[int, tuple[float, ...]] = {}
     evaluations: dict[int, dict[str, float]] = {}

@@ -1,4 +1,4 @@
-"""Means over seeds and how far they can be trusted. Plain arithmetic."""
+"""Means over seeds and their confidence. Plain arithmetic."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """The mean of ``values`` and its error; ``None`` if there are none."""
+    """Return the mean of ``values`` and its error; ``None`` if there are none."""
     n = len(values)
     if not n:
         return None
@@ -39,15 +39,15 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 
 def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate | None:
-    """The mean of ``values - baseline`` over the seeds that are in both; ``None`` if there are none.
+    """Return the mean of ``values - baseline`` over the seeds that are in both; ``None`` if there are none.
 
-    A seed decides initial weights and order of the data, so what these do to both runs cancels.
+    A seed decides initial weights and order of the data, so their effects on both runs cancel.
     """
     return estimate([values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())])
 
 
 def t_quantile(degrees: int, inside: float = 0.95) -> float:
-    """The t for which Student's distribution has the share ``inside`` between -t and t."""
+    """Return the t for which Student's distribution has the share ``inside`` between -t and t."""
     assert degrees >= 1 and 0 < inside < 1, (degrees, inside)
     low, high = 0.0, 1.0
     while _share_within(high, degrees) < inside:
@@ -62,7 +62,10 @@ def t_quantile(degrees: int, inside: float = 0.95) -> float:
 
 
 def _share_within(t: float, degrees: int) -> float:
-    """P(-t < T < t), by the finite series for whole degrees of freedom (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    """Return P(-t < T < t).
+
+    By the finite series for whole degrees of freedom (Abramowitz and Stegun 26.7.3 and 26.7.4).
+    """
     angle = math.atan(t / math.sqrt(degrees))
     cosine = math.cos(angle)
     odd = degrees % 2

@@ -1,4 +1,4 @@
-"""The numbers of a report: one summary of every run, one of every variant. Plain arithmetic on what was read."""
+"""The numbers of a report: a summary of every run and of every variant. Plain arithmetic."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Summary:
 
     @property
     def domains(self) -> list[str]:
-        """Of all variants, in the order in which they were first met."""
+        """Return the domains of all variants, in the order of first occurrence."""
         return list(dict.fromkeys(name for variant in self.variants for name in variant.domains))
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Summary:
 
 
 def summarize(experiment: Experiment, runs: list[Run]) -> Summary:
-    """All numbers of the report about ``runs``."""
+    """Return all numbers of the report about ``runs``."""
     each = [summarize_run(run) for run in runs]
     finished = [summary for summary in each if summary.state == "finished"]
     variants = []
@@ -139,7 +139,7 @@ def summarize(experiment: Experiment, runs: list[Run]) -> Summary:
 
 
 def summarize_run(run: Run) -> RunSummary:
-    """The end of ``run``; of one that is not finished, where it stands."""
+    """Summarize the end of ``run``, or the last step of an unfinished one."""
     last_step = run.steps[-1] if run.steps else 0
     domains = run.evaluations[-1][1] if run.is_finished and run.evaluations else {}
     late = [number for number, step in enumerate(run.steps) if step > (1 - _TAIL) * last_step]
@@ -163,7 +163,7 @@ def summarize_run(run: Run) -> RunSummary:
 
 
 def repeat_command(run: Run) -> str:
-    """The command that trains ``run`` again. Its configuration is resolved, so as many processes are needed."""
+    """Return the command that trains ``run`` again. Its configuration is resolved, so it needs as many processes."""
     assert run.config is not None
     parallel = run.config.parallel
     processes = parallel.pp * parallel.tp * (parallel.dp if isinstance(parallel.dp, int) else 1)
@@ -173,13 +173,13 @@ def repeat_command(run: Run) -> str:
 
 
 def _mean_over_steps(run: Run, records: list[int]) -> float:
-    """Mean training loss, every step counting the same; a record may be of fewer than others."""
+    """Return the mean training loss, every step counting the same; records may cover different numbers of steps."""
     steps = sum(run.windows[number] for number in records)
     return sum(run.losses[number] * run.windows[number] for number in records) / steps
 
 
 def _left_out(num_records: int) -> int:
-    """The first records of a run, in which it warms up: one at least, if there are more."""
+    """Return how many first records of a run count as warm-up: at least one, if there are more."""
     return min(max(num_records // 10, 1), num_records - 1)
 
 
@@ -198,8 +198,11 @@ def _is_resolved(config: Config) -> bool:
 
 
 def _warnings(experiment: Experiment, runs: list[Run]) -> list[str]:
-    """Runs of a variant that differ in more than the seed, variants that were not measured on the same text, and probes
-    of a model that went on training."""
+    """Return warnings that a comparison may be unfair.
+
+    Runs of a variant that differ in more than the seed, variants that were not measured on the same text, and probes of
+    a model that was trained further afterwards.
+    """
     warnings = []
     first: dict[str, dict[str, Any]] = {}
     path_of: dict[str, str] = {}  # of every corpus: it may have been moved, or called by another path
@@ -235,7 +238,7 @@ def _warnings(experiment: Experiment, runs: list[Run]) -> list[str]:
 
 
 def _fields(config: Config) -> dict[str, Any]:
-    """``section.field`` to value, of what is to be the same in all runs of a variant."""
+    """Return ``section.field`` to value, for the fields that all runs of a variant must share."""
     values = config.model_dump(mode="json")
     fields = {f"{section}.{name}": value for section in _SAME_IN_A_VARIANT for name, value in values[section].items()}
     return {name: value for name, value in fields.items() if name not in _FREE}

@@ -1,4 +1,4 @@
-"""Numbers as they are printed on the page."""
+"""Numbers as printed on the page."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ NOTHING = "—"
 
 
 def minus(shown: str) -> str:
-    """``shown`` with a real minus sign, as wide as a plus."""
+    """Return ``shown`` with a real minus sign, as wide as a plus."""
     return shown.replace("-", "\N{MINUS SIGN}")
 
 
 def loss(value: float | None) -> str:
-    """``3.2145``; nats per token."""
+    """Return ``3.2145``; nats per token."""
     return NOTHING if value is None else f"{value:.4f}"
 
 
 def difference(value: float | None) -> str:
-    """``+0.0123``, or with a minus."""
+    """Return ``+0.0123``, or with a minus."""
     return NOTHING if value is None else minus(f"{value:+.4f}")
 
 
 def tick(value: float) -> str:
-    """Of an axis of differences: ``+0.05``, ``0``."""
+    """Return the label on an axis of differences: ``+0.05``, ``0``."""
     return minus(f"{value:+g}") if value else "0"
 
 
 def count(value: float | None) -> str:
-    """``8,120``."""
+    """Return ``8,120``."""
     return NOTHING if value is None else f"{value:,.0f}"
 
 
 def large(value: float | None) -> str:
-    """``41.9 M``: three digits and a unit."""
+    """Return ``41.9 M``: three digits and a unit."""
     if value is None:
         return NOTHING
     for unit, factor in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -45,34 +45,34 @@ def large(value: float | None) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """``1.32``."""
+    """Return ``1.32``."""
     return NOTHING if value is None else f"{value:.2f}"
 
 
 def number(value: float | None) -> str:
-    """``21.3``."""
+    """Return ``21.3``."""
     return NOTHING if value is None else f"{value:.1f}"
 
 
 def percent(value: float | None) -> str:
-    """``43.1 %``."""
+    """Return ``43.1 %``."""
     return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
 def mean(value: Estimate | None) -> float | None:
-    """The mean, if there is one."""
+    """Return the mean, if there is one."""
     return None if value is None else value.mean
 
 
 def error(value: Estimate | None) -> str:
-    """`` ± 0.0021``, nothing where there is no mean, a dash of a single value."""
+    """Return `` ± 0.0021``, nothing where there is no mean, a dash for a single value."""
     if value is None:
         return ""
     return f"± {NOTHING if value.standard_error is None else f'{value.standard_error:.4f}'}"
 
 
 def interval(value: Estimate | None) -> str:
-    """``+0.0100 to +0.0300``, or nothing."""
+    """Return ``+0.0100 to +0.0300``, or nothing."""
     if value is None or value.low is None:
         return ""
     return f"{difference(value.low)} to {difference(value.high)}"

@@ -1,4 +1,4 @@
-"""How the experts were used near the end of a run, from ``expert_usage.jsonl``."""
+"""Use of the experts near the end of a run, from ``expert_usage.jsonl``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Usage:
 
 
 def read_usage(path: Path, last_step: int) -> Usage | None:
-    """The use of experts in the last tenth of ``last_step`` steps; ``None`` if none was recorded there.
+    """Read the use of experts in the last tenth of ``last_step`` steps; ``None`` if none was recorded there.
 
     Raises:
         UnipoolError: a line that is needed is damaged; the message names it.
@@ -60,7 +60,10 @@ def read_usage(path: Path, last_step: int) -> Usage | None:
 
 
 def _records(path: Path, after: float) -> list[tuple[int, dict[str, Any]]]:
-    """Line numbers and objects of steps later than ``after``, the last of each step; a line cut short is ignored."""
+    """Return line numbers and objects of steps later than ``after``, the last of each step.
+
+    A truncated line is skipped.
+    """
     found: dict[int, tuple[int, dict[str, Any]]] = {}
     try:
         for number, line in enumerate(read_lines(path), start=1):

@@ -1,4 +1,4 @@
-"""Which layer uses which expert, one panel per variant."""
+"""The figure of which layer uses which expert, one panel per variant."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WIDE_FROM_EXPERTS = 128  # then a panel needs the whole width for a column of p
 
 
 def usage_picture(findings: Findings) -> Picture | None:
-    """Heat maps of the first seed of every variant that chooses experts, on one scale."""
+    """Draw heat maps of the first seed of every variant that chooses experts, on one scale."""
     shown: list[tuple[str, int, Usage]] = []
     for name in findings.names:
         run = next((run for run in findings.of(name) if run.usage is not None), None)
@@ -78,7 +78,7 @@ def usage_picture(findings: Findings) -> Picture | None:
 
 
 def _over_uniform(usage: Usage) -> Floats:
-    """float64 [L, E]: assignments over those that each expert of the layer's pool would have if it used them alike."""
+    """Return assignments over those of uniform use of the layer's pool: float64 [L, E]."""
     experts = usage.counts_LE.shape[1] // usage.num_pools
     totals_L = np.maximum(usage.counts_LE.sum(axis=1), 1)
     table: Floats = usage.counts_LE * experts / totals_L[:, None]

@@ -1,4 +1,4 @@
-"""``unipool-dist checkpoint``: looking at checkpoints, checking them, and taking them elsewhere."""
+"""``unipool-dist checkpoint``: list, verify and inspect checkpoints, and take them elsewhere."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from unipool_dist.cli.checkpoint.resharding import reshard
 def checkpoint() -> None:
     """List, verify, inspect, reshard, export and import checkpoints.
 
-    RUN is the run.dir of a run. Where one checkpoint is meant it is the newest that is whole, or that of --step; or
-    give its folder, step-XXXXXXXX, in place of RUN.
+    RUN is the run.dir of a run. Commands for one checkpoint use the newest that is whole, or that of --step; or give
+    its folder, step-XXXXXXXX, in place of RUN.
     """
 
 

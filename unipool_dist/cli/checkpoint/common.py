@@ -1,4 +1,4 @@
-"""What the commands share: their options, and how they print."""
+"""Options and output that the commands share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 def find(run: Path, step: int | None) -> Located:
-    """The checkpoint that is meant, with a warning on stderr if it is not the newest for want of one that is whole."""
+    """Find the checkpoint that is meant; warn on stderr if the newest one is not whole and an older one is used."""
     located = locate(run, step)
     for fault in located.passed_over:
         say(f"warning: a newer checkpoint is damaged and passed over: {fault}", err=True)
@@ -33,13 +33,13 @@ def find(run: Path, step: int | None) -> Located:
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """Write the one document that goes to standard output."""
+    """Write the JSON document of a command to standard output."""
     put(json.dumps(document, indent=1, default=str) + "\n")
 
 
 @contextmanager
 def byte_bar(what: str, total: int) -> Iterator[Count]:
-    """A progress bar on stderr where that is a terminal, else nothing."""
+    """Show a progress bar of bytes on stderr if that is a terminal, else nothing."""
     from tqdm import tqdm
 
     with tqdm(
@@ -49,7 +49,7 @@ def byte_bar(what: str, total: int) -> Iterator[Count]:
 
 
 def size(num_bytes: int) -> str:
-    """``1.7 MB`` for people."""
+    """Return ``1.7 MB`` for people."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if num_bytes >= factor:
             return f"{num_bytes / factor:,.1f} {unit}"
@@ -57,12 +57,12 @@ def size(num_bytes: int) -> str:
 
 
 def files(count: int) -> str:
-    """``1 file``, ``2 files``."""
+    """Return ``1 file``, ``2 files``."""
     return "1 file" if count == 1 else f"{count:,} files"
 
 
 def layout(sizes: Mapping[str, int]) -> str:
-    """The layout of the run that wrote a checkpoint; an imported model was written by none."""
+    """Describe the layout of the run that wrote a checkpoint; an imported model has none."""
     if not sizes:
         return "imported"
     pp, dp, tp, q = (sizes.get(name, "?") for name in ("pp", "dp", "tp", "pool_parallel_size"))

@@ -82,7 +82,7 @@ def export(run: Path, out: Path, step: int | None, dtype: str, max_shard_size_gb
 @run_argument
 @json_option
 def import_(exported: Path, run: Path, as_json: bool) -> None:
-    """Make RUN a run that begins with the weights in EXPORT, which `export` has written.
+    """Make RUN a run that begins with the weights in EXPORT, written by `export`.
 
     `unipool-dist train CONFIG run.dir=RUN --resume` then starts at step 1 with these weights, without optimizer
     states, at the start of the schedule, and on any corpus with the same tokenizer. CONFIG must describe a model of

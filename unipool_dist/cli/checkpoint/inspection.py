@@ -1,4 +1,4 @@
-"""``unipool-dist checkpoint inspect``: what one checkpoint says and holds."""
+"""``unipool-dist checkpoint inspect``: the records and tensors of one checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 @json_option
 def inspect(run: Path, step: int | None, tensors: bool, as_json: bool) -> None:
-    """Show what a checkpoint of RUN says and holds: progress, data, versions, configuration, tensors.
+    """Show what is in a checkpoint of RUN: progress, data, versions, configuration, tensors.
 
     Reads its small files and the index of its tensors; `verify` reads everything.
     """
@@ -55,7 +55,7 @@ def inspect(run: Path, step: int | None, tensors: bool, as_json: bool) -> None:
 
 
 def _by_kind(infos: Iterable[TensorInfo]) -> dict[str, dict[str, int]]:
-    """Counts and bytes by what the tensors are: ``master``, a kind of optimizer state, ``balance`` or ``random``."""
+    """Count tensors and bytes by kind: ``master``, a kind of optimizer state, ``balance`` or ``random``."""
     kinds: dict[str, dict[str, int]] = {}
     for info in infos:
         kind, _, name = info.name.partition("/")

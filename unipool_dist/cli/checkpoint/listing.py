@@ -1,4 +1,4 @@
-"""``unipool-dist checkpoint list`` and ``verify``: what there is, and whether it is good."""
+"""``unipool-dist checkpoint list`` and ``verify``: which checkpoints there are, and whether they are intact."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _stated_bytes(folder: Path) -> int:
 
 
 def _step(folder: Path) -> int | None:
-    """``None`` of a folder that was renamed and has no manifest that can be read."""
+    """Return the step of ``folder``; ``None`` if it was renamed and has no readable manifest."""
     try:
         return read_manifest(folder).step
     except CheckpointError:

@@ -42,11 +42,11 @@ from unipool_dist.run.rundir import in_the_way
 def reshard(run: Path, out: Path, step: int | None, num_files: int, as_json: bool) -> None:
     """Copy a checkpoint of RUN into the run directory OUT with its tensors cut into --files files of equal size.
 
-    Not needed to go on on another layout: every layout resumes every checkpoint as it is. It serves the number of
-    files alone, one for each rank that wrote the checkpoint: after a run on thousands of ranks that can be more than a
-    file system or a copy likes.
+    Changing the layout does not need this: every layout resumes every checkpoint as it is. Its only use is the number
+    of files, one for each rank that wrote the checkpoint: after a run on thousands of ranks these can be more than a
+    file system or a copy handles well.
 
-    The checkpoint is verified first. `unipool-dist train CONFIG run.dir=OUT --resume` goes on from the copy.
+    The checkpoint is verified first. `unipool-dist train CONFIG run.dir=OUT --resume` continues from the copy.
     """
     from unipool_dist.checkpoint.offline.reshard import check_step_is_free
     from unipool_dist.checkpoint.offline.reshard import reshard as reshard_checkpoint
