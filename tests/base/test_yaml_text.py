@@ -78,7 +78,7 @@ def test_an_alias_is_a_copy() -> None:
         ("a: !!timestamp abc", "the tag !!timestamp"),
         ("a: !!python/object/apply:os.system [ls]", "the tag !!python/object/apply:os.system is not taken"),
         ("a: !x {}", "the tag !x"),
-        ("data: {weights: &a {x: *a}}", "*a is inside of what it stands for"),
+        ("data: {weights: &a {x: *a}}", "*a is inside the node that it refers to"),
         ("&a [*a]", "*a is inside"),
         ("&a {<<: *a}", "*a is inside"),
         ("*a", "undefined alias"),

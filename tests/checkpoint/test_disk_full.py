@@ -1,4 +1,4 @@
-"""A full disk: the checkpoints that are there stay whole, the run goes on while it can, and says what is the matter."""
+"""A full disk: checkpoints that are there stay whole, the run continues while it can, and says what is the matter."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_run_goes_on_without_room_for_what_it_records_and_makes_up_for_it(
     try:
         run.wait_for_step(2)
         fill(disk, leave=0)
-        run.wait_for_text("metrics.jsonl cannot be written: No space left on device; the run goes on")
+        run.wait_for_text("metrics.jsonl cannot be written: No space left on device; the run continues")
         run.wait_for_text("expert_usage.jsonl cannot be written")
         beat = read_heartbeat(run_dir)
         assert beat is not None

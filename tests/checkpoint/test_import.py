@@ -119,14 +119,14 @@ def _no_safetensors(path: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
-    "no export": (lambda path: (path / "export.json").unlink(), ("is no exported model", "export.json")),
+    "no export": (lambda path: (path / "export.json").unlink(), ("is not an exported model", "export.json")),
     "damaged record": (lambda path: (path / "export.json").write_text("{"), ("export.json cannot be read",)),
     "another JSON": (lambda path: (path / "export.json").write_text("[1]"), ("export.json cannot be read",)),
     "a later format": (lambda path: _edit_record(path, {"format_version": 2}), ("format_version=2", "up to 1")),
     "another format": (lambda path: _edit_record(path, {"format": "other"}), ("export.json cannot be read", "format")),
     "flipped bit": (lambda path: flip_bit(path / "model.safetensors", 7), ("model.safetensors is damaged",)),
     "missing file": (lambda path: (path / "model.safetensors").unlink(), ("model.safetensors is missing",)),
-    "no safetensors": (_no_safetensors, ("model.safetensors is no safetensors file",)),
+    "no safetensors": (_no_safetensors, ("model.safetensors is not a safetensors file",)),
     "a tensor twice": (_split_with_duplicate, ("and in another file too",)),
     "missing tensor": (
         lambda path: _edit_weights(path, lambda tensors: tensors.pop("experts.3.down")),
@@ -134,7 +134,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "a tensor more": (
         lambda path: _edit_weights(path, lambda tensors: tensors.update({"bias": torch.zeros(3)})),
-        ("bias is no parameter of the model",),
+        ("bias is not a parameter of the model",),
     ),
     "another shape": (
         lambda path: _edit_weights(path, lambda t: t.update({"final_norm.weight": torch.zeros(31)})),

@@ -46,7 +46,7 @@ def run_dir(base: Path, tmp_path: Path) -> Path:
 
 def test_to_resume_where_nothing_is_begins_and_what_the_watchdog_found_stays(base: Path) -> None:
     assert (
-        "1 steps that had been done before there was a checkpoint are lost and done anew"
+        "1 steps that had been done before there was a checkpoint are lost and repeated"
         in (base.parent / "said").read_text()
     )
     assert f"no checkpoint in {base}: starting at step 1\n" in (base.parent / "said").read_text()
@@ -88,7 +88,7 @@ def test_checkpoints_alone_are_a_run_too(run_dir: Path) -> None:
     """As a killed `reshard` leaves them; a plain `train` would delete them."""
     (run_dir / "config.yaml").unlink()
     before = files(run_dir)
-    with pytest.raises(ConfigError, match="already holds a run; pass --resume to go on with it"):
+    with pytest.raises(ConfigError, match="already holds a run; pass --resume to continue it"):
         check_run_dir(run_dir, overwrite=False, resume=False)
     check_run_dir(run_dir, overwrite=True, resume=False)
     check_run_dir(run_dir, overwrite=False, resume=True)

@@ -37,7 +37,7 @@ def test_a_run_that_is_killed_again_and_again_loses_next_to_nothing(folder: Path
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout.splitlines()
-    assert said[0] == "going on after 1 kills"
+    assert said[0] == "continuing after 1 kills"
     assert [line.split(":")[0] for line in said[1:KILLS]] == [f"kill {i:3}/{KILLS}" for i in range(2, KILLS + 1)]
     assert re.match(rf"{KILLS} kills, [1-9] during a save", said[KILLS])
     assert said[-1].startswith("no process and no temporary file was left; the final states are those of the uninter")
@@ -99,5 +99,5 @@ def test_the_soak_sees_damage_and_another_step(tmp_path: Path) -> None:
     ):
         with pytest.raises(ViolationError):
             check_resumed(output, 10)
-    with pytest.raises(ViolationError, match="which is no checkpoint"):
+    with pytest.raises(ViolationError, match="which is not a checkpoint"):
         check_resumed("resumed after step 5 of 9 from run/checkpoints/step-00000005.writing", 5)

@@ -91,7 +91,7 @@ def test_a_job_started_anew_elsewhere_takes_the_run_over_from_its_former_start(
     later = start(steps, "--resume")
     status, output = former.end()
     assert status == 75, output
-    assert "stopped: SLURM has started this job anew elsewhere, and that start waits for the run; the state" in output
+    assert "stopped: SLURM has restarted this job elsewhere, and that start waits for the run; the state" in output
     done = int(re.findall(r"^step +(\d+)/", output, re.MULTILINE)[-1])
     later.wait_for_step(done + 1)
     assert "is still held by process" in later.output() and f"resumed after step {done} of 4000" in later.output()

@@ -46,7 +46,7 @@ def _attack_in_the_index(folder: Path, marker: Path) -> None:
 
 
 def _bytes_in_the_index(folder: Path, marker: Path) -> None:
-    """torch reads an entry that is no tensor as a pickle of anything."""
+    """torch reads an entry that is not a tensor as a pickle of anything."""
     index = _index(folder)
     name = next(iter(index.state_dict_metadata))
     index.state_dict_metadata[name] = BytesStorageMetadata()

@@ -106,7 +106,7 @@ def test_what_is_no_corpus_is_not_replaced(
     make(tmp_path / "out")
     before = snapshot(tmp_path)
     for force in (False, True):
-        with pytest.raises(DataError, match=r"out.* (is not a corpus|is no folder)"):
+        with pytest.raises(DataError, match=r"out.* (is not a corpus|is not a folder)"):
             prepare(tmp_path / "out", options, force=force)
     assert snapshot(tmp_path) == before
 

@@ -190,7 +190,7 @@ def test_a_folder_for_temporary_files_is_ones_own(tmp_path: Path, monkeypatch: p
     (tmp_path / "link").symlink_to(made)
     (tmp_path / "file").touch()
     for name in ("link", "file"):
-        with pytest.raises(DataError, match="no folder that can be used"):
+        with pytest.raises(DataError, match="not a usable folder"):
             private_folder(tmp_path / name)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(DataError, match="belongs to another user"):

@@ -136,7 +136,7 @@ def test_a_run_goes_on_from_its_checkpoint_on_any_layout(workers: Workers, tmp_p
     (uninterrupted,) = workers.run(_save, 1, (*ADAMW, *SCALED), tmp_path)
     layouts = [("parallel.pp=2",), ("parallel.tp=2",), (), ZERO0]
     variants = [(*ADAMW, *SCALED, *layout) for layout in layouts]
-    # The scale is the configuration's, not the checkpoint's: without it the run goes on at the ordinary rate.
+    # The scale is the configuration's, not the checkpoint's: without it the run continues at the ordinary rate.
     variants.append((*ADAMW, "parallel.pp=2"))
     for losses in workers.run(_resume, 2, variants, [free_port() for _ in variants], tmp_path):
         *same, other = losses

@@ -52,7 +52,7 @@ def test_an_experiment_is_interrupted_resumed_and_extended(tmp_path: Path, tiny_
     finally:
         process.kill()
     said = (tmp_path / "log").read_text()
-    assert "SIGINT: the runs in progress save and stop" in said and "the same command goes on" in said
+    assert "SIGINT: the runs in progress save and stop" in said and "the same command continues" in said
     listed = states(complete(path, "--dry-run")[0])
     assert all(listed[name].startswith("step ") and f"of {LONG}" in listed[name] for name in RUNS[:2]), listed
     assert all(listed[name].startswith("not started") for name in RUNS[2:]), listed
@@ -94,7 +94,7 @@ def test_a_run_that_fails_is_named_and_tried_again_while_others_finish(tmp_path:
     assert states(said)["plain/seed-1"].startswith("done") and states(said)["wild/seed-1"].startswith("failed")
     assert "error (rank 0)" in log.read_text()
     said, _ = complete(path, status=1)
-    assert "1 of 2 runs are done" in said and "wild/seed-1: started anew" in said
+    assert "1 of 2 runs are done" in said and "wild/seed-1: started again" in said
     assert "plain/seed-1: started" not in said
 
 

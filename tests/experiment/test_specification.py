@@ -49,7 +49,7 @@ def read(tmp_path: Path, text: str) -> str:
         (GOOD.replace("out\n", "x" * 256 + "\n"), "output: a name in a path cannot have more than 255 bytes"),
         (GOOD.replace("  a:", f"  {'a' * 151}:"), "cannot be the name of a directory"),
         (GOOD.replace("set: {", "set: {train.steps: 4, "), "train.steps is there twice"),
-        (GOOD + "set: &a {x.y: *a}\n", "*a is inside of what it stands for"),
+        (GOOD + "set: &a {x.y: *a}\n", "*a is inside the node that it refers to"),
         (GOOD + "set: {x.y: !!timestamp abc}\n", "the tag !!timestamp is not taken"),
         (GOOD + "".join(f"k{n}: 1\n" for n in range(5000)), "and 4,980 more"),
         (GOOD + "baseline: c\n", "baseline: c is none of the variants (a, b)"),

@@ -59,7 +59,7 @@ def _export(draw: random.Random, place: Place, material: Material) -> Input:
 
 
 def _record(draw: random.Random, place: Place, material: Material) -> Input:
-    """A file in a run directory that is no checkpoint: metrics, heartbeat, usage, the job's."""
+    """A file in a run directory that is not a checkpoint: metrics, heartbeat, usage, the job's."""
     shutil.copytree(material.run, place.folder / "run")
     names = (
         "metrics.jsonl",

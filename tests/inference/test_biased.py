@@ -81,7 +81,7 @@ def test_an_export_without_them_is_refused(exported: Path, tmp_path: Path) -> No
     assert "bias_rate: 0.02" in text
     try:
         (exported / "config.yaml").write_text(text.replace("bias_rate: 0.02", "bias_rate: 0.0"))
-        assert "layers.0.router.bias is no parameter of the model" in fail("import", exported, tmp_path / "run")
+        assert "layers.0.router.bias is not a parameter of the model" in fail("import", exported, tmp_path / "run")
     finally:
         (exported / "config.yaml").write_text(text)
 

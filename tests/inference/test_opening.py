@@ -103,8 +103,8 @@ def test_what_is_no_run_is_refused(command: tuple[str, ...], small_run: Path, tm
     empty.mkdir()
     untrained.mkdir()
     shutil.copy(small_run / "config.yaml", untrained)
-    assert refused(*command, missing) == f"{missing} is no run: it is no directory; give the run.dir of a run"
-    assert refused(*command, empty) == f"{empty} is no run: it has no config.yaml; give the run.dir of a run"
+    assert refused(*command, missing) == f"{missing} is not a run: it is not a directory; give the run.dir of a run"
+    assert refused(*command, empty) == f"{empty} is not a run: it has no config.yaml; give the run.dir of a run"
     assert f"{untrained} has no checkpoint yet" in refused(*command, untrained)
     assert "checkpoint.interval=40" in refused(*command, untrained, "--nproc", 2), "before processes are started"
 

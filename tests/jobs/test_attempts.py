@@ -32,7 +32,7 @@ def test_a_line_cut_short_is_ignored_and_does_not_spoil_the_next(tmp_path: Path,
 
 
 def test_an_end_belongs_to_the_start_of_its_job_and_restart(tmp_path: Path) -> None:
-    """The batch script of a node that was cut off ends when SLURM has long started the job anew."""
+    """The batch script of a node that was cut off ends when SLURM has long restarted the job."""
     cut_off = AttemptLog(tmp_path)
     cut_off.start(Attempt("5", 0, ["n1"], 1, 0, 10.0))
     AttemptLog.read(tmp_path).start(Attempt("6", 1, ["n2"], 1, 3, 20.0))

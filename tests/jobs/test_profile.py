@@ -21,7 +21,7 @@ MERGES = "k0: &k0 {a: 1}\n" + "".join(f"k{i}: &k{i} {{<<: [{','.join([f'*k{i - 1
         ("cpus_per_task: 010\n", "010 is another number in YAML 1.1"),
         ("memory_per_node: 1:40\n", "1:40 is another number"),
         ("partition: !!python/name:os.system\n", "the tag !!python/name:os.system is not taken"),
-        ("setup: &a [*a]\n", "*a is inside of what it stands for"),
+        ("setup: &a [*a]\n", "*a is inside the node that it refers to"),
         ("setup: " + "[" * 1000, "nested more than 64 deep"),
         ("cpus_per_task: " + "9" * 5000, "a number of more than 64 characters"),
         (MERGES, "those that aliases repeat included"),

@@ -70,7 +70,7 @@ def started(run_dir: Path, at: float) -> AttemptLog:
 
 OUTCOMES = [
     ("failed", "an error", "failed", "an error"),
-    ("interrupted", "killed", "interrupted", "SLURM has ended the job; submit --resume goes on"),
+    ("interrupted", "killed", "interrupted", "SLURM has ended the job; submit --resume continues"),
     ("stopped", "SIGUSR1 on a rank", "stopped", "SIGUSR1 on a rank"),
     ("finished", None, "finished", None),  # as one that was finished already: it wrote no heartbeat
 ]
@@ -104,7 +104,7 @@ def test_a_start_of_an_experiment_on_this_machine_is_not_said_to_be_slurm_s(run_
     (found,) = status_of(run_dir)
     assert (found.job_state, found.reason) == (
         "interrupted",
-        "a signal has ended it; the same `unipool-dist experiment` goes on",
+        "a signal has ended it; the same `unipool-dist experiment` continues",
     )
 
 
@@ -164,7 +164,7 @@ def test_without_a_run_it_finds_those_of_experiments_too(tmp_path: Path, monkeyp
 def test_runs_of_an_experiment_that_its_last_array_leaves_out_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The array has what was not done; and the folder of a job, which has a configuration, is no run."""
+    """The array has what was not done; and the folder of a job, which has a configuration, is not a run."""
     monkeypatch.chdir(tmp_path)
     output = tmp_path / "runs" / "softmax"
     for name in ("vanilla/seed-1", "vanilla/seed-2"):

@@ -295,18 +295,18 @@ def test_files_that_cannot_be_read_are_an_error_that_says_how_to_go_on(batch: Ba
     (batch.folder.path / "attempts.jsonl").mkdir()  # a file without permission would be open to root
     status, output = batch.run()
     assert status == 1 and "Traceback" not in output
-    assert "attempts.jsonl" in output and f"go on with: unipool-dist submit --resume {batch.run_dir}" in output
+    assert "attempts.jsonl" in output and f"continue with: unipool-dist submit --resume {batch.run_dir}" in output
 
 
 def test_the_end_of_a_node_that_was_cut_off_is_not_that_of_the_next_start(batch: Batch) -> None:
-    """SLURM has started the job anew on other nodes meanwhile, and that start is in the files."""
+    """SLURM has restarted the job on other nodes meanwhile, and that start is in the files."""
     start = {"event": "start", "job_id": "17", "restart": 1, "nodes": ["n3"], "num_tasks": 2, "step_before": 3}
     later = json.dumps({**start, "started": time.time() + 1000})
     beat = HEARTBEAT.format(state="stopped", step=50, reason="SIGUSR1 on a rank", run=str(batch.run_dir), status=1)
     batch.srun(f"echo '{later}' >>{batch.folder.path}/attempts.jsonl\n{beat}")
     status, output = batch.run()
     assert status == 75 and batch.num_requeued == 0
-    assert output.splitlines()[-1].endswith("SLURM has started job 17 anew elsewhere: its restart 0, this one, ends")
+    assert output.splitlines()[-1].endswith("SLURM has restarted job 17 elsewhere: its restart 0, this one, ends")
     old, new = AttemptLog.read(batch.folder.path).attempts
     assert (old.outcome, old.step, new.outcome, new.restart) == ("interrupted", None, None, 1)
 
@@ -339,8 +339,8 @@ def doctor(status: int, verdict: str = "") -> str:
         (doctor(0, "0"), 0, 0, "the run is finished"),
         (doctor(0, "1"), 1, 0, "doctor found faults (status 1, see above)"),
         (doctor(1), 1, 0, "doctor came to no verdict (status 1, see above)"),
-        (doctor(1, "143"), 75, 1, "doctor was ended by SIGTERM, which is no finding"),  # the same, under torchrun
-        (doctor(143), 75, 1, "doctor was ended by SIGTERM, which is no finding"),  # a preemption
+        (doctor(1, "143"), 75, 1, "doctor was ended by SIGTERM, which is not a finding"),  # the same, under torchrun
+        (doctor(143), 75, 1, "doctor was ended by SIGTERM, which is not a finding"),  # a preemption
         (doctor(138), 75, 1, "doctor was ended by SIGUSR1"),  # the time limit is near
         (doctor(137, "1"), 1, 0, "doctor found faults"),  # and a task that stood still was killed
         (doctor(130), 75, 0, "do not start again"),

@@ -47,7 +47,7 @@ def test_a_full_disk_delays_records_and_loses_none(disk: Path, capsys: pytest.Ca
     file.close()
     file.close()
     warning, note = capsys.readouterr().err.splitlines()
-    assert warning.startswith(f"warning: {path} cannot be written: No space left on device; the run goes on")
+    assert warning.startswith(f"warning: {path} cannot be written: No space left on device; the run continues")
     assert note == f"note: {path} can be written again"
 
 
@@ -72,7 +72,7 @@ def test_what_waits_is_bounded(
         file.write(record)
     file.close()
     first, last = capsys.readouterr().err.splitlines()
-    assert "records cannot be written: it was deleted; the run goes on" in first and "lacks 20 records" in last
+    assert "records cannot be written: it was deleted; the run continues" in first and "lacks 20 records" in last
     assert not (tmp_path / "records").exists()
 
 

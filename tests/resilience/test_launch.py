@@ -94,7 +94,7 @@ def test_a_signal_reaches_each_rank_once_and_all_may_save(launch: Callable[..., 
         f"at once"
         for rank in (0, 1)
     ]
-    assert output.splitlines()[-1] == "stopped: the same command with --resume goes on"
+    assert output.splitlines()[-1] == "stopped: the same command with --resume continues"
     assert "failed" not in output and "Traceback" not in output
 
 
@@ -104,7 +104,7 @@ def test_a_lost_terminal_is_a_request_to_stop(launch: Callable[..., Launched]) -
     launched.process.send_signal(signal.SIGHUP)
     code, output = launched.end()
     assert code == 75 and output.count("SIGHUP received: finishing this step") == 2
-    assert output.splitlines()[-1] == "stopped: the same command with --resume goes on"
+    assert output.splitlines()[-1] == "stopped: the same command with --resume continues"
 
 
 def test_under_nohup_a_lost_terminal_is_nothing(launch: Callable[..., Launched]) -> None:
@@ -187,7 +187,7 @@ def test_a_signal_before_there_are_ranks_reaches_them_as_they_start(launch: Call
     code, output = launch("early").end()
     assert code in (1, 75)
     assert (
-        "was killed by SIGTERM" if code == 1 else "stopped: the same command with --resume goes on"
+        "was killed by SIGTERM" if code == 1 else "stopped: the same command with --resume continues"
     ) in output.splitlines()[-1]
     assert "Traceback" not in output
 
@@ -199,7 +199,7 @@ def ended(exit_codes: dict[int, int], seconds: dict[int, int]) -> tuple[int, str
     return outcome(ChildFailedError("python", failures))
 
 
-STOPPED = "stopped: the same command with --resume goes on"
+STOPPED = "stopped: the same command with --resume continues"
 BY_AGENT = {1: 31}  # seconds after the first failure
 
 

@@ -78,5 +78,5 @@ def _poll_as_job(environment: Environment, port: int, run_dir: Path) -> str | No
 def test_all_ranks_hand_the_run_over_to_a_later_start_of_their_job(workers: Workers, tmp_path: Path) -> None:
     assert workers.run(_poll_as_job, 4, free_port(), tmp_path) == [None] * 4
     Handover(tmp_path, "17", 1).ask()
-    reason = "SLURM has started this job anew elsewhere, and that start waits for the run"
+    reason = "SLURM has restarted this job elsewhere, and that start waits for the run"
     assert workers.run(_poll_as_job, 4, free_port(), tmp_path) == [reason] * 4

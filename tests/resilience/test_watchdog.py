@@ -83,7 +83,7 @@ def ended_by_watchdog(run: Run) -> tuple[list[str], Path]:
     summary = (folder / "summary.txt").read_text()
     assert output.count(summary) == 1, "said once, and as it was written down"
     assert output.splitlines()[-1] == (
-        f"ended: the run made no progress, see {folder}/summary.txt; the same command with --resume goes on from the "
+        f"ended: the run made no progress, see {folder}/summary.txt; the same command with --resume continues from the "
         f"newest checkpoint"
     )
     return [line.strip() for line in summary.splitlines()], folder

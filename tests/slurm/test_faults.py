@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(420)
 TWO_NODES = ("--nodes", "2", "--tasks-per-node", "1", "--time", "10")
 LAYOUT = ("parallel.pp=2",)  # across the nodes, one pool over both
 MIDDLE = 22
-SLOW = "train.global_batch_size=48"  # for what takes SLURM half a minute to see, while the run goes on
+SLOW = "train.global_batch_size=48"  # for what takes SLURM half a minute to see, while the run continues
 
 
 class OneProcess:

@@ -54,7 +54,7 @@ class Soak:
             if victim.steps not in CheckpointDirectory(victim.reference).steps():
                 victim.train_uninterrupted(corpus)
         if self.kills:
-            click.echo(f"going on after {len(self.kills)} kills")
+            click.echo(f"continuing after {len(self.kills)} kills")
         while (done := len(self.kills)) < self._num_kills:
             victim = self._victims[4 if done % _FOUR_RANKS == _FOUR_RANKS - 1 else 2]
             self.kills.append(self._kill_once(victim, corpus, random.Random(f"{self._seed} {done}")))

@@ -66,7 +66,7 @@ def check_resumed(output: str, newest: int) -> None:
     said = re.search(r"resumed after step (\d+) of \d+ from (.*)", output)
     if said is not None:
         require(int(said[1]) == newest, f"resumed from {said[1]}, though {newest} is the newest")
-        require(said[2].endswith(f"/step-{newest:08d}"), f"resumed from {said[2]}, which is no checkpoint")
+        require(said[2].endswith(f"/step-{newest:08d}"), f"resumed from {said[2]}, which is not a checkpoint")
     require("damaged" not in output, f"a damaged checkpoint was found:\n{output}")
 
 

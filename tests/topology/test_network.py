@@ -115,7 +115,9 @@ def test_the_meeting_point_takes_the_word_of_the_others(monkeypatch: pytest.Monk
         {"HOME": "/none", **named} for named in (first, first, second)
     ]
     own.clear()
-    assert "reach MASTER_ADDR=node0 at 10.0.0.1, which is no address" in str(settled(HERE, ELSEWHERE, variables={})[0])
+    assert "reach MASTER_ADDR=node0 at 10.0.0.1, which is not an address" in str(
+        settled(HERE, ELSEWHERE, variables={})[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_what_is_set_already_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_an_interface_that_is_not_there_is_named() -> None:
     (end,) = settled(HERE, variables={"GLOO_SOCKET_IFNAME": "eth77"})
-    assert isinstance(end, TopologyError) and "GLOO_SOCKET_IFNAME=eth77 is no interface of node" in str(end)
+    assert isinstance(end, TopologyError) and "GLOO_SOCKET_IFNAME=eth77 is not an interface of node" in str(end)
 
 
 def test_processes_that_do_not_come_are_missed() -> None:

@@ -32,7 +32,7 @@ _ADVICE = {
     errno.EAGAIN: "no more processes or threads can be started: raise `ulimit -u` or `-v`, or end other programs",
     errno.EIO: "the disk or the file server has failed: see the system's log",
     errno.ESTALE: "the file server has lost it: give the command again; else see whether it is still mounted",
-    errno.EXDEV: "it lies on another file system: choose a place on the same one",
+    errno.EXDEV: "it is on another file system: choose a place on the same one",
     errno.ETXTBSY: "it is in use: wait until that has ended",
     errno.EBUSY: "it is in use, or a mount point: unmount it, or choose another place",
 }
@@ -74,7 +74,7 @@ def _limit(text: str) -> str | None:
     """Return which limit of the system a library ran into, judging by its message."""
     text = text.lower()
     for number, words in _IN_OTHER_WORDS.items():
-        # Of a socket that does not block, "temporarily unavailable" is no limit.
+        # For a non-blocking socket, "temporarily unavailable" is not a limit.
         if any(word in text for word in words) and (number != errno.EAGAIN or "gloo" not in text):
             return f"{os.strerror(number)}; {_ADVICE[number]}"
     return None

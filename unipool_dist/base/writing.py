@@ -8,7 +8,7 @@ from pathlib import Path
 from secrets import token_hex
 
 DRAFT_NAME = re.compile(r"\.(.+)\.[0-9a-f]{12}\.new")
-"""Of what is written beside the file that it is to replace, whose name is the group."""
+"""Names of the files that are written to replace another, whose name is the group."""
 
 
 def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:

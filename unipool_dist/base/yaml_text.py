@@ -99,7 +99,7 @@ class _Composer(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             node = self.anchors.get(event.anchor)
             if node is not None and id(node) not in self._measured:
-                raise _refused(f"*{event.anchor} is inside of what it stands for", event)
+                raise _refused(f"*{event.anchor} is inside the node that it refers to", event)
         elif event.tag is not None:
             tag = event.tag.replace(_CORE, "!!")
             raise _refused(f"the tag {tag} is not taken; write the value without it", event)
@@ -173,7 +173,7 @@ def _scalar(node: yaml.ScalarNode) -> Any:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise YamlError(f"half of a surrogate pair is no character{_place(node.start_mark)}") from None
+        raise YamlError(f"half of a surrogate pair is not a character{_place(node.start_mark)}") from None
     return _plain(node) if node.style is None else text
 
 

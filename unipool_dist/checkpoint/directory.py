@@ -127,7 +127,7 @@ class CheckpointDirectory:
         """Delete every checkpoint but those set aside. Interrupted at any moment, it leaves the newest or none.
 
         Raises:
-            ForeignError: there is something that is no checkpoint; then all of them stay.
+            ForeignError: there is something that is not a checkpoint; then all of them stay.
         """
         refuse(self.foreign(), f"deleting the checkpoints in {self.path}")
         movable = [step for step in self.steps() if not is_mount_point(self.folder(step))]

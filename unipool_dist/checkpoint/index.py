@@ -150,7 +150,7 @@ def _check_records(index: Metadata, files: Mapping[str, FileRecord]) -> None:
             if math.prod(chunk.sizes) * tensor.properties.dtype.itemsize > _count(info.length):
                 _refuse(f"{name} is larger than its record")
     if missing:
-        _refuse(f"{next(iter(missing)).fqn} has a record and is no tensor")
+        _refuse(f"{next(iter(missing)).fqn} has a record and is not a tensor")
     ends: dict[str, int] = {}
     for info in sorted(index.storage_data.values(), key=lambda info: (str(info.relative_path), _count(info.offset))):
         name = info.relative_path
@@ -163,7 +163,7 @@ def _check_records(index: Metadata, files: Mapping[str, FileRecord]) -> None:
 
 def _tensor(entry: Any) -> TensorStorageMetadata:
     if type(entry).__name__ != "TensorStorageMetadata":
-        _refuse("it holds something that is no tensor")
+        _refuse("it holds something that is not a tensor")
     dtype, size = entry.state["properties"].state[0], _shape(entry.state["size"])
     if dtype not in _DTYPES:
         _refuse(f"a tensor of it has type {dtype}")

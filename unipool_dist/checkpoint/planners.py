@@ -111,7 +111,7 @@ class PieceLoadPlanner(LoadPlanner):
         return central_plan
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        raise CheckpointError(f"{read_item.dest_index.fqn} is no tensor: this is not a checkpoint of unipool_dist")
+        raise CheckpointError(f"{read_item.dest_index.fqn} is not a tensor: this is not a checkpoint of unipool_dist")
 
     def resolve_bytes(self, read_item: ReadItem) -> io.BytesIO:
         raise AssertionError("no item is of bytes")

@@ -48,7 +48,7 @@ class Saver:
 
     A save is left to a thread, which copies the state to host memory and writes the copy. Training goes on meanwhile;
     before its next update of weights it waits for the copy, and with the next save for the writing. A save that fails
-    is reported and leaves the older checkpoints as they are; the run goes on to the next one.
+    is reported and leaves the older checkpoints as they are; the run continues to the next one.
 
     Args:
         data: what the run is trained on.

@@ -69,8 +69,8 @@ def experiment(
 ) -> None:
     """Train the variants that FILE describes, each with several seeds: on this machine or as a job array.
 
-    The run of a variant and seed is in OUTPUT/VARIANT/seed-N. What is done is not done again and what was interrupted
-    goes on, so the same command resumes an experiment, and trains what was added to FILE since. A run that fails does
+    The run of a variant and seed is in OUTPUT/VARIANT/seed-N. Finished runs are skipped and interrupted ones
+    continued, so the same command resumes an experiment, and trains what was added to FILE since. A run that fails does
     not keep the others from training; the same command tries it again.
 
     \b
@@ -90,7 +90,7 @@ def experiment(
     unipool-dist experiment router.yaml --slurm --gpus-per-node 8 --time 24:00:00
 
     Exit status: 0 when all runs are done, or left to others that are at them; 1 when any failed; 75 when SIGINT or
-    SIGTERM stopped it, or a run stopped, with the states saved: the same command goes on.
+    SIGTERM stopped it, or a run stopped, with the states saved: the same command continues.
     """
     check_time(limit)
     slurm_options = {
@@ -140,7 +140,7 @@ def _train_here(asked: _Asked, *, num_at_once: int, num_processes: int, dry_run:
     for run in trainings.failed:
         say(f"{run.name} failed; its log: {log_of(run)}", err=True)
     if trainings.stopped_by is not None or (trainings.stopped and not trainings.failed):
-        say("stopped: the same command goes on", err=True)
+        say("stopped: the same command continues", err=True)
         sys.exit(RESUME)
     if trainings.failed:
         sys.exit(1)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--against", type=click.Path(path_type=Path), metavar="RUN", help="Draw the probe of this run beside.")
+@click.option(
+    "--against", type=click.Path(path_type=Path), metavar="RUN", help="Draw the probe of this run next to it."
+)
 @click.option("--seeds", type=COUNT, default=3, show_default=True, help="Random routings of each kind.")
 @sequences_option
 @use_options

@@ -50,7 +50,7 @@ def report(directory: Path, output: Path | None, baseline: str | None, json_file
                 replace_text(Path(json_file), document)
             written.append(Path(json_file))
     for run_dir in left_out(directory, experiment, runs):
-        say(f"warning: {run_dir} is no run of the experiment and is left out", err=True)
+        say(f"warning: {run_dir} is not a run of the experiment and is left out", err=True)
     for problem in summary.problems:
         say(f"warning: in no mean: {problem}", err=True)
     say("\n".join(map(str, written)), err=json_file == "-")

@@ -57,7 +57,7 @@ def _runs_in(folder: Path, depth: int = 3) -> list[Path]:
             found.append(entry)
             try:
                 of_job = [entry / name for name in job.read().runs]
-            except PermissionError:  # of another user: told of when its state is asked for
+            except PermissionError:  # of another user: reported when its state is read
                 continue
             # The last array of an experiment has only what was not done when it was submitted.
             others = _runs_in(entry, depth - 1) if entry not in of_job and depth > 1 else []

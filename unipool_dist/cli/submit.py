@@ -65,7 +65,7 @@ def submit(
     commas; those in brackets and quotes are part of a value.
 
     The run directory keeps all that the run is made of: configuration, code, packages, environment, command. The job
-    saves before its time is up, is requeued when it is preempted, fails or loses a node, and goes on from its newest
+    saves before its time is up, is requeued when it is preempted, fails or loses a node, and continues from its newest
     whole checkpoint, with `--nodes 2-4` and parallel.dp=auto on as many nodes as there are. It ends when the run is
     finished, has failed twice at the same step, or has come no further in several starts (slurm/README.md).
 

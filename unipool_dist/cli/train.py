@@ -52,8 +52,8 @@ def train(
     Without --nproc this is one process of those that torchrun or SLURM started, or a run of a single process.
 
     SIGTERM, SIGINT, SIGUSR1 or SIGHUP on any process saves the state after the step under way and ends the run with
-    exit status 75; the same command with --resume goes on, on any layout. A second signal ends it at once. Under nohup
-    SIGHUP does nothing.
+    exit status 75; the same command with --resume continues, on any layout. A second signal ends it at once. Under
+    nohup SIGHUP does nothing.
     """
     start = Start(
         overwrite=overwrite,

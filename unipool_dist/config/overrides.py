@@ -33,7 +33,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     if not separator or not _is_dotted(name):
         raise ConfigError(f"override {_shown(override)} is not of the form section.field=value, e.g. train.steps=200")
     if not text:
-        raise ConfigError(f"override {_shown(override)} has no value; null stands for none")
+        raise ConfigError(f"override {_shown(override)} has no value; null means none")
     try:
         value = value_of(name, text)
     except ValueError as error:

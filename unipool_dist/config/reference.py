@@ -1,6 +1,6 @@
 """docs/configuration.md, made from the sections.
 
-``python -m unipool_dist.config.reference > docs/configuration.md`` writes it anew.
+``python -m unipool_dist.config.reference > docs/configuration.md`` rewrites it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ All other paths are relative to the directory in which a command is started.
 An override means what its text says for the type of the field, or is refused:
 
 - *text*: as typed, `#`, `:` and digits included (`run.dir=runs/a #2`). Quotes around the whole are taken off, and
-  `null` stands for none where that is allowed. `~` at the beginning is refused, as no shell has expanded it there.
+  `null` means none where that is allowed. `~` at the beginning is refused, as no shell has expanded it there.
 - *a number*: decimal, whatever zeros it begins with: `train.seed=010` is 10; `1_000`, `1e-3`.
 - *true or false*: also `yes`, `no`, `on` and `off`, as in YAML 1.1.
 - *a list, a mapping, a section, null*: YAML on one line, without a comment: `data.weights={web: 2}`.

@@ -77,7 +77,7 @@ def micro_batch(
     except (IndexError, ValueError, RuntimeError) as error:  # RuntimeError: rows of different lengths
         raise DataError(
             f"samples {first} to {first + micro_batch_size - 1} cannot be read ({error}): the index of the training "
-            f"data does not fit the tokens; remove the folder cache/ of the corpus, and the next start makes it anew"
+            f"data does not fit the tokens; remove the folder cache/ of the corpus, and the next start rebuilds it"
         ) from None
     return Batch(tokens, labels, loss_mask).to(device)
 

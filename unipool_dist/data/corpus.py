@@ -73,7 +73,7 @@ class Corpus:
             DataError: its files do not match the manifest.
         """
         record = self.manifest.tokenizer
-        remedy = "prepare the corpus anew, or have it copied again"
+        remedy = "prepare the corpus again, or have it copied again"
         try:
             found = combined_hash(
                 {name: file_sha256(regular_inside(self.path, name)) for name in TOKENIZER_FILES[record.kind]}

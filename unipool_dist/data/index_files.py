@@ -50,7 +50,7 @@ def fault(folder: Path, key: str) -> str | None:
             return "is the index of something else"
         for name, stated in record["files"].items():
             path = regular_inside(folder, name)
-            # The size first: what lies there may be too large to be read.
+            # The size first: the file may be too large to be read.
             if path.stat().st_size != stated["num_bytes"] or record_file(path).model_dump() != stated:
                 return f"has another {name} than was written"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -101,7 +101,7 @@ def private_folder(path: Path) -> Path:
         path.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise DataError(f"{path} is no folder that can be used ({error}): {remedy}") from None
+        raise DataError(f"{path} is not a usable folder ({error}): {remedy}") from None
     try:
         if os.fstat(descriptor).st_uid != os.geteuid():
             raise DataError(f"{path} belongs to another user: {remedy}")

@@ -71,7 +71,7 @@ class Place:
         self._draft = out / _INSIDE if self._inside else out.with_name(out.name + ".partial")
         self._replaced = out.with_name(out.name + ".replaced")
         if exists(out) and not out.is_dir():
-            raise DataError(f"{listed([out])} exists and is no folder: choose another or remove it")
+            raise DataError(f"{listed([out])} exists and is not a folder: choose another or remove it")
         if exists(out) and not self._holds_corpus and (others := self._no_corpus()):
             raise DataError(
                 f"{out} exists and is not a corpus (it has no {MANIFEST_NAME}, and holds {listed(others)}): choose "

@@ -33,7 +33,7 @@ def check_token_store(corpus: Corpus, domain: str, split: Literal["train", "vali
     except (OSError, ValueError, struct.error) as error:
         fault = f"cannot be read ({error})"
     if fault:
-        raise DataError(f"corpus file {path} {fault}: prepare the corpus anew, or have it copied again")
+        raise DataError(f"corpus file {path} {fault}: prepare the corpus again, or have it copied again")
 
 
 def _fault(path: Path, corpus: Corpus, domain: str, split: Literal["train", "validation"]) -> str | None:

@@ -21,7 +21,7 @@ TOKENIZER_FILES: dict[TokenizerKind, tuple[str, ...]] = {
 GPT2_EOD = "<|endoftext|>"
 _MAX_GAPS = 4  # ids for each piece of a vocabulary, whose ids need not follow one another
 NO_PAD = -1
-"""No token stands for padding: packed sequences have none, and a mask marks what is padded elsewhere."""
+"""There is no padding token: packed sequences need none, and elsewhere a mask marks the padding."""
 
 
 class Tokenizer(Protocol):
@@ -67,7 +67,7 @@ class SentencePieceTokenizer:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
         except (OSError, RuntimeError) as error:
-            raise DataError(f"cannot read the tokenizer {model}: {error}; prepare the corpus anew") from None
+            raise DataError(f"cannot read the tokenizer {model}: {error}; prepare the corpus again") from None
         self.vocab_size: int = self._processor.vocab_size()
         self.eod: int = self._processor.eos_id()
         self.unique_identifiers: OrderedDict[str, Any] = OrderedDict([("class", "sentencepiece"), ("sha256", sha256)])

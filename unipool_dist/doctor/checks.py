@@ -22,7 +22,7 @@ class Check:
     advice: str = ""
     """What to do; there is some unless the status is ok."""
     value: float | None = None
-    """The one figure that stands for the check, if there is one."""
+    """The one figure that summarizes the check, if there is one."""
     unit: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
     """Everything that was measured, for machines; names carry units."""

@@ -81,7 +81,7 @@ def judge_clocks(of_node: dict[str, tuple[float, float]]) -> Check:
         shown = ", ".join(f"{name} {of_node[name][0]:+.1f} s" for name in off)
         advice = f"against rank 0: {shown}; file times and logs will mislead: start a time service (chrony, ntpd) there"
     elif vague:
-        advice = f"{', '.join(vague)} answers so slowly that its clock cannot be told; see the network checks"
+        advice = f"{', '.join(vague)} answers so slowly that its clock cannot be measured; see the network checks"
     return Check(
         "clock skew",
         "warn" if advice else "ok",

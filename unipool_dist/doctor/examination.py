@@ -91,7 +91,7 @@ class Examination:
             self.abandoned = ended.abandoned
             self._leave(ended.broken)
             return ended.status
-        except dist.DistError as error:  # of the store; those of groups are told to rank 0
+        except dist.DistError as error:  # of the store; those of groups are reported to rank 0
             raise CommunicationError(f"lost rank 0: {str(error).strip().splitlines()[0]}; see what it said") from None
 
     def _meet(self) -> Roster:
@@ -139,7 +139,7 @@ class Examination:
         try:
             answers = [json.loads(text) for text in self._council.gather(json.dumps(answer), self._patience_s)]
         except SilentRanksError as error:
-            advice = f"see whether {roster.name(error.ranks)} was killed, or stands still"
+            advice = f"see whether {roster.name(error.ranks)} was killed, or is stuck"
             measured = f"no answer from {roster.name(error.ranks)} within {error.patience_s:g} s"
             self._checks.append(Check(probe.name, "fail", measured, "an answer from every rank", advice))
             self._broken, self.abandoned = measured, True

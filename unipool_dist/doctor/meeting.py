@@ -34,7 +34,7 @@ def open_store(environment: Environment, timeout_s: float) -> dist.Store:
     except CommunicationError as error:
         raise CommunicationError(
             f"rank 0 was not to be reached at MASTER_ADDR={address}, MASTER_PORT={port} within {timeout_s:g} s from "
-            f"{socket.gethostname()}: {error}; see whether rank 0 was started there, and whether a firewall lies "
+            f"{socket.gethostname()}: {error}; see whether rank 0 was started there, and whether a firewall is "
             f"between"
         ) from None
     except RuntimeError as error:

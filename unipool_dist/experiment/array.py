@@ -35,7 +35,7 @@ def prepare(output: Path, runs: Sequence[Run], request: Request, *, max_parallel
     """
     folder = JobFolder(output.resolve())
     if folder.exists():
-        check_idle(folder)  # its tasks read the job folder that is about to be written anew
+        check_idle(folder)  # its tasks read the job folder that is about to be rewritten
     return prepare_array(request, folder, {run.name: run.config for run in runs}, max_parallel=max_parallel)
 
 
@@ -43,7 +43,7 @@ def submit(request: Request, prepared: Prepared) -> str:
     """Freeze the runs and hand the array to SLURM; return the job's id.
 
     Raises:
-        SlurmError: SLURM refuses it; what was frozen stays, and is frozen anew by the next submission.
+        SlurmError: SLURM refuses it; what was frozen stays, and is frozen again by the next submission.
     """
     write_over(request, prepared)
     return hand_in(prepared.folder)

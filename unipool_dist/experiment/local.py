@@ -111,7 +111,7 @@ class LocalTrainings:
             # In a session of its own: a terminal's signals come to this command alone, which passes them on once.
             process = start_program(self._command(run), output=output, variables=self._environment(place))
             self._under_way.append(_Training(run, process, claim, attempts, place, log, log_start))
-        again = f" from step {progress.checkpoint}" if progress.checkpoint else " anew" if progress.step else ""
+        again = f" from step {progress.checkpoint}" if progress.checkpoint else " again" if progress.step else ""
         self._tell(f"{run.name}: started{again}")
 
     def _command(self, run: Run) -> list[str]:

@@ -62,7 +62,7 @@ def read_experiment(path: Path) -> Experiment:
     """Read and check an experiment's file; the configurations that follow from it are not yet looked at.
 
     Raises:
-        ConfigError: it cannot be read, or is no experiment; all faults are named at once.
+        ConfigError: it cannot be read, or is not an experiment; all faults are named at once.
     """
     try:
         values = read_yaml(path)

@@ -43,7 +43,7 @@ def as_text(tokenizer: Tokenizer, prompt: list[int], tokens: Iterable[int]) -> I
     for token in tokens:
         text.append(token)
         now = tokenizer.decode(text)
-        if not now.endswith("\ufffd"):  # else a character of which bytes are still to come, or one that is none
+        if not now.endswith("\ufffd"):  # else bytes of a character are still to come, or it is invalid
             yield now[len(done) :]
             done = now
     yield tokenizer.decode(text)[len(done) :]

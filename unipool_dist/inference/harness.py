@@ -147,7 +147,7 @@ class _Model(TemplateLM):
         super().__init__()
         self._answer, self._tokenizer, self._at_once, self._progress = answer, tokenizer, at_once, progress
         self.failure: Exception | None = None
-        """What ``answer`` raised, which is no fault of a task's rows."""
+        """The error that ``answer`` raised: the task's rows are not at fault."""
 
     @property
     def eot_token_id(self) -> int:

@@ -42,8 +42,8 @@ def inference_config(run_dir: Path, overrides: Sequence[str], world_size: int) -
     """
     path = run_dir / CONFIG_FILE
     if not path.is_file():
-        found = f"has no {CONFIG_FILE}" if run_dir.is_dir() else "is no directory"
-        raise CheckpointError(f"{run_dir} is no run: it {found}; give the run.dir of a run")
+        found = f"has no {CONFIG_FILE}" if run_dir.is_dir() else "is not a directory"
+        raise CheckpointError(f"{run_dir} is not a run: it {found}; give the run.dir of a run")
     try:
         config = load_config(path)
     except ConfigError as error:

@@ -120,7 +120,7 @@ def after_doctor(status: int, verdict: str, *, ended_by_slurm: bool) -> Decision
         because = "found faults" if said else "came to no verdict"
         advice = "Deal with what it says; then"
         return Decision("give_up", f"doctor {because} (status {said or status}, see above)", advice)
-    because = f"doctor was ended by {number.name}, which is no finding"
+    because = f"doctor was ended by {number.name}, which is not a finding"
     if number == signal.SIGINT:
         return Decision("end", f"{because}; SIGINT means: do not start again")
     return Decision("requeue", because)

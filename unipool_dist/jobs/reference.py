@@ -1,6 +1,6 @@
 """docs/profile.md, made from the profile's fields.
 
-``python -m unipool_dist.jobs.reference > docs/profile.md`` writes it anew.
+``python -m unipool_dist.jobs.reference > docs/profile.md`` rewrites it.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def requeue(job_id: str, restart: int, *, is_ending: Callable[[], bool], say: Ca
     Returns whether the job is out of this script's hands: by this, or because SLURM had taken it anyway.
 
     Args:
-        restart: how often the job had been started anew when this script began.
+        restart: how often the job had been restarted when this script began.
         is_ending: whether SLURM has told this script to end.
         say: is given a line for each thing that a user should know.
     """
@@ -31,7 +31,7 @@ def requeue(job_id: str, restart: int, *, is_ending: Callable[[], bool], say: Ca
     while True:
         try:
             # Asked anew each time: a requeue may have come through though its answer was lost; and a node that was cut
-            # off may come back after SLURM has long started the job anew elsewhere.
+            # off may come back after SLURM has long restarted the job elsewhere.
             if not _is_ours(job_id, restart):
                 say("SLURM has already taken this job from here: nothing more to do")
                 return True

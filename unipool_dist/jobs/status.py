@@ -44,7 +44,7 @@ class RunStatus:
     starts: int
     """How often tasks of this run were started."""
     restarts: int
-    """How often SLURM has started the present job anew."""
+    """How often SLURM has restarted the present job."""
     updated_s_ago: float | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -155,10 +155,10 @@ def _outcome(last: Attempt, beat: Heartbeat | None, state: str | None) -> tuple[
         return "stopped", beat.reason if beat is not None and is_of_last else last.detail
     if last.outcome == "interrupted":
         if last.job_id == LOCAL:
-            return "interrupted", "a signal has ended it; the same `unipool-dist experiment` goes on"
+            return "interrupted", "a signal has ended it; the same `unipool-dist experiment` continues"
         if state is not None and state != "COMPLETED":
             return state, None
-        return "interrupted", "SLURM has ended the job; submit --resume goes on"
+        return "interrupted", "SLURM has ended the job; submit --resume continues"
     return last.outcome or "failed", last.detail if last.outcome == "failed" else None
 
 

@@ -74,7 +74,7 @@ def prepare(
     root = _root(next(iter(configs.values())), overrides)
     folder = JobFolder(root)
     if folder.exists() or (root / "config.yaml").exists():
-        raise ConfigError(f"{root} already holds a run; go on with it: {_resume(root)}, or choose another run.dir")
+        raise ConfigError(f"{root} already holds a run; continue it: {_resume(root)}, or choose another run.dir")
     for path in (folder.path, folder.logs):
         if path.exists():  # of something else, which a submission that SLURM refuses would delete
             raise ConfigError(f"{path} is there, and not of a run; choose another run.dir, or remove it")

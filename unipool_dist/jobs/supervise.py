@@ -117,7 +117,7 @@ class Supervisor:
             started = time.time()  # what the former start has written since is not of this one
         status = self._srun(train_command(self._folder, self._run_dir, layout))
         beat = read_heartbeat(self._run_dir)
-        # This node was cut off, and SLURM has started the job anew elsewhere: the heartbeat is not that of this start.
+        # This node was cut off, and SLURM has restarted the job elsewhere: the heartbeat is not that of this start.
         taken = self._log.is_superseded()
         if taken or (beat is not None and beat.time < started):
             beat = None  # this start did not come so far
@@ -143,9 +143,7 @@ class Supervisor:
             self._say(decision.because)
             return 0
         if taken:
-            self._say(
-                f"SLURM has started job {self._job_id} anew elsewhere: its restart {self._restart}, this one, ends"
-            )
+            self._say(f"SLURM has restarted job {self._job_id} elsewhere: its restart {self._restart}, this one, ends")
             return RESUME
         return self._carry_out(decision, RESUME if outcome == "stopped" or status == 0 else status)
 
@@ -192,9 +190,7 @@ class Supervisor:
             return RESUME
         self._say(f"{decision.because}: the job goes back into the queue and resumes from the newest whole checkpoint")
         if not requeue(self._slurm_name, self._restart, is_ending=lambda: self._ended_by is not None, say=self._say):
-            self._say(
-                "if this node is off the network, SLURM starts the job anew by itself; if squeue does not show it,"
-            )
+            self._say("if this node is off the network, SLURM restarts the job by itself; if squeue does not show it,")
             self._say_how_to_go_on()
         return RESUME
 
@@ -204,7 +200,7 @@ class Supervisor:
         return 1
 
     def _say_how_to_go_on(self) -> None:
-        self._say(f"go on with: {shown(['unipool-dist', 'submit', '--resume', self._folder.run_dir])}")
+        self._say(f"continue with: {shown(['unipool-dist', 'submit', '--resume', self._folder.run_dir])}")
 
     def _newest_checkpoint(self) -> int:
         """Step of it; 0 if there is none, or none can be seen."""
@@ -264,7 +260,7 @@ def main(arguments: list[str]) -> int:
     except OSError as error:  # without its files it can decide nothing
         say(
             f"error: the job's files cannot be used: {error}. The checkpoints are as they were; once that is dealt "
-            f"with, go on with: {shown(['unipool-dist', 'submit', '--resume', arguments[0]])}",
+            f"with, continue with: {shown(['unipool-dist', 'submit', '--resume', arguments[0]])}",
             err=True,
         )
     return 1

@@ -65,7 +65,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
             record = _parsed(line)
             if not isinstance(record, dict) or type(record.get("step")) is not int:
                 raise UnipoolError(
-                    f"{path}, line {number}, is not a JSON object with a step; remove that line to go on"
+                    f"{path}, line {number}, is not a JSON object with a step; remove that line to continue"
                 )
             records.append(record)
     except ValueError as error:

@@ -73,7 +73,7 @@ class LastingFile:
             if not self._was_told:
                 self._was_told = True
                 say(
-                    f"warning: {self.path} cannot be written: {error.strerror}; the run goes on, and what it has to "
+                    f"warning: {self.path} cannot be written: {error.strerror}; the run continues, and what it has to "
                     f"record there is kept in memory until there is room",
                     err=True,
                 )

@@ -12,7 +12,9 @@ ELSEWHERE = "make room, or choose another place that can be written"
 
 
 @contextmanager
-def naming(path: Path, advice: str = "make room or repair the file system, then go on with --resume") -> Iterator[None]:
+def naming(
+    path: Path, advice: str = "make room or repair the file system, then continue with --resume"
+) -> Iterator[None]:
     """Run the body, which writes ``path``. ``advice``: what to do if that cannot be written.
 
     Raises:

@@ -110,9 +110,9 @@ def check_replaceable(run_dir: Path) -> None:
     folder = run_dir / PROBE_DIR
     if exists(folder) and not folder.is_dir():
         refuse([folder], f"probing {run_dir}")
-    beside = is_png if exists(folder / PROBE_FILE) else is_our_figure
+    of_a_probe = is_png if exists(folder / PROBE_FILE) else is_our_figure
     found = foreign(folder / PROBE_FILE, IS_PROBE)
-    found += [path for name in PROBE_FIGURES for path in foreign(folder / f"{name}.png", beside)]
+    found += [path for name in PROBE_FIGURES for path in foreign(folder / f"{name}.png", of_a_probe)]
     refuse(found, f"probing {run_dir}")
 
 

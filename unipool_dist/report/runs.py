@@ -164,7 +164,7 @@ def _run_directories(directory: Path) -> Iterator[Path]:
     for folder, below, files in os.walk(directory):
         below.sort()
         if CONFIG_FILE in files and any(name in files for name in _OF_A_RUN):
-            below.clear()  # what else a run holds, its checkpoints and job, is no run
+            below.clear()  # what else a run holds, its checkpoints and job, is not a run
             yield Path(folder)
 
 
@@ -197,8 +197,8 @@ def _read_metrics(path: Path) -> tuple[dict[int, tuple[float, ...]], dict[int, d
                 training[step] = _numbers({"window_steps": 1, **record})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UnipoolError(
-                f"{path}, line {number}, is no record of this version ({type(error).__name__}: {error}); remove that "
-                f"line, or make the report with the version that wrote it"
+                f"{path}, line {number}, is not a record of this version ({type(error).__name__}: {error}); remove "
+                f"that line, or make the report with the version that wrote it"
             ) from None
     return training, evaluations
 

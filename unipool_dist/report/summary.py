@@ -45,7 +45,7 @@ class RunSummary:
     training_loss: float | None
     """Nats per token: the mean over the steps of the records that end in the last tenth of training."""
     tokens_per_s: float | None
-    """Median of the records, the first tenth of which is left out."""
+    """Median of the records without the first tenth."""
     busiest_over_mean: float | None
     """This and ownership as :mod:`unipool_dist.observe.usage` defines them."""
     effective_experts: float | None
@@ -221,8 +221,8 @@ def _warnings(experiment: Experiment, runs: list[Run]) -> list[str]:
     for name in _OF_THE_TEXT:
         values = {variant: fields[name] for variant, fields in first.items()}
         if len(set(values.values())) > 1:
-            told = ", ".join(f"{variant}: {value}" for variant, value in values.items())
-            warnings.append(f"validation losses are not of the same text, as {name} differs ({told})")
+            listed = ", ".join(f"{variant}: {value}" for variant, value in values.items())
+            warnings.append(f"validation losses are not of the same text, as {name} differs ({listed})")
     domains = {
         run.variant: tuple(sorted(run.evaluations[-1][1])) for run in runs if run.is_finished and run.evaluations
     }

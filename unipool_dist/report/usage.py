@@ -84,6 +84,6 @@ def _records(path: Path, after: float) -> list[tuple[int, dict[str, Any]]]:
 
 def _damaged(path: Path, number: int, why: str) -> UnipoolError:
     return UnipoolError(
-        f"{path}, line {number}, is no table of expert use of this version ({why}); remove that line, or make the "
+        f"{path}, line {number}, is not a table of expert use of this version ({why}); remove that line, or make the "
         f"report with the version that wrote it"
     )

@@ -1,4 +1,4 @@
-"""A run is handed over: a job that SLURM has started anew elsewhere asks its former start, which still trains.
+"""A run is handed over: a job that SLURM has restarted elsewhere asks its former start, which still trains.
 
 SLURM takes a node for lost when its slurmd is dead, though the tasks there may be well. Nobody ends these, and they
 hold the run's lock.
@@ -26,7 +26,7 @@ class Handover:
 
     Args:
         job_id: SLURM's number of the job.
-        restarts: how often SLURM had started it anew when this start began.
+        restarts: how often SLURM had restarted it when this start began.
 
     An error of the file system ends neither start: one that is not asked goes on as before.
     """

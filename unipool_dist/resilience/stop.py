@@ -55,7 +55,7 @@ class StopRequest:
         if code == _GO_ON:
             return None
         if code == _HANDED_OVER:
-            return "SLURM has started this job anew elsewhere, and that start waits for the run"
+            return "SLURM has restarted this job elsewhere, and that start waits for the run"
         if code == _TIME_IS_UP:
             return f"the time limit run.time_limit_s={self._deadline.limit_s:g} is near"
         return next(f"{number.name} on a rank" for number, known in _OF_SIGNAL.items() if known == code)

@@ -62,7 +62,7 @@ class Watchdog:
 
     Only time in which this process ran counts, so a suspended machine is not a stuck one. In slow phases (see
     :meth:`beat`), and while a rank is held in a Python debugger, no rank is taken to be stuck as long as any of those
-    is active. An error of the watchdog itself is a warning, once; the run goes on without it.
+    is active. An error of the watchdog itself is a warning, once; the run continues without it.
 
     Args:
         folder: ``RUN/watchdog``; made when there is something to write.

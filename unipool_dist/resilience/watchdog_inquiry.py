@@ -120,7 +120,7 @@ class Inquiry:
         lines = [f"watchdog: {summary[0]}", *(f"  {line}" for line in summary[1:]), f"  {self._reason}"]
         lines += [
             f"stacks of all ranks: {self._folder}/rank-*.txt",
-            f"all processes end now, with status {RESUME}: the same command with --resume goes on from the newest "
+            f"all processes end now, with status {RESUME}: the same command with --resume continues from the newest "
             "checkpoint.",
             "If ranks of the same host differ again, leave that host out; if it is the same place, it is the program.",
         ]

@@ -1,7 +1,7 @@
 """``job/attempts.jsonl``: every start of a run as a job, and how it ended as far as the batch script saw.
 
 A start without an end was cut off: its node was lost, or SLURM killed the batch script. An end belongs to the start of
-its job and restart: the batch script on a node that was cut off may write its end after SLURM has started the job anew.
+its job and restart: the batch script on a node that was cut off may write its end after SLURM has restarted the job.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Attempt:
 
     job_id: str
     restart: int
-    """SLURM_RESTART_COUNT: how often SLURM has started this job anew."""
+    """SLURM_RESTART_COUNT: how often SLURM has restarted this job."""
     nodes: list[str]
     num_tasks: int
     step_before: int
@@ -99,7 +99,7 @@ class AttemptLog:
         self._append({"event": "end", "job_id": last.job_id, "restart": last.restart} | fields)
 
     def is_superseded(self) -> bool:
-        """Whether SLURM has started the job of the last attempt here anew meanwhile, as far as the file can be read."""
+        """Whether SLURM has meanwhile restarted the job of the last attempt here, as far as the file can be read."""
         last = self.attempts[-1]
         try:
             written = AttemptLog.read(self.folder).attempts
@@ -123,7 +123,7 @@ class AttemptLog:
                 os.fsync(file.fileno())
         except OSError as error:
             say(
-                f"warning: {path} cannot be written: {error}. The run goes on, but this {event['event']} is not "
+                f"warning: {path} cannot be written: {error}. The run continues, but this {event['event']} is not "
                 "counted in deciding whether to start it again, and `unipool-dist status` knows nothing of it",
                 err=True,
             )

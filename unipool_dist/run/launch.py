@@ -87,7 +87,7 @@ def run_agent(agent: Callable[[], object], num_processes: int, *, hold: bool) ->
 
 _CAUSES_OF = {
     "SIGKILL": " (out of memory?)",
-    "SIGBUS": " (a mapped file, such as the corpus, was truncated or lies on a failing disk?)",
+    "SIGBUS": " (a mapped file, such as the corpus, was truncated or is on a failing disk?)",
 }
 
 
@@ -96,12 +96,12 @@ def outcome(error: ChildFailedError) -> tuple[int, str]:
     for failure in error.failures.values():
         if (summary := _stuck(failure)) is not None:
             return RESUME, (
-                f"ended: the run made no progress, see {summary}; the same command with --resume goes on from the "
+                f"ended: the run made no progress, see {summary}; the same command with --resume continues from the "
                 f"newest checkpoint"
             )
     causes = _causes(error)
     if causes and all(failure.exitcode == RESUME for failure in causes.values()):
-        return RESUME, "stopped: the same command with --resume goes on"
+        return RESUME, "stopped: the same command with --resume continues"
     causes = {rank: failure for rank, failure in causes.items() if failure.exitcode != RESUME}
     # A rank that a signal killed, if there is one: the others fail soon after, having lost it; else the first to fail.
     killed = [(rank, failure) for rank, failure in causes.items() if failure.exitcode < 0]

@@ -43,7 +43,7 @@ class RunLock:
         A file system without locks is a warning on stderr, and no error: it cannot tell two runs apart.
 
         Args:
-            wait_s: how long to wait for a process that holds it. A job that was started anew waits for what is left of
+            wait_s: how long to wait for a process that holds it. A job that was started again waits for what is left of
                 its former self on a node that was cut off.
             on_held: called each time that it has looked in vain, twice a second.
 

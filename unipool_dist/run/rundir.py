@@ -30,7 +30,7 @@ def check_run_dir(path: Path, *, overwrite: bool, resume: bool, must_resume: boo
     steps = [step for step in directory.steps() if directory.folder(step) not in directory.in_the_way()]
     if (steps or _is_begun(path)) and not (overwrite or resume):
         raise ConfigError(
-            f"run.dir={path} already holds a run; pass --resume to go on with it, choose another directory, or pass "
+            f"run.dir={path} already holds a run; pass --resume to continue it, choose another directory, or pass "
             f"--overwrite to replace it"
         )
     found = in_the_way(path, resume=resume)

@@ -77,7 +77,7 @@ def train_session(config: Config, environment: Environment, start: Start, signal
     if reason is None:
         return 0
     if environment.rank == 0:
-        then = "the state is saved, --resume goes on from it" if session.step else "no step is done, --resume begins"
+        then = "the state is saved, --resume continues from it" if session.step else "no step is done, --resume begins"
         say(f"stopped: {reason}; {then}", err=True)
     return RESUME
 
@@ -289,7 +289,7 @@ class _Session:
                     say(f"resumed after step {step} of {config.train.steps} from {found.folder}")
                 if before is not None and before.step > step and start.resume:
                     when = "after it" if found is not None else "before there was a checkpoint"
-                    say(f"{before.step - step} steps that had been done {when} are lost and done anew")
+                    say(f"{before.step - step} steps that had been done {when} are lost and repeated")
                 self._heartbeat = HeartbeatWriter(self._run_dir, steps=config.train.steps, resumed_from=step)
 
     def _validation_sequences(self) -> dict[str, Sequences]:

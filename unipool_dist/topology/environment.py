@@ -27,7 +27,7 @@ class Environment:
     master_addr: str
     master_port: int
     restarts: int = 0
-    """How often SLURM has started this job anew."""
+    """How often SLURM has restarted this job."""
     job_id: str | None = None
     """SLURM's number of the job; ``None``: none is known."""
     store: Path | None = None

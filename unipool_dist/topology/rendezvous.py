@@ -144,8 +144,8 @@ def _agree(
     interface = interface_of(seen_at)
     if interface is None and not variables.get(GLOO_INTERFACE):
         raise TopologyError(
-            f"other nodes reach MASTER_ADDR={environment.master_addr} at {seen_at}, which is no address of this node, "
-            f"{socket.gethostname()}; set MASTER_ADDR to an address that it has, or {GLOO_INTERFACE} and "
+            f"other nodes reach MASTER_ADDR={environment.master_addr} at {seen_at}, which is not an address of this "
+            f"node, {socket.gethostname()}; set MASTER_ADDR to an address that it has, or {GLOO_INTERFACE} and "
             f"{NCCL_INTERFACE} on every node"
         )
     return interface
@@ -171,7 +171,7 @@ def _check_named_interface(variables: MutableMapping[str, str]) -> None:
     for name in filter(None, variables.get(GLOO_INTERFACE, "").split(",")):
         if name not in interface_names():
             raise TopologyError(
-                f"{GLOO_INTERFACE}={name} is no interface of node {socket.gethostname()}, which has "
+                f"{GLOO_INTERFACE}={name} is not an interface of node {socket.gethostname()}, which has "
                 f"{', '.join(interface_names())}; name one of these, or unset it"
             )
 

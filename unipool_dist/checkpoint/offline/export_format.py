@@ -87,7 +87,7 @@ def read_export_record(path: Path) -> ExportRecord:
         return ExportRecord.model_validate(values)
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(
-            f"{path} is no exported model: it has no {EXPORT_FILE}; give a directory that `unipool-dist checkpoint "
+            f"{path} is not an exported model: it has no {EXPORT_FILE}; give a directory that `unipool-dist checkpoint "
             f"export` has written"
         ) from None
     except (OSError, ValueError, AttributeError, TypeError, ValidationError) as error:

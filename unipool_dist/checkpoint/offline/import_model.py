@@ -44,7 +44,7 @@ def open_export(path: Path, bar: Bar = no_bar) -> Export:
     """Open the exported model in ``path``, compare its files with their hashes and its tensors with its configuration.
 
     Raises:
-        CheckpointError: it is no exported model, it is damaged, or a tensor is missing or has another shape or type.
+        CheckpointError: it is not an exported model, it is damaged, or a tensor is missing or of another shape or type.
     """
     record = read_export_record(path)
     config = _read_config(path)
@@ -149,7 +149,7 @@ def _open_files(paths: list[Path]) -> dict[str, Any]:
         try:
             file = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is no safetensors file: {error}; export again") from None
+            raise CheckpointError(f"{path} is not a safetensors file: {error}; export again") from None
         for name in file.keys():  # noqa: SIM118 it is no mapping
             if name in files:
                 raise CheckpointError(f"tensor {name} is in {path} and in another file too; export again")
@@ -159,7 +159,7 @@ def _open_files(paths: list[Path]) -> dict[str, Any]:
 
 def _tensor_faults(files: dict[str, Any], shapes: dict[str, Shape]) -> list[str]:
     faults = [f"{name} is missing" for name in shapes if name not in files]
-    faults += [f"{name} is no parameter of the model" for name in files if name not in shapes]
+    faults += [f"{name} is not a parameter of the model" for name in files if name not in shapes]
     for name, shape in shapes.items():
         if name in files:
             found = files[name].get_slice(name)

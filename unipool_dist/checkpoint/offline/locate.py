@@ -64,7 +64,7 @@ def checkpoint_folders(path: Path, step: int | None) -> list[Path]:
         CheckpointError: there is none.
     """
     if not path.is_dir():
-        raise CheckpointError(f"{path} is no directory; give the run.dir of a run, or the folder of a checkpoint")
+        raise CheckpointError(f"{path} is not a directory; give the run.dir of a run, or the folder of a checkpoint")
     folder = path.resolve()
     if is_checkpoint_folder(folder):
         if step is not None and step != _step_of(folder):

@@ -102,5 +102,5 @@ def alone() -> Iterator[None]:
 
 def _info(folder: Path, name: str, saved: Any) -> TensorInfo:
     if not isinstance(saved, TensorStorageMetadata):
-        raise CheckpointError(f"{name} in {folder} is no tensor: this is not a checkpoint of unipool_dist")
+        raise CheckpointError(f"{name} in {folder} is not a tensor: this is not a checkpoint of unipool_dist")
     return TensorInfo(name, tuple(saved.size), str(saved.properties.dtype).removeprefix("torch."), len(saved.chunks))

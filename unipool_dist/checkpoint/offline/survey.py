@@ -42,10 +42,10 @@ def survey(run_dir: Path) -> list[Entry]:
     """Everything in ``run_dir/checkpoints``, ascending by step; empty if there is no such folder.
 
     Raises:
-        CheckpointError: ``run_dir`` is no directory, or a single checkpoint.
+        CheckpointError: ``run_dir`` is not a directory, or a single checkpoint.
     """
     if not run_dir.is_dir():
-        raise CheckpointError(f"{run_dir} is no directory; give the run.dir of a run")
+        raise CheckpointError(f"{run_dir} is not a directory; give the run.dir of a run")
     if is_checkpoint_folder(run_dir):
         raise CheckpointError(f"{run_dir} is one checkpoint; give the run.dir of a run, or look at this with `inspect`")
     top = run_dir / CHECKPOINTS
