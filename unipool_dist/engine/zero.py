@@ -23,13 +23,15 @@ from unipool_dist.engine.gradients import all_reduce_in_buckets
 from unipool_dist.engine.zero_state import StateShard, finish_loading, state_shards
 from unipool_dist.pool.main_grad import main_grad
 from unipool_dist.pool.router import is_router_parameter
+from unipool_dist.topology.megatron_import import without_trackers
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import, which otherwise warns that it has to guess
-import deepspeed
-from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
-from deepspeed.utils import logger as deepspeed_logger
-from deepspeed.utils.timer import NoopTimer
+with without_trackers():
+    import deepspeed
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+    from deepspeed.utils import logger as deepspeed_logger
+    from deepspeed.utils.timer import NoopTimer
 
 
 def initialize_deepspeed() -> None:

@@ -1,12 +1,15 @@
-"""Importing Megatron-core without the compiler that it would load."""
+"""Importing Megatron-core and DeepSpeed without the compiler and the experiment trackers that they would load."""
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
+
+_TRACKERS = ("wandb", "mlflow")
 
 
 @contextmanager
@@ -15,13 +18,31 @@ def light_import() -> Iterator[None]:
 
     When imported it decorates activations, none of which is used here, with ``torch.compile``; that alone loads torch's
     compiler, a third of the time that a process takes to start. Within, ``torch.compile`` leaves functions as they are.
+    Nor is an experiment tracker loaded (:func:`without_trackers`).
     Warnings that Transformer Engine and Apex are missing are not shown.
     """
     import torch
 
-    with mock.patch.object(torch, "compile", _uncompiled), warnings.catch_warnings():
+    with mock.patch.object(torch, "compile", _uncompiled), warnings.catch_warnings(), without_trackers():
         warnings.simplefilter("ignore")
         yield
+
+
+@contextmanager
+def without_trackers() -> Iterator[None]:
+    """Let imports in the body find no Weights & Biases and no MLflow.
+
+    Megatron-core and DeepSpeed load them wherever they are installed: seconds per process, for nothing that is used
+    here. What was imported before, and what is imported after, is as ever.
+    """
+    hidden = [name for name in _TRACKERS if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # which makes its import an ImportError
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def _uncompiled(function: Callable | None = None, **_: Any) -> Callable:
