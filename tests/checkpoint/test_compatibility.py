@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from unipool_dist.checkpoint.compatibility import check_compatible
+from unipool_dist.checkpoint.compatibility import check_compatible, run_differences
 from unipool_dist.checkpoint.progress import DataIdentity
-from unipool_dist.config import Config, load_config, resolve_config
-from unipool_dist.config.fields import fields_of
-from unipool_dist.errors import CheckpointError
+from unipool_dist.config import Config, dump_config, load_config, resolve_config
+from unipool_dist.config.roles import Role, is_for_inference, role_of, settings_of
+from unipool_dist.errors import CheckpointError, ConfigError
+from unipool_dist.inference.layout import inference_config
+from unipool_dist.report.summary import _fields
 
 DATA = DataIdentity(tokenizer_hash="t", content_hash="c", segments=(100,))
 
@@ -110,12 +114,120 @@ def test_an_imported_model_takes_any_corpus_of_its_tokenizer() -> None:
         check(saved=imported, data=DATA.model_copy(update={"tokenizer_hash": "other"}))
 
 
-def test_every_field_is_looked_at() -> None:
-    """A field added to the configuration is told of unless somebody has decided otherwise."""
-    from unipool_dist.checkpoint.compatibility import _FREE, _RUN, _SHAPE, _flat
+# Another legal value of every field of the configuration.
+CHANGES = {
+    "model.num_layers": "4",
+    "model.hidden_size": "64",
+    "model.ffn_hidden_size": "100",
+    "model.num_attention_heads": "2",
+    "model.num_query_groups": "2",
+    "model.sequence_length": "128",
+    "model.vocab_size": "1024",
+    "model.vocab_divisor": "64",
+    "model.rotary_base": "500000.0",
+    "model.norm_epsilon": "1e-6",
+    "model.init_std": "0.02",
+    "pool.num_experts": "32",
+    "pool.top_k": "2",
+    "pool.layers_per_group": "4",
+    "pool.parallel_size": "2",
+    "pool.stages_per_group": "1",
+    "pool.router": "softmax",
+    "pool.router_init_std": "0.5",
+    "pool.balance.loss": "layer",
+    "pool.balance.alpha": "0.1",
+    "pool.balance.window": "microbatch",
+    "pool.balance.scores": "raw",
+    "pool.balance.bias_rate": "0.1",
+    "parallel.pp": "2",
+    "parallel.tp": "2",
+    "parallel.dp": "2",
+    "parallel.schedule": "lockstep_gpipe",
+    "parallel.recompute": "true",
+    "parallel.timeout_s": "100.0",
+    "data.path": "moved",
+    "data.weights": "{code: 1.0}",
+    "data.verify": "hash",
+    "optimizer.name": "sgd",
+    "optimizer.lr": "2e-3",
+    "optimizer.min_lr": "1e-5",
+    "optimizer.router_lr_scale": "2.0",
+    "optimizer.warmup_steps": "5",
+    "optimizer.decay": "linear",
+    "optimizer.weight_decay": "0.1",
+    "optimizer.beta1": "0.8",
+    "optimizer.beta2": "0.99",
+    "optimizer.epsilon": "1e-6",
+    "optimizer.momentum": "0.9",
+    "optimizer.clip_grad": "2.0",
+    "optimizer.deepspeed": "other.json",
+    "train.steps": "200",
+    "train.global_batch_size": "32",
+    "train.micro_batch_size": "2",
+    "train.seed": "1",
+    "train.dtype": "bf16",
+    "train.eval_interval": "7",
+    "train.eval_sequences": "8",
+    "log.interval": "3",
+    "log.tensorboard": "false",
+    "checkpoint.interval": "7",
+    "checkpoint.keep_last": "3",
+    "checkpoint.keep_every": "10",
+    "checkpoint.asynchronous": "false",
+    "checkpoint.verify": "size",
+    "run.dir": "elsewhere",
+    "run.time_limit_s": "60.0",
+    "run.watchdog_s": "50.0",
+}
+BASE = {"pool.balance.bias_rate": "0.001", "pool.stages_per_group": "2", "parallel.pp": "2"}
 
-    known = set(_flat(config()))
-    names = {name for name, _ in fields_of(Config)}
-    assert {name for name in names if not any(other.startswith(f"{name}.") for other in names)} == known
-    assert set(_SHAPE + _RUN) <= known
-    assert all(any(name.startswith(free) for name in known) for free in _FREE)
+
+def changed(name: str) -> tuple[Config, Config]:
+    """Two resolved configurations that differ in one field, as far as the others allow."""
+    base = BASE if name == "pool.stages_per_group" else {"pool.balance.bias_rate": "0.001"}
+    before = config(*(f"{key}={value}" for key, value in base.items()), world_size=2)
+    after = config(*(f"{key}={value}" for key, value in (base | {name: CHANGES[name]}).items()), world_size=2)
+    return before, after
+
+
+def test_every_field_has_a_change() -> None:
+    assert set(CHANGES) == set(settings_of(Config))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_resume_treats_every_field_by_its_role(name: str) -> None:
+    role, (before, after) = role_of(settings_of(Config)[name]), changed(name)
+    if role.is_refused_on_resume:
+        with pytest.raises(CheckpointError, match=f"{name}: "):
+            check_compatible(before, DATA, after, DATA)
+    else:
+        told = check_compatible(before, DATA, after, DATA)
+        assert [line.partition(":")[0] for line in told] == ([name] if role is Role.RUN else [])
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_an_experiment_treats_every_field_by_its_role(name: str) -> None:
+    before, after = changed(name)
+    differing = [line.partition(":")[0] for line in run_differences(before, after)]
+    assert (name in differing) == role_of(settings_of(Config)[name]).is_part_of_the_run
+    assert bool(differing) == (name in differing)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_report_compares_every_field_by_its_role(name: str) -> None:
+    before, after = (_fields(config) for config in changed(name))
+    compared = role_of(settings_of(Config)[name]).is_compared and name != "train.seed"
+    assert (name in before) == compared and (before != after) == compared
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_inference_takes_every_field_by_its_mark(name: str, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "step-00000004").mkdir(parents=True)
+    dump_config(config(), tmp_path / "config.yaml")
+    override = f"{name}={CHANGES[name]}"
+    if is_for_inference(settings_of(Config)[name]):
+        inference_config(tmp_path, [override], 2)
+    else:
+        with pytest.raises(ConfigError) as refused:
+            inference_config(tmp_path, [override], 2)
+        assert f"{override}: cannot be set for a model that is trained" in str(refused.value)

@@ -1,52 +1,17 @@
 """Whether a checkpoint can be resumed under a configuration, and what the change of configuration means. Pure.
 
-Free to change are the layout (``parallel``, pool sizes, micro-batch size, ZeRO), logging, evaluation and paths. What
-decides the shape of the model or the tokens it sees must be equal. Anything else, such as the learning rate, may
-change, and is told.
+Every rule follows from the roles of the fields (:mod:`unipool_dist.config.roles`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
 from unipool_dist.checkpoint.progress import DataIdentity
 from unipool_dist.config import Config
+from unipool_dist.config.roles import Role, differing, flat, role_of, settings_of
 from unipool_dist.errors import CheckpointError
 
-_SHAPE = (
-    "model.num_layers",
-    "model.hidden_size",
-    "model.ffn_hidden_size",
-    "model.num_attention_heads",
-    "model.num_query_groups",
-    "model.sequence_length",
-    "model.vocab_size",
-    "model.rotary_base",
-    "model.norm_epsilon",
-    "pool.num_experts",
-    "pool.top_k",
-    "pool.layers_per_group",
-    "pool.router",
-)
 _BIAS = "pool.balance.bias_rate"
 """Whether it is 0 decides whether routers have a bias."""
-_RUN = ("train.global_batch_size", "train.seed", "data.weights", "optimizer.name")
-_ANYWHERE = (
-    "parallel.",
-    "pool.parallel_size",
-    "pool.stages_per_group",
-    "model.vocab_divisor",
-    "data.path",
-    "data.verify",
-    "train.micro_batch_size",
-    "optimizer.deepspeed",
-    "log.",
-    "run.",
-    "checkpoint.",
-)
-"""How and where a run is made, not what it is."""
-_FREE = (*_ANYWHERE, "pool.router_init_std", "model.init_std", "train.eval_")
 
 
 def check_compatible(saved: Config, saved_data: DataIdentity, now: Config, now_data: DataIdentity) -> list[str]:
@@ -58,17 +23,14 @@ def check_compatible(saved: Config, saved_data: DataIdentity, now: Config, now_d
     Raises:
         CheckpointError: the model's shape, tokenizer or data differ; all differing fields are named.
     """
-    before, after = _flat(saved), _flat(now)
     begins = saved_data.content_hash is None
-    refused = shape_differences(saved, now) + ([] if begins else _differences(before, after, _RUN))
+    refused = shape_differences(saved, now) + ([] if begins else _refused(saved, now, Role.FIXED))
     if saved_data.tokenizer_hash is not None and saved_data.tokenizer_hash != now_data.tokenizer_hash:
         refused.append(f"tokenizer of data.path={now.data.path}: another one than the checkpoint's")
     elif not begins and saved_data.content_hash != now_data.content_hash:
         refused.append(f"corpus at data.path={now.data.path}: other tokens than the checkpoint's run was trained on")
     if not begins and saved.optimizer.name == "sgd" and (saved.optimizer.momentum > 0) != (now.optimizer.momentum > 0):
-        refused.append(
-            f"optimizer.momentum: {saved.optimizer.momentum} in the checkpoint, {now.optimizer.momentum} now"
-        )
+        refused.append(_line("optimizer.momentum", saved.optimizer.momentum, now.optimizer.momentum))
     if refused:
         raise CheckpointError(
             "this run cannot be resumed from the checkpoint, because these differ:\n  "
@@ -77,49 +39,44 @@ def check_compatible(saved: Config, saved_data: DataIdentity, now: Config, now_d
         )
     if begins:
         return []
+    before, after = flat(saved), flat(now)
     return [
         f"{name}: {before[name]} until now, {after[name]} from here on"
-        for name in before
-        if before[name] != after[name] and not name.startswith(_FREE)
+        for name in differing(before, after, _names(Role.RUN))
     ]
 
 
 def shape_differences(saved: Config, now: Config) -> list[str]:
-    """One line for each field in which the models of two resolved configurations differ."""
-    before, after = _flat(saved), _flat(now)
-    differences = _differences(before, after, _SHAPE)
-    if (before[_BIAS] > 0) != (after[_BIAS] > 0):
-        differences += _differences(before, after, (_BIAS,))
+    """Return one line for each field in which the models of two resolved configurations differ."""
+    differences = _refused(saved, now, Role.SHAPE)
+    before, after = saved.pool.balance.bias_rate, now.pool.balance.bias_rate
+    if (before > 0) != (after > 0):
+        differences.append(_line(_BIAS, before, after))
     return differences
 
 
 def run_differences(begun: Config, now: Config) -> list[str]:
-    """One line for each field by which two resolved configurations describe different runs, from the first step on.
+    """Return one line for each field by which two resolved configurations are different runs, from the first step on.
 
     ``model.vocab_size`` counts only if both have one: it may come from the corpus.
     """
-    before, after = _flat(begun), _flat(now)
+    before, after = flat(begun), flat(now)
+    names = _names(*(role for role in Role if role.is_part_of_the_run))
     return [
         f"{name}: {before[name]} in the run, {after[name]} now"
-        for name in before
-        if before[name] != after[name]
-        and not name.startswith(_ANYWHERE)
-        and not (name == "model.vocab_size" and None in (before[name], after[name]))
+        for name in differing(before, after, names)
+        if not (name == "model.vocab_size" and None in (before[name], after[name]))
     ]
 
 
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    return [
-        f"{name}: {before[name]} in the checkpoint, {after[name]} now" for name in names if before[name] != after[name]
-    ]
+def _refused(saved: Config, now: Config, role: Role) -> list[str]:
+    before, after = flat(saved), flat(now)
+    return [_line(name, before[name], after[name]) for name in differing(before, after, _names(role))]
 
 
-def _flat(config: Config) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for section, fields in config.model_dump(mode="json").items():
-        for name, value in fields.items():
-            if name == "balance":
-                values |= {f"{section}.{name}.{inner}": item for inner, item in value.items()}
-            else:
-                values[f"{section}.{name}"] = value
-    return values
+def _line(name: str, before: object, after: object) -> str:
+    return f"{name}: {before} in the checkpoint, {after} now"
+
+
+def _names(*roles: Role) -> list[str]:
+    return [name for name, field in settings_of(Config).items() if role_of(field) in roles]

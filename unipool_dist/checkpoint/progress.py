@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from unipool_dist.base.names import OutsideError, regular_inside
 from unipool_dist.base.reading import read_json
 from unipool_dist.checkpoint.manifest import CONFIG_FILE, STATE_FILE
-from unipool_dist.config import Config, load_config
+from unipool_dist.config import Config, load_written
 from unipool_dist.errors import CheckpointError, ConfigError
 
 FORMAT_VERSION = 1
@@ -92,13 +92,13 @@ def read_progress(folder: Path, step: int | None = None) -> Progress:
 
 
 def read_config(folder: Path) -> Config:
-    """The resolved configuration in a checkpoint.
+    """Read the resolved configuration in a checkpoint.
 
     Raises:
-        CheckpointError: it cannot be read by this version.
+        CheckpointError: it cannot be read by this version, or has a field that this version does not know.
     """
     try:
-        return load_config(regular_inside(folder, CONFIG_FILE))
+        return load_written(regular_inside(folder, CONFIG_FILE))
     except (ConfigError, OutsideError) as error:
         raise CheckpointError(f"the checkpoint's configuration cannot be used: {error}") from None
 

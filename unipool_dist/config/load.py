@@ -67,7 +67,7 @@ def config_text(config: Config) -> str:
 
 def _read_with_bases(path: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """The values of ``path`` over those of its ``base``; ``above`` are the files that led here."""
-    values = _read_sections(path)
+    values = read_sections(path)
     base = values.pop("base", None)
     if base is None:
         return values
@@ -99,7 +99,12 @@ def _merged(under: dict[str, Any], over: dict[str, Any], schema: type[BaseModel]
     return merged
 
 
-def _read_sections(path: Path) -> dict[str, Any]:
+def read_sections(path: Path) -> dict[str, Any]:
+    """Read what ``path`` says for each section, nothing of it checked yet.
+
+    Raises:
+        ConfigError: it cannot be read, or is not a mapping.
+    """
     try:
         values = read_yaml(path)
     except FileNotFoundError:

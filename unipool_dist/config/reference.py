@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from unipool_dist.base.console import put
 from unipool_dist.config.fields import allowed, fields_of, is_section
+from unipool_dist.config.roles import Role, is_for_inference, role_of
 from unipool_dist.config.sections import Config
 
 _INTRODUCTION = """\
@@ -39,12 +40,23 @@ holds for profiles and experiments.
 Unknown fields and values outside their range are errors, all reported at once. `null` and `auto` are filled in when the
 number of processes is known; sizes that contradict each other or that number are refused then, before any process group
 is made. The configuration in its final form is written into the run directory.
+
+## Roles
+
+Every field has a role: what it decides, and so what happens when it changes. On resume, another value of a `shape` or
+`fixed` field is refused, one of a `run` field is reported, and the others are free. Runs of an experiment that differ
+in other than `split`, `layout` and `io` fields are different runs. A report warns of runs of one variant that differ in
+other than `layout` and `io` fields and the seed. `inference` marks what may also be set for a trained model, by `eval`,
+`generate` and `probe`.
+
+| role | what it decides |
+|---|---|
 """
 
 
 def reference_markdown() -> str:
     """The whole of docs/configuration.md."""
-    parts = [_INTRODUCTION]
+    parts = [_INTRODUCTION + "".join(f"| `{role.name.lower()}` | {role.value} |\n" for role in Role)]
     for name, field in fields_of(Config):
         section = field.annotation
         if is_section(section):
@@ -55,13 +67,14 @@ def reference_markdown() -> str:
 
 
 def _table(section: type[BaseModel], prefix: str) -> str:
-    rows = ["| field | default | allowed | meaning |", "|---|---|---|---|"]
+    rows = ["| field | role | default | allowed | meaning |", "|---|---|---|---|---|"]
     for name, field in section.model_fields.items():
         if is_section(field.annotation):
             continue
         default = yaml.safe_dump(field.default).removesuffix("...\n").strip()
         cells = (
             f"`{prefix}.{name}`",
+            role_of(field).name.lower() + (", inference" if is_for_inference(field) else ""),
             f"`{default}`",
             allowed(field.annotation, field.metadata),
             field.description or "",

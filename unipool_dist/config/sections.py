@@ -1,4 +1,4 @@
-"""The sections of a run's configuration, each field with its unit, range and default.
+"""The sections of a run's configuration, each field with its role, unit, range and default.
 
 A field is checked on its own here; whether fields fit each other and the number of processes is decided in
 :mod:`unipool_dist.config.resolve`. Unknown keys are errors.
@@ -6,12 +6,13 @@ A field is checked on its own here; whether fields fit each other and the number
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from unipool_dist.base.names import path_text
-from unipool_dist.config.fields import Flag
+from unipool_dist.config.fields import Flag, is_section
+from unipool_dist.config.roles import Eval, Fixed, InferenceToo, Io, Layout, Run, Shape, Split, Start, role_of
 
 # Upper bounds are far beyond what anybody trains: they keep out slips of the pen, and sizes whose arithmetic alone
 # would take the memory. What a machine can hold is asked when a run starts.
@@ -42,23 +43,42 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse to define a section with a field that has no role.
+
+        Raises:
+            TypeError: naming the field.
+        """
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, field in cls.model_fields.items():
+            if not is_section(field.annotation):
+                try:
+                    role_of(field)
+                except TypeError as error:
+                    raise TypeError(f"{cls.__name__}.{name}: {error}") from None
+
 
 class ModelSection(Section):
     """The dense part: a LLaMA-style decoder whose FFNs are served by the pool."""
 
-    num_layers: Layers = Field(8, description="L, transformer layers, each with a MoE FFN served by the pool")
-    hidden_size: Width = Field(128, description="width of the residual stream")
-    ffn_hidden_size: ExpertWidth | None = Field(None, description="hidden width of one expert; null: 4 x hidden_size")
-    num_attention_heads: Width = Field(4, description="query heads; each is hidden_size / num_attention_heads wide")
-    num_query_groups: Width | None = Field(None, description="key/value heads; null: num_attention_heads")
-    sequence_length: Tokens = Field(256, description="tokens per sequence")
-    vocab_size: Tokens | None = Field(
+    num_layers: Shape[Layers] = Field(8, description="L, transformer layers, each with a MoE FFN served by the pool")
+    hidden_size: Shape[Width] = Field(128, description="width of the residual stream")
+    ffn_hidden_size: Shape[ExpertWidth | None] = Field(
+        None, description="hidden width of one expert; null: 4 x hidden_size"
+    )
+    num_attention_heads: Shape[Width] = Field(
+        4, description="query heads; each is hidden_size / num_attention_heads wide"
+    )
+    num_query_groups: Shape[Width | None] = Field(None, description="key/value heads; null: num_attention_heads")
+    sequence_length: Shape[Tokens] = Field(256, description="tokens per sequence")
+    vocab_size: Shape[Tokens | None] = Field(
         None, description="tokens in the vocabulary, padding included; null: the tokenizer's, padded"
     )
-    vocab_divisor: Width = Field(128, description="the tokenizer's vocabulary is padded to a multiple of this")
-    rotary_base: Positive = Field(10_000.0, description="theta of the rotary position embedding")
-    norm_epsilon: Positive = Field(1e-5, description="added to the mean square in RMSNorm")
-    init_std: Positive = Field(
+    vocab_divisor: Layout[Width] = Field(128, description="the tokenizer's vocabulary is padded to a multiple of this")
+    rotary_base: Shape[Positive] = Field(10_000.0, description="theta of the rotary position embedding")
+    norm_epsilon: Shape[Positive] = Field(1e-5, description="added to the mean square in RMSNorm")
+    init_std: Start[Positive] = Field(
         0.01, description="standard deviation of initial weights; output projections: over sqrt(2 L)"
     )
 
@@ -66,17 +86,17 @@ class ModelSection(Section):
 class BalanceSection(Section):
     """What balances the use of experts: an auxiliary loss, a bias on their choice, or both."""
 
-    loss: Literal["pool", "layer", "none"] = Field(
+    loss: Run[Literal["pool", "layer", "none"]] = Field(
         "pool", description="pool: all layers of a pool counted together; layer: every layer for itself"
     )
-    alpha: NonNegative = Field(1e-2, description="weight of the auxiliary loss")
-    window: Literal["step", "microbatch"] = Field(
+    alpha: Run[NonNegative] = Field(1e-2, description="weight of the auxiliary loss")
+    window: Run[Literal["step", "microbatch"]] = Field(
         "step", description="the preceding step or micro-batch, whose assignments the pool loss uses"
     )
-    scores: Literal["raw", "normalized"] = Field(
+    scores: Run[Literal["raw", "normalized"]] = Field(
         "normalized", description="router scores entering the loss: as they are, or divided by their sum for each token"
     )
-    bias_rate: NonNegative = Field(
+    bias_rate: Run[NonNegative] = Field(
         0.0,
         description="after each step an expert's bias, added to its score when experts are chosen, moves by this "
         "against its load in the pool (arXiv 2408.15664); 0: no bias",
@@ -86,21 +106,23 @@ class BalanceSection(Section):
 class PoolSection(Section):
     """The experts, their routers, and how many ranks own one copy of them."""
 
-    num_experts: Experts = Field(64, description="M, experts in one pool")
-    top_k: Experts = Field(1, description="k, experts that serve a token in one layer")
-    layers_per_group: Layers | None = Field(
+    num_experts: Shape[Experts] = Field(64, description="M, experts in one pool")
+    top_k: Shape[Experts] = Field(1, description="k, experts that serve a token in one layer")
+    layers_per_group: Shape[Layers | None] = Field(
         None, description="G, layers that share one pool; null: all, 1 with router none; 1: vanilla MoE"
     )
-    parallel_size: Processes | None = Field(None, description="q, ranks that own one copy; null: as many as is legal")
-    stages_per_group: Layers | None = Field(
+    parallel_size: InferenceToo[Layout[Processes | None]] = Field(
+        None, description="q, ranks that own one copy; null: as many as is legal"
+    )
+    stages_per_group: InferenceToo[Layout[Layers | None]] = Field(
         None, description="pipeline stages that share one copy; null: all, 1 with router none"
     )
-    router: Literal["norm", "softmax", "sigmoid", "none"] = Field(
+    router: Shape[Literal["norm", "softmax", "sigmoid", "none"]] = Field(
         "norm",
         description="norm: NormRouter of UniPool; softmax: the usual one, softmax before top-k; sigmoid: every expert "
         "for itself; none: dense model, one expert in each layer and nothing to choose",
     )
-    router_init_std: Positive | None = Field(
+    router_init_std: Start[Positive | None] = Field(
         None, description="standard deviation of initial router weights; null: model.init_std"
     )
     balance: BalanceSection = BalanceSection()
@@ -109,77 +131,93 @@ class PoolSection(Section):
 class ParallelSection(Section):
     """Degrees of parallelism; ``pp * dp * tp`` is the number of processes."""
 
-    pp: Layers = Field(1, description="pipeline stages")
-    tp: Processes = Field(1, description="tensor-parallel ranks of a stage; sequence parallelism goes with it")
-    dp: Processes | Literal["auto"] = Field(
+    pp: InferenceToo[Layout[Layers]] = Field(1, description="pipeline stages")
+    tp: InferenceToo[Layout[Processes]] = Field(
+        1, description="tensor-parallel ranks of a stage; sequence parallelism goes with it"
+    )
+    dp: InferenceToo[Layout[Processes | Literal["auto"]]] = Field(
         "auto", description="data-parallel replicas; auto: what is left of the processes after pp and tp"
     )
-    schedule: Literal["lockstep_1f1b", "lockstep_gpipe"] = Field(
+    schedule: InferenceToo[Layout[Literal["lockstep_1f1b", "lockstep_gpipe"]]] = Field(
         "lockstep_1f1b", description="order of forward and backward passes; 1f1b holds fewer micro-batches in memory"
     )
-    recompute: Flag = Field(False, description="recompute dense segments in backward instead of keeping activations")
-    timeout_s: Timeout = Field(600.0, description="seconds after which a stuck collective ends the run")
+    recompute: InferenceToo[Layout[Flag]] = Field(
+        False, description="recompute dense segments in backward instead of keeping activations"
+    )
+    timeout_s: InferenceToo[Layout[Timeout]] = Field(
+        600.0, description="seconds after which a stuck collective ends the run"
+    )
 
 
 class DataSection(Section):
     """Where the prepared corpus is and how its domains are mixed."""
 
-    path: PathText = Field("data/default", description="directory written by `unipool-dist data prepare`")
-    weights: dict[str, Weight] | None = Field(None, description="sampling weight per domain; null: by tokens")
-    verify: Literal["size", "hash"] = Field("size", description="how files are checked against the manifest")
+    path: InferenceToo[Io[PathText]] = Field(
+        "data/default", description="directory written by `unipool-dist data prepare`"
+    )
+    weights: Fixed[dict[str, Weight] | None] = Field(None, description="sampling weight per domain; null: by tokens")
+    verify: Io[Literal["size", "hash"]] = Field("size", description="how files are checked against the manifest")
 
 
 class OptimizerSection(Section):
     """The optimizer, its schedule, and the DeepSpeed configuration that holds its states."""
 
-    name: Literal["adamw", "sgd"] = Field("adamw", description="update rule")
-    lr: Positive = Field(1e-3, description="learning rate after warm-up")
-    min_lr: NonNegative = Field(1e-4, description="learning rate at the last step, where it decays")
-    router_lr_scale: Positive = Field(
+    name: Fixed[Literal["adamw", "sgd"]] = Field("adamw", description="update rule")
+    lr: Run[Positive] = Field(1e-3, description="learning rate after warm-up")
+    min_lr: Run[NonNegative] = Field(1e-4, description="learning rate at the last step, where it decays")
+    router_lr_scale: Run[Positive] = Field(
         1.0, description="learning rate of the routers over that of the other parameters, at every step"
     )
-    warmup_steps: CountOrNone = Field(10, description="steps of linear rise from 0 to lr")
-    decay: Literal["cosine", "linear", "constant"] = Field("cosine", description="how lr falls to min_lr")
-    weight_decay: NonNegative = Field(0.01, description="strength of weight decay")
-    beta1: Fraction = Field(0.9, description="adamw only: decay of the mean of gradients")
-    beta2: Fraction = Field(0.95, description="adamw only: decay of the mean of squared gradients")
-    epsilon: Positive = Field(1e-8, description="adamw only: added to the denominator")
-    momentum: Fraction = Field(0.0, description="sgd only")
-    clip_grad: NonNegative = Field(1.0, description="largest global gradient norm; 0: no clipping")
-    deepspeed: PathText | None = Field(None, description="DeepSpeed JSON file; null: ZeRO stage 1, default buckets")
+    warmup_steps: Run[CountOrNone] = Field(10, description="steps of linear rise from 0 to lr")
+    decay: Run[Literal["cosine", "linear", "constant"]] = Field("cosine", description="how lr falls to min_lr")
+    weight_decay: Run[NonNegative] = Field(0.01, description="strength of weight decay")
+    beta1: Run[Fraction] = Field(0.9, description="adamw only: decay of the mean of gradients")
+    beta2: Run[Fraction] = Field(0.95, description="adamw only: decay of the mean of squared gradients")
+    epsilon: Run[Positive] = Field(1e-8, description="adamw only: added to the denominator")
+    momentum: Run[Fraction] = Field(0.0, description="sgd only")
+    clip_grad: Run[NonNegative] = Field(1.0, description="largest global gradient norm; 0: no clipping")
+    deepspeed: Layout[PathText | None] = Field(
+        None, description="DeepSpeed JSON file; null: ZeRO stage 1, default buckets"
+    )
 
 
 class TrainSection(Section):
     """How long, how much at a time, and in which precision."""
 
-    steps: Count = Field(100, description="optimizer steps of the whole run")
-    global_batch_size: Count = Field(16, description="sequences per step, all ranks")
-    micro_batch_size: Count = Field(4, description="sequences per micro-batch and data-parallel rank")
-    seed: Seed = Field(1234, description="of initial weights and of the order of the data")
-    dtype: Literal["fp32", "bf16"] = Field("fp32", description="of weights and activations; optimizer states are fp32")
-    eval_interval: CountOrNone = Field(0, description="steps between evaluations; 0: only at the end")
-    eval_sequences: CountOrNone = Field(32, description="sequences per domain and evaluation; 0: no evaluation")
+    steps: Run[Count] = Field(100, description="optimizer steps of the whole run")
+    global_batch_size: Fixed[Count] = Field(16, description="sequences per step, all ranks")
+    micro_batch_size: InferenceToo[Split[Count]] = Field(
+        4, description="sequences per micro-batch and data-parallel rank"
+    )
+    seed: Fixed[Seed] = Field(1234, description="of initial weights and of the order of the data")
+    dtype: InferenceToo[Run[Literal["fp32", "bf16"]]] = Field(
+        "fp32", description="of weights and activations; optimizer states are fp32"
+    )
+    eval_interval: Eval[CountOrNone] = Field(0, description="steps between evaluations; 0: only at the end")
+    eval_sequences: Eval[CountOrNone] = Field(32, description="sequences per domain and evaluation; 0: no evaluation")
 
 
 class LogSection(Section):
     """What is written down, and how often."""
 
-    interval: Count = Field(
+    interval: Io[Count] = Field(
         1, description="steps between console lines and metrics.jsonl objects, which have their means and maxima"
     )
-    tensorboard: Flag = Field(True, description="write event files into the run directory")
+    tensorboard: Io[Flag] = Field(True, description="write event files into the run directory")
 
 
 class CheckpointSection(Section):
     """When the state of a run is saved, and which checkpoints are kept. It is always saved at the end."""
 
-    interval: CountOrNone = Field(
+    interval: Io[CountOrNone] = Field(
         1000, description="steps between checkpoints; 0: only when the run ends or is stopped"
     )
-    keep_last: CountOrNone = Field(2, description="newest checkpoints that are kept; 0: all")
-    keep_every: CountOrNone = Field(0, description="checkpoints of steps that this divides are kept for good; 0: none")
-    asynchronous: Flag = Field(True, description="write beside training, from a copy in host memory")
-    verify: Literal["hash", "size"] = Field(
+    keep_last: Io[CountOrNone] = Field(2, description="newest checkpoints that are kept; 0: all")
+    keep_every: Io[CountOrNone] = Field(
+        0, description="checkpoints of steps that this divides are kept for good; 0: none"
+    )
+    asynchronous: Io[Flag] = Field(True, description="write beside training, from a copy in host memory")
+    verify: InferenceToo[Io[Literal["hash", "size"]]] = Field(
         "hash", description="before loading, files are read whole and compared with the manifest, or only their sizes"
     )
 
@@ -187,13 +225,13 @@ class CheckpointSection(Section):
 class RunSection(Section):
     """Where a run keeps its files, and how long it may take."""
 
-    dir: PathText = Field(
+    dir: Io[PathText] = Field(
         "runs/default", description="directory for metrics, figures, checkpoints and the final configuration"
     )
-    time_limit_s: TimeLimit | None = Field(
+    time_limit_s: Io[TimeLimit | None] = Field(
         None, description="seconds from the start of the processes before which the run saves and stops; null: none"
     )
-    watchdog_s: Timeout | None = Field(
+    watchdog_s: Io[Timeout | None] = Field(
         None,
         description="seconds without progress of a rank after which all ranks write down where they are and the run "
         "ends, to be resumed; below parallel.timeout_s, or that comes first; null: 3/4 of it",

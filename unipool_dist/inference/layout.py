@@ -7,19 +7,11 @@ from pathlib import Path
 
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.manifest import CONFIG_FILE
-from unipool_dist.config import Config, load_config, resolve_config
+from unipool_dist.config import Config, load_written, resolve_config
+from unipool_dist.config.roles import is_for_inference, settings_of
 from unipool_dist.errors import CheckpointError, ConfigError
 from unipool_dist.topology.layout import rank_grid
 
-_FREE = (
-    "parallel.",
-    "pool.parallel_size",
-    "pool.stages_per_group",
-    "train.micro_batch_size",
-    "train.dtype",
-    "data.path",
-    "checkpoint.verify",
-)
 _DEFAULT_LAYOUT = (
     "parallel.pp=1",
     "parallel.tp=1",
@@ -45,7 +37,7 @@ def inference_config(run_dir: Path, overrides: Sequence[str], world_size: int) -
         found = f"has no {CONFIG_FILE}" if run_dir.is_dir() else "is not a directory"
         raise CheckpointError(f"{run_dir} is not a run: it {found}; give the run.dir of a run")
     try:
-        config = load_config(path)
+        config = load_written(path)
     except ConfigError as error:
         raise ConfigError(
             f"{error}\nThe run may be of another version of unipool_dist: use the one that wrote it"
@@ -55,13 +47,13 @@ def inference_config(run_dir: Path, overrides: Sequence[str], world_size: int) -
             f"{run_dir} has no checkpoint yet, so there is no model to use; one is saved every checkpoint.interval="
             f"{config.checkpoint.interval} steps (0: none) and at the end of the run"
         )
-    fixed = [name for name in overrides if not name.startswith(_FREE)]
+    free = [name for name, field in settings_of(Config).items() if is_for_inference(field)]
+    fixed = [override for override in overrides if override.partition("=")[0] not in free]
     if fixed:
         raise ConfigError(
-            f"{', '.join(fixed)}: cannot be set for a model that is trained; what can be: "
-            f"{', '.join(name + '*' if name.endswith('.') else name for name in _FREE)}"
+            f"{', '.join(fixed)}: cannot be set for a model that is trained; what can be: {', '.join(free)}"
         )
-    config = load_config(path, [*_DEFAULT_LAYOUT, *overrides])
+    config = load_written(path, [*_DEFAULT_LAYOUT, *overrides])
     # Any number of processes will do: there are no training steps whose batch they would have to share evenly.
     batch = config.train.micro_batch_size * world_size
     config = config.model_copy(update={"train": config.train.model_copy(update={"global_batch_size": batch})})

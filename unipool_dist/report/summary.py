@@ -9,23 +9,13 @@ from statistics import median
 from typing import Any
 
 from unipool_dist.config import Config
+from unipool_dist.config.roles import flat, role_of, settings_of
 from unipool_dist.report.experiment import Experiment
 from unipool_dist.report.runs import Run
 from unipool_dist.report.statistics import Estimate, estimate, paired
 from unipool_dist.sizing.parameters import count_parameters
 
 _TAIL = 0.1
-_SAME_IN_A_VARIANT = ("model", "pool", "data", "optimizer", "train")
-_FREE = (
-    "pool.parallel_size",
-    "pool.stages_per_group",
-    "model.vocab_divisor",
-    "optimizer.deepspeed",
-    "data.verify",
-    "train.seed",
-)
-"""How a run is made and not what it is, and the seed. Each run has a copy of its DeepSpeed file. Micro-batches are not
-among these: some balance losses look at one."""
 _OF_THE_TEXT = ("data.path", "train.eval_sequences", "model.sequence_length")
 
 
@@ -210,8 +200,8 @@ def _warnings(experiment: Experiment, runs: list[Run]) -> list[str]:
         if run.config is None or not run.is_finished:
             continue
         fields = _fields(run.config)
-        if run.corpus is not None:
-            fields["data.path"] = path_of.setdefault(run.corpus, fields["data.path"])
+        path = run.config.data.path
+        fields["data.path"] = path if run.corpus is None else path_of.setdefault(run.corpus, path)
         differing = [name for name, value in first.setdefault(run.variant, fields).items() if fields[name] != value]
         if differing:
             warnings.append(
@@ -238,10 +228,10 @@ def _warnings(experiment: Experiment, runs: list[Run]) -> list[str]:
 
 
 def _fields(config: Config) -> dict[str, Any]:
-    """Return ``section.field`` to value, for the fields that all runs of a variant must share."""
-    values = config.model_dump(mode="json")
-    fields = {f"{section}.{name}": value for section in _SAME_IN_A_VARIANT for name, value in values[section].items()}
-    return {name: value for name, value in fields.items() if name not in _FREE}
+    """Return by name the value of every field that is to be the same in all runs of a variant, which differ by seed."""
+    compared = [name for name, field in settings_of(Config).items() if role_of(field).is_compared]
+    values = flat(config)
+    return {name: values[name] for name in compared if name != "train.seed"}
 
 
 def _mean(runs: list[RunSummary], name: str) -> Estimate | None:

@@ -18,7 +18,7 @@ from unipool_dist.checkpoint.offline.export_format import ExportRecord, read_exp
 from unipool_dist.checkpoint.offline.rewrite import rewrite_checkpoint
 from unipool_dist.checkpoint.pieces import Piece, Shape, whole
 from unipool_dist.checkpoint.progress import DataIdentity, Progress, current_versions, now
-from unipool_dist.config import Config, dump_config, load_config
+from unipool_dist.config import Config, dump_config, load_written
 from unipool_dist.config.resolve import check_num_experts
 from unipool_dist.errors import CheckpointError, ConfigError
 from unipool_dist.sizing.parameters import bias_shapes, parameter_shapes
@@ -122,7 +122,7 @@ def check_is_no_run(run_dir: Path) -> None:
 def _read_config(folder: Path) -> Config:
     path = folder / CONFIG_FILE
     try:
-        config = load_config(regular_inside(folder, CONFIG_FILE))
+        config = load_written(regular_inside(folder, CONFIG_FILE))
         model, pool = config.model, config.pool
         if None in (model.vocab_size, model.ffn_hidden_size, model.num_query_groups, pool.layers_per_group):
             raise CheckpointError(f"{path} leaves sizes of the model open, as no exported one does; export again")
