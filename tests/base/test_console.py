@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from unipool_dist.base.console import put, say
-from unipool_dist.cli.table import aligned
+from unipool_dist.base.printable import aligned
 
 WILD = "\x1b[2J\x1b]0;owned\x07 \x9b31m \r over \x08 \x7f \u202e back \u2028 \ud800 \x00"
 SHOWN = r"\x1b[2J\x1b]0;owned\x07 \x9b31m \r over \x08 \x7f \u202e back \u2028 \ud800 \x00"

@@ -156,7 +156,7 @@ def test_what_is_somebody_elses_is_refused_before_the_checkpoint_is_read(
 ) -> None:
     put(tmp_path / "new.writing")
     before = snapshot(tmp_path)
-    monkeypatch.setattr("unipool_dist.cli.checkpoint.exchange.check_contents", pytest.fail)
+    monkeypatch.setattr("unipool_dist.cli.checkpoint.interchange.check_contents", pytest.fail)
     assert "ForeignError" in (message := fail("export", trained, tmp_path / "new")) and "new.writing" in message
     assert snapshot(tmp_path) == before
 

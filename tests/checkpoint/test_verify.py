@@ -10,7 +10,7 @@ import pytest
 
 from tests.checkpoint.command_line import call, document, step_folder, succeed
 from tests.checkpoint.damage import copy_run, flip_bit, replace_file, swap
-from unipool_dist.checkpoint.offline.counting import Count
+from unipool_dist.base.progress_bars import Count
 from unipool_dist.cli.checkpoint import listing
 
 

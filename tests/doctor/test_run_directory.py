@@ -13,7 +13,7 @@ from unipool_dist.doctor import run_directory
 from unipool_dist.doctor.checks import Check
 from unipool_dist.doctor.disk_space import CheckpointNeed, FreeSpace
 from unipool_dist.doctor.disk_speed import DiskRead, DiskWrite
-from unipool_dist.doctor.probe import NotMeasuredError
+from unipool_dist.doctor.measurement import NotMeasuredError
 from unipool_dist.doctor.roster import Roster
 from unipool_dist.doctor.run_directory import RunDirectory
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from tests.fuzz.runner import Tried
-from unipool_dist.cli.table import aligned
+from unipool_dist.base.printable import aligned
 
 _EXAMPLES = 3
 

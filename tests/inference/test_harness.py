@@ -22,7 +22,7 @@ from unipool_dist.inference.harness import Accuracy, accuracies
 from unipool_dist.inference.heldout import held_out_questions
 from unipool_dist.inference.opened import OpenedRun
 from unipool_dist.inference.scoring import Request, Score, Scorer
-from unipool_dist.inference.tasks import PAPER_TASKS
+from unipool_dist.inference.task_data import PAPER_TASKS
 
 # Two questions of each task in the form in which the hub has them, with what a model must choose to be right, and the
 # prompt it must be given.

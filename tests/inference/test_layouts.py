@@ -13,7 +13,7 @@ from tests.support.workers import Workers, free_port
 from unipool_dist.inference.generation import continuation
 from unipool_dist.inference.losses import validation_batches, validation_losses
 from unipool_dist.inference.opened import OpenedRun
-from unipool_dist.inference.sampling import Sampling
+from unipool_dist.inference.sampler import Sampling
 from unipool_dist.inference.scoring import Request, Scorer
 
 PROMPT = "the quick brown fox"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unipool_dist.inference.sampling import Sampler, Sampling, kept
+from unipool_dist.inference.sampler import Sampler, Sampling, kept
 
 LOGITS = torch.log(torch.tensor([0.1, 0.4, 0.05, 0.25, 0.2]))
 

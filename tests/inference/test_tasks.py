@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from unipool_dist.errors import DataError, UnipoolError
-from unipool_dist.inference.tasks import PAPER_TASKS, data_files, read_rows, task_names
+from unipool_dist.inference.task_data import PAPER_TASKS, data_files, read_rows, task_names
 
 
 def test_names_are_those_of_lm_eval() -> None:

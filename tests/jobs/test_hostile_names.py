@@ -17,7 +17,7 @@ import pytest
 from tests.support.command import Command
 from tests.support.hostile_names import HOSTILE, hostile_names
 from unipool_dist.base.printable import printable
-from unipool_dist.base.shell import shown
+from unipool_dist.base.programs import shown
 from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.jobs.freeze import _write_program

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from unipool_dist.base.run_key import KEY
+from unipool_dist.base.credentials import KEY
 from unipool_dist.config import load_config
 from unipool_dist.jobs.folder import Job, JobFolder
 from unipool_dist.jobs.layout import choose_layout

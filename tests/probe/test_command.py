@@ -15,7 +15,7 @@ from PIL import Image
 from tests.support.using import complete, refused
 from unipool_dist.config import dump_config, load_config, resolve_config
 from unipool_dist.errors import UnipoolError
-from unipool_dist.probe.figures import randomized_figure
+from unipool_dist.probe.plots import randomized_figure
 from unipool_dist.probe.record import Probe, check_comparable, read_probe
 from unipool_dist.run.rundir import begin_run_dir
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unipool_dist.probe.scale import is_logarithmic
+from unipool_dist.probe.plots import is_logarithmic
 from unipool_dist.probe.sharing import Path, count_choices, layers_using, lift, most_used, path_of
 
 # Two tokens, three layers, one choice: token 0 meets experts 4, 4, 1; token 1 meets 2, 0 and, by a score of 0, nobody.

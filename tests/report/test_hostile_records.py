@@ -15,7 +15,7 @@ from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.observe.jsonlines import read_json_lines
 from unipool_dist.probe.record import read_probe
-from unipool_dist.report.usage import read_usage
+from unipool_dist.report.expert_use import read_usage
 from unipool_dist.run.attempts import AttemptLog
 from unipool_dist.run.heartbeat import read_heartbeat
 from unipool_dist.run.lock import holder_of

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from unipool_dist.base.run_key import KEY, new_key
+from unipool_dist.base.credentials import KEY, new_key
 from unipool_dist.resilience import same_run
 from unipool_dist.resilience.same_run import find_rank, kill_rank
 

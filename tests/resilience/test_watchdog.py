@@ -26,7 +26,7 @@ from tests.resilience import stuck_run
 from tests.support.running import Run, last_step, one_thread, train_records
 from tests.support.runs import train_command
 from tests.support.workers import free_port
-from unipool_dist.base.run_key import KEY, new_key
+from unipool_dist.base.credentials import KEY, new_key
 from unipool_dist.resilience.watchdog_inquiry import ANSWER_S, LOOK_S
 from unipool_dist.resilience.watchdog_report import NoProgressError, Whereabouts
 from unipool_dist.run.launch import outcome

@@ -34,7 +34,7 @@ from unipool_dist.checkpoint.offline import export as export_module
 from unipool_dist.checkpoint.offline import import_model as import_module
 from unipool_dist.checkpoint.offline import reshard as reshard_module
 from unipool_dist.cli import cli
-from unipool_dist.cli.checkpoint import exchange, resharding
+from unipool_dist.cli.checkpoint import interchange, resharding
 from unipool_dist.cli.experiment_places import check_places
 from unipool_dist.config import Config, dump_config, load_config
 from unipool_dist.errors import UnipoolError
@@ -137,8 +137,8 @@ def _export(top: Path) -> None:
 
     with (
         mock.patch.object(export_module, "_write", written),
-        mock.patch.object(exchange, "find"),
-        mock.patch.object(exchange, "check_contents"),
+        mock.patch.object(interchange, "find"),
+        mock.patch.object(interchange, "check_contents"),
     ):
         _call("checkpoint", "export", top / "run", top / "model")
 

@@ -13,7 +13,7 @@ import pytest
 import torch.distributed as dist
 
 from tests.support.workers import free_port
-from unipool_dist.base.run_key import KEY
+from unipool_dist.base.credentials import KEY
 from unipool_dist.errors import CommunicationError, TopologyError
 from unipool_dist.topology import network
 from unipool_dist.topology.environment import Environment

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch.distributed as dist
 
-from unipool_dist.base.run_key import KEY, new_key
+from unipool_dist.base.credentials import KEY, new_key
 from unipool_dist.topology.notes import Notes
 
 

@@ -1,9 +1,16 @@
-"""Secrets in text that is kept: remove them from URLs, and recognize what looks like one."""
+"""Secrets: the key of a run; and those in text that is kept, removed from URLs or recognized by their form.
+
+By the key the processes of a run prove to each other that they belong to it. It is kept only in their environment,
+which no other user can read.
+"""
 
 from __future__ import annotations
 
 import re
+import secrets
 
+KEY = "UNIPOOL_DIST_KEY"
+"""The variable that has the key, the same for all processes of a run."""
 _URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)([^\s'\"<>]*)")
 _NAME = re.compile(
     r"TOKEN|SECRET|PASS|PWD|CRED|KEY|AUTH|COOKIE|SESSION|JWT|PRIVATE|SIGNATURE|DSN|WEBHOOK|CONNECTION|CERT|(^|_)PAT(_|$)",
@@ -41,3 +48,8 @@ def _public(rest: str) -> str:
     """Return host, port and path of what follows ``scheme://``. A password may contain ``/`` and ``@``."""
     host = rest.rpartition("@")[2] if "@" in rest else rest
     return re.split(r"[?#]", host, maxsplit=1)[0] + ("?..." if re.search(r"[?#]", host) else "")
+
+
+def new_key() -> str:
+    """Return a key that nobody can guess."""
+    return secrets.token_hex(32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 
 _KEPT = "\n\t"
 _DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
@@ -54,3 +54,18 @@ def _shown(char: str, lines: bool) -> str:
     if char in _DIRECTION or unicodedata.category(char) in _CATEGORIES:
         return char.encode("unicode_escape").decode("ascii")
     return char
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[str]:
+    """Return the cells of ``rows`` as lines in columns, those numbered in ``right`` right-aligned.
+
+    Newlines in a cell are escaped like other control characters: a name must not look like a separate row.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

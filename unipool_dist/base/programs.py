@@ -1,14 +1,21 @@
-"""Starting other programs; the only place that does. A command is a list of words, and no shell ever reads it."""
+"""Starting other programs, which only this module does, and showing their commands.
+
+A command is a list of words, and no shell ever reads it.
+"""
 
 from __future__ import annotations
 
+import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from unipool_dist.base.printable import printable
+
 Process = subprocess.Popen[bytes]
+_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\", "'": "\\'"}
 
 
 @dataclass(frozen=True)
@@ -75,3 +82,26 @@ def converse_with(command: Sequence[str]) -> Process:
 
 def _text(data: bytes | None) -> str:
     return "" if data is None else data.decode("utf-8", "replace")
+
+
+def shown(words: Iterable[object]) -> str:
+    """Return the command as one line that a terminal shows safely and bash parses into the same words.
+
+    A word with control characters is written as ``$'...'``, with these escaped.
+    """
+    return " ".join(_shown_word(str(word)) for word in words)
+
+
+def _shown_word(word: str) -> str:
+    if printable(word) == word:
+        return shlex.quote(word)
+    return "$'" + "".join(_escaped(char) for char in word) + "'"
+
+
+def _escaped(char: str) -> str:
+    if char in _ESCAPES:
+        return _ESCAPES[char]
+    if printable(char) == char:
+        return char
+    errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", errors))

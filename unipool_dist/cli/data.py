@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from unipool_dist.base.console import say
+from unipool_dist.base.printable import aligned
 from unipool_dist.base.system_errors import at
 from unipool_dist.cli.caches import writable_cache
 from unipool_dist.cli.numbers import BYTES, VOCABULARY, Finite
-from unipool_dist.cli.table import aligned
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.manifest import Manifest
 from unipool_dist.errors import DataError
@@ -74,9 +74,9 @@ def prepare(
     progress: bool | None,
 ) -> None:
     """Write a tokenized corpus to the directory OUT."""
+    from unipool_dist.base.progress_bars import Progress
     from unipool_dist.data.prepare import PrepareOptions
     from unipool_dist.data.prepare import prepare as prepare_corpus
-    from unipool_dist.data.progress import Progress
 
     options = PrepareOptions(
         corpus=corpus,

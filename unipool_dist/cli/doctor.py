@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 import click
 
 from unipool_dist.base.console import lasting_text, say
-from unipool_dist.base.printable import printable
+from unipool_dist.base.printable import aligned, printable
 from unipool_dist.base.system_errors import explained
 from unipool_dist.cli.numbers import MAX_SECONDS, PROCESSES_HERE, Finite
-from unipool_dist.cli.table import aligned
 from unipool_dist.config import Config, load_config, resolve_config
 from unipool_dist.errors import UnipoolError
 from unipool_dist.resilience.orphans import end_with_launcher
@@ -27,9 +26,9 @@ from unipool_dist.resilience.signal_watch import STOP_SIGNALS, release_signals, 
 from unipool_dist.topology.environment import Environment, read_environment
 
 if TYPE_CHECKING:
+    from unipool_dist.doctor.agenda import Settings
     from unipool_dist.doctor.checks import Report
     from unipool_dist.doctor.disk_space import CheckpointNeed
-    from unipool_dist.doctor.settings import Settings
 
 
 @click.command()
@@ -185,7 +184,7 @@ def _ignore_signals() -> None:
 
 
 def _settings(config: Config | None, world_size: int, timeout_s: float, time_limit_s: float, disk_mb: int) -> Settings:
-    from unipool_dist.doctor.settings import Settings
+    from unipool_dist.doctor.agenda import Settings
     from unipool_dist.topology.layout import rank_grid
 
     resolved, fault = None, ""
@@ -244,7 +243,7 @@ def _with_vocabulary(config: Config) -> tuple[Config, str]:
 
 def render(report: Report, *, strict: bool) -> list[str]:
     """Return a line for each check, then what to do about those that are not ok."""
-    from unipool_dist.doctor.text import counted
+    from unipool_dist.base.units import counted
 
     rows = [("", "check", "measured", "expected")]
     rows += [(check.status, check.name, _cut(check.measured), check.expected) for check in report.checks]

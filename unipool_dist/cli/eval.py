@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from unipool_dist.base.console import say
-from unipool_dist.cli.inference import Use, chosen_batches, count_bar, on_every_rank, sequences_option, use_options
+from unipool_dist.base.printable import aligned
+from unipool_dist.base.progress_bars import count_bar
+from unipool_dist.cli.inference import Use, chosen_batches, on_every_rank, sequences_option, use_options
 from unipool_dist.cli.numbers import COUNT
-from unipool_dist.cli.table import aligned
 
 if TYPE_CHECKING:
     from unipool_dist.inference.harness import Accuracy
@@ -72,7 +73,7 @@ class _Tasks:
 
     def __init__(self, names: str, folder: Path | None, limit: int | None) -> None:
         from unipool_dist.inference import harness  # noqa: F401  # is lm-eval there?
-        from unipool_dist.inference.tasks import data_files, task_names
+        from unipool_dist.inference.task_data import data_files, task_names
 
         self._names = task_names(names)
         self._files = data_files(self._names, folder)
@@ -125,7 +126,7 @@ def _text(run: OpenedRun, losses: dict[str, Loss], total: Loss, accuracies: dict
 
 def _task_rows(accuracies: dict[str, Accuracy]) -> list[tuple[str, ...]]:
     """Return rows for the paper's tasks and their mean, then heldout, which is in no mean."""
-    from unipool_dist.inference.tasks import PAPER_TASKS
+    from unipool_dist.inference.task_data import PAPER_TASKS
 
     def row(name: str) -> tuple[str, ...]:
         found = accuracies[name]

@@ -53,7 +53,7 @@ def generate(prompt: str, max_tokens: int, temperature: float, top_p: float, see
 
     def work(run: OpenedRun) -> None:
         from unipool_dist.inference.generation import as_text, continuation
-        from unipool_dist.inference.sampling import Sampling
+        from unipool_dist.inference.sampler import Sampling
 
         tokenizer = run.corpus.tokenizer
         tokens = tokenizer.encode(_shared(run, prompt))

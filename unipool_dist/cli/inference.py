@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -16,8 +14,6 @@ import click
 from click.core import ParameterSource
 
 from unipool_dist.base.console import say
-from unipool_dist.base.printable import printable
-from unipool_dist.checkpoint.offline.counting import Count
 from unipool_dist.cli.numbers import PROCESSES_HERE, STEP
 from unipool_dist.errors import UnipoolError
 from unipool_dist.resilience.orphans import end_with_launcher
@@ -93,16 +89,6 @@ def on_every_rank(
             for note in opened.notes:
                 say(note, err=True)
         work(opened)
-
-
-@contextmanager
-def count_bar(what: str, total: int, unit: str, *, show: bool) -> Iterator[Count]:
-    """Show a progress bar on stderr if that is a terminal and ``show``, else nothing."""
-    from tqdm import tqdm
-
-    hidden = not (show and sys.stderr.isatty())
-    with tqdm(total=total, desc=printable(what), unit=f" {unit}", disable=hidden, file=sys.stderr) as bar:
-        yield lambda done: bar.update(done)
 
 
 def chosen_batches(run: OpenedRun, sequences: int | Literal["all"] | None) -> dict[str, Batch]:

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from unipool_dist.base.console import put, say
-from unipool_dist.cli.checkpoint.common import json_option, print_json, size
+from unipool_dist.base.printable import aligned
+from unipool_dist.base.units import size
+from unipool_dist.cli.checkpoint.common import json_option, print_json
 from unipool_dist.cli.numbers import PROCESSES
-from unipool_dist.cli.table import aligned
 from unipool_dist.config import Config, config_text, load_config, resolve_config
 from unipool_dist.config.deepspeed import read_deepspeed_config
 from unipool_dist.config.describe import describe_layout, describe_model, describe_owners

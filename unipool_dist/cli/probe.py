@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from unipool_dist.base.console import say
-from unipool_dist.cli.inference import Use, chosen_batches, count_bar, on_every_rank, sequences_option, use_options
+from unipool_dist.base.printable import aligned
+from unipool_dist.base.progress_bars import count_bar
+from unipool_dist.cli.inference import Use, chosen_batches, on_every_rank, sequences_option, use_options
 from unipool_dist.cli.numbers import COUNT
-from unipool_dist.cli.table import aligned
 from unipool_dist.errors import UnipoolError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def probe(against: Path | None, seeds: int, sequences: int | Literal["all"] | No
             found = measure(run, batches, seeds, count)
         if not run.is_main:
             return
-        from unipool_dist.probe.figures import draw
+        from unipool_dist.probe.plots import draw
 
         written = [write_probe(found, use["run"])]
         written += draw([found], written[0].parent)

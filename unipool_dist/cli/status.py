@@ -8,9 +8,8 @@ from pathlib import Path
 import click
 
 from unipool_dist.base.console import put, say
-from unipool_dist.base.printable import printable
+from unipool_dist.base.printable import aligned, printable
 from unipool_dist.base.system_errors import explained
-from unipool_dist.cli.table import aligned
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.jobs.status import RunStatus, status_of

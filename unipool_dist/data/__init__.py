@@ -1,12 +1,11 @@
 """From text to batches: prepare corpora (``prepare``), open them, draw sequences from them."""
 
-from unipool_dist.data.batches import Batch, SampleDataset, micro_batch
+from unipool_dist.data.batches import Batch, SampleDataset, micro_batch, validation_sequences
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.manifest import Domain
 from unipool_dist.data.sampling import TrainingDataset, training_dataset
 from unipool_dist.data.segments import SegmentedDataset, extended, training_data
 from unipool_dist.data.tokenizer import Tokenizer
-from unipool_dist.data.validation import validation_sequences
 
 __all__ = [
     "Batch",

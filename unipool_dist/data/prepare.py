@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unipool_dist.base.belongings import discard
+from unipool_dist.base.progress_bars import Progress
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.documents import MAX_VALIDATION_FRACTION
 from unipool_dist.data.manifest import (
@@ -27,7 +28,6 @@ from unipool_dist.data.manifest import (
 )
 from unipool_dist.data.packing import pack_domain
 from unipool_dist.data.place import SPOOL, Place
-from unipool_dist.data.progress import Progress
 from unipool_dist.data.sources import Source, corpus_sources, local_source
 from unipool_dist.data.sources.packages import Runner, run_command
 from unipool_dist.data.spool import spool_source

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from unipool_dist.base.units import seconds
 from unipool_dist.doctor.checks import Check
 from unipool_dist.doctor.judgement import MAX_CLOCK_SKEW_S, clock_offset
-from unipool_dist.doctor.probe import Probe
+from unipool_dist.doctor.measurement import Probe
 from unipool_dist.doctor.roster import Roster
-from unipool_dist.doctor.text import seconds
 
 _ROUND_TRIPS = 10
 

@@ -9,11 +9,11 @@ from statistics import median
 
 import torch
 
+from unipool_dist.base.units import ratios
 from unipool_dist.doctor.checks import Check
 from unipool_dist.doctor.judgement import SLOW_FACTOR, slow_nodes_and_ranks
-from unipool_dist.doctor.probe import Probe
+from unipool_dist.doctor.measurement import Probe
 from unipool_dist.doctor.roster import Roster
-from unipool_dist.doctor.text import ratios
 from unipool_dist.doctor.timing import synchronize
 
 _WINDOWS, _WINDOW_S = 5, 0.2

@@ -7,7 +7,7 @@ from functools import reduce
 from typing import Generic
 
 from unipool_dist.doctor.checks import Check
-from unipool_dist.doctor.probe import M, Probe
+from unipool_dist.doctor.measurement import M, Probe
 
 ROUNDS = 3
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unipool_dist.base.units import counted, size
 from unipool_dist.doctor.checks import Check, Status
-from unipool_dist.doctor.probe import Probe
-from unipool_dist.doctor.text import counted, size
+from unipool_dist.doctor.measurement import Probe
 
 _MIN_FREE_BYTES = 1e9
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unipool_dist.base.units import ratios, seconds, size
 from unipool_dist.doctor.checks import Check
 from unipool_dist.doctor.judgement import slow
-from unipool_dist.doctor.probe import NotMeasuredError, Probe
+from unipool_dist.doctor.measurement import NotMeasuredError, Probe
 from unipool_dist.doctor.roster import Roster
 from unipool_dist.doctor.run_directory import RunDirectory
-from unipool_dist.doctor.text import ratios, seconds, size
 
 _BLOCK_BYTES = 4_000_000
 _LONGEST_S = 5.0

@@ -12,16 +12,15 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 from pydantic import TypeAdapter
 
+from unipool_dist.doctor.agenda import Settings, probes
 from unipool_dist.doctor.checks import Check, Report
 from unipool_dist.doctor.council import Council, SilentRanksError
 from unipool_dist.doctor.fact_checks import describe_nodes
 from unipool_dist.doctor.fact_probe import FactsProbe
+from unipool_dist.doctor.measurement import NotMeasuredError, Probe
 from unipool_dist.doctor.meeting import judge_meeting, missing_ranks, open_store
-from unipool_dist.doctor.plan import probes
-from unipool_dist.doctor.probe import NotMeasuredError, Probe
 from unipool_dist.doctor.roster import Roster
 from unipool_dist.doctor.run_directory import RunDirectory
-from unipool_dist.doctor.settings import Settings
 from unipool_dist.errors import CommunicationError
 from unipool_dist.topology.environment import Environment
 

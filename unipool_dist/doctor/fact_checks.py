@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from unipool_dist.base.units import counted, seconds, size
 from unipool_dist.doctor.checks import Check, Status
 from unipool_dist.doctor.facts import Facts
 from unipool_dist.doctor.judgement import by_value
 from unipool_dist.doctor.roster import Roster
-from unipool_dist.doctor.text import counted, seconds, size
 
 _MIN_MEMORY_BYTES = 1e9  # of a process: the libraries alone take half of it
 _MAX_RESOLVE_S = 1.0

@@ -8,9 +8,9 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from unipool_dist.base.units import counted, seconds
 from unipool_dist.doctor.checks import Check
 from unipool_dist.doctor.roster import ranks_text
-from unipool_dist.doctor.text import counted, seconds
 from unipool_dist.errors import CommunicationError
 from unipool_dist.topology import stores
 from unipool_dist.topology.environment import Environment

@@ -14,11 +14,11 @@ from pathlib import Path
 from secrets import token_hex
 
 from unipool_dist.base.belongings import Folder, ForeignError, any_file, discard, remove, remove_if_empty
+from unipool_dist.base.units import seconds
 from unipool_dist.doctor.checks import Check
 from unipool_dist.doctor.judgement import by_value
-from unipool_dist.doctor.probe import Probe
+from unipool_dist.doctor.measurement import Probe
 from unipool_dist.doctor.roster import Roster
-from unipool_dist.doctor.text import seconds
 
 _PREFIX = ".doctor-"
 _LEFT = Folder({r"lock|nonce|data-\d+|tmp\w+": any_file}, sign="lock")

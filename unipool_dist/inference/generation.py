@@ -15,7 +15,7 @@ from torch import Tensor
 from unipool_dist.data import Tokenizer
 from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.inference.opened import OpenedRun
-from unipool_dist.inference.sampling import Sampler, Sampling
+from unipool_dist.inference.sampler import Sampler, Sampling
 
 
 def continuation(run: OpenedRun, prompt: list[int], max_tokens: int, sampling: Sampling) -> Iterator[int]:

@@ -15,12 +15,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from unipool_dist.checkpoint.offline.counting import Bar, Count, no_bar
+from unipool_dist.base.progress_bars import Bar, Count, no_bar
 from unipool_dist.data import Corpus, Tokenizer
 from unipool_dist.errors import DataError, UnipoolError
 from unipool_dist.inference.heldout import held_out_questions
 from unipool_dist.inference.scoring import Request, Score
-from unipool_dist.inference.tasks import HELD_OUT, PAPER_TASKS, read_rows
+from unipool_dist.inference.task_data import HELD_OUT, PAPER_TASKS, read_rows
 
 try:
     import lm_eval

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from unipool_dist.checkpoint.offline.counting import Count, uncounted
+from unipool_dist.base.progress_bars import Count, uncounted
 from unipool_dist.data import Batch, Corpus, validation_sequences
 from unipool_dist.engine.evaluate import Evaluation, Rows, unobserved
 from unipool_dist.inference.opened import OpenedRun

@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 
 from unipool_dist.base.printable import printable
-from unipool_dist.base.shell import shown
+from unipool_dist.base.programs import shown
 from unipool_dist.errors import ConfigError
 from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.jobs.limits import time_limit_s

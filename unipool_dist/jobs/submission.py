@@ -14,7 +14,7 @@ from pathlib import Path
 from unipool_dist.base.belongings import ForeignError, foreign, refuse, remove, remove_if_empty
 from unipool_dist.base.credentials import without_credentials
 from unipool_dist.base.printable import printable
-from unipool_dist.base.shell import shown
+from unipool_dist.base.programs import shown
 from unipool_dist.base.system_errors import at
 from unipool_dist.checkpoint.progress import current_versions
 from unipool_dist.config import Config, load_config

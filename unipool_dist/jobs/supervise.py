@@ -16,8 +16,7 @@ from types import FrameType
 
 from unipool_dist.base.belongings import any_file, remove
 from unipool_dist.base.console import guard_streams, say, say_at_once
-from unipool_dist.base.programs import run_program
-from unipool_dist.base.shell import shown
+from unipool_dist.base.programs import run_program, shown
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs import slurm

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from unipool_dist.base.run_key import KEY, new_key
+from unipool_dist.base.credentials import KEY, new_key
 from unipool_dist.jobs.folder import CONFIG_FILE, JOB, JobFolder
 from unipool_dist.jobs.layout import Layout
 from unipool_dist.jobs.profile import Profile

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from unipool_dist.checkpoint.offline.counting import Count, uncounted
+from unipool_dist.base.progress_bars import Count, uncounted
 from unipool_dist.data import Batch
 from unipool_dist.inference.losses import AT_ONCE, Loss, together, validation_losses
 from unipool_dist.inference.opened import OpenedRun

@@ -26,13 +26,13 @@ from unipool_dist.observe.figures import save
 from unipool_dist.observe.files import is_our_figure
 from unipool_dist.observe.naming import ELSEWHERE, naming
 from unipool_dist.report import text
-from unipool_dist.report.experiment import Experiment
 from unipool_dist.report.loss_figures import domain_picture, final_picture, training_picture, validation_picture
 from unipool_dist.report.pictures import Findings, Picture, collect
 from unipool_dist.report.probe_figures import probe_pictures
 from unipool_dist.report.runs import Run
 from unipool_dist.report.summary import Summary
 from unipool_dist.report.usage_figure import usage_picture
+from unipool_dist.report.variants import Experiment
 
 FIGURES_DIR = "figures"
 _GENERATOR = b'<meta name="generator" content="unipool-dist report">'

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from unipool_dist.report.experiment import Experiment
 from unipool_dist.report.runs import Run
 from unipool_dist.report.summary import Summary
+from unipool_dist.report.variants import Experiment
 
 WIDTH = 9.0
 """Inches; at the 130 dots of :func:`unipool_dist.observe.figures.save` wider than the page, so sharp."""

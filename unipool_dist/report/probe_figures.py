@@ -1,4 +1,4 @@
-"""Probes of several variants side by side. Those of one run are drawn by :mod:`unipool_dist.probe.figures`."""
+"""Probes of several variants side by side. Those of one run are drawn by :mod:`unipool_dist.probe.plots`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from unipool_dist.observe.usage import Floats
+from unipool_dist.probe.plots import LINEAR_BELOW, is_logarithmic, scale_added
 from unipool_dist.probe.record import MATCHED, Probe
-from unipool_dist.probe.scale import LINEAR_BELOW, is_logarithmic, scale_added
 from unipool_dist.report import text
 from unipool_dist.report.pictures import WIDTH, Findings, Picture, extremes, label_ends
 

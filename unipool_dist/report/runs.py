@@ -21,8 +21,8 @@ from unipool_dist.jobs.folder import JOB
 from unipool_dist.jobs.status import SILENT_S
 from unipool_dist.observe.jsonlines import read_json_lines
 from unipool_dist.probe.record import Probe, read_probe
-from unipool_dist.report.experiment import Experiment, Variant, named_experiment, read_experiment
-from unipool_dist.report.usage import Usage, read_usage
+from unipool_dist.report.expert_use import Usage, read_usage
+from unipool_dist.report.variants import Experiment, Variant, named_experiment, read_experiment
 from unipool_dist.run.attempts import AttemptLog
 from unipool_dist.run.heartbeat import read_heartbeat
 from unipool_dist.run.run_files import PROBE_DIR, PROBE_FILE

@@ -10,9 +10,9 @@ from typing import Any
 
 from unipool_dist.config import Config
 from unipool_dist.config.roles import flat, role_of, settings_of
-from unipool_dist.report.experiment import Experiment
 from unipool_dist.report.runs import Run
 from unipool_dist.report.statistics import Estimate, estimate, paired
+from unipool_dist.report.variants import Experiment
 from unipool_dist.sizing.parameters import count_parameters
 
 _TAIL = 0.1

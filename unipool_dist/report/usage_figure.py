@@ -13,8 +13,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from unipool_dist.observe.figures import UNUSED_COLOUR, expert_order
 from unipool_dist.observe.usage import Floats
 from unipool_dist.report import text
+from unipool_dist.report.expert_use import Usage
 from unipool_dist.report.pictures import WIDTH, Findings, Picture, extremes
-from unipool_dist.report.usage import Usage
 
 _LEAST = 1 / 16  # colours begin here; what is below is hardly used
 _WIDE_FROM_EXPERTS = 128  # then a panel needs the whole width for a column of pixels per expert

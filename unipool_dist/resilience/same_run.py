@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import psutil
 
-from unipool_dist.base.run_key import KEY
+from unipool_dist.base.credentials import KEY
 from unipool_dist.topology.environment import STORE
 
 _OF_RUN = (

@@ -19,7 +19,7 @@ from torch.distributed.elastic.rendezvous import (
     rendezvous_handler_registry,
 )
 
-from unipool_dist.base.run_key import KEY, new_key
+from unipool_dist.base.credentials import KEY, new_key
 from unipool_dist.topology.environment import STORE
 
 BACKEND = "unipool-dist"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -47,3 +49,23 @@ def without_trackers() -> Iterator[None]:
 
 def _uncompiled(function: Callable | None = None, **_: Any) -> Callable:
     return function if function is not None else _uncompiled
+
+
+def import_megatron(module: str) -> Any:
+    """Import ``megatron.core.<module>`` as :func:`light_import` does; return it."""
+    with light_import():
+        return importlib.import_module(f"megatron.core.{module}")
+
+
+@contextmanager
+def quiet_megatron() -> Iterator[None]:
+    """Hold back what Megatron-core's datasets warn of and log below the level of an error."""
+    logger = logging.getLogger("megatron.core.datasets")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

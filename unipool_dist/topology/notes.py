@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from unipool_dist.base.run_key import KEY
+from unipool_dist.base.credentials import KEY
 
 _LOOK_EVERY_S = 0.05
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from unipool_dist.base.console import say
-from unipool_dist.base.run_key import KEY
+from unipool_dist.base.credentials import KEY
 from unipool_dist.errors import CommunicationError, TopologyError
 from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.network import Route, interface_names, interface_of, route_to

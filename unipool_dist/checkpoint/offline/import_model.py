@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unipool_dist.base.names import OutsideError, regular_inside
+from unipool_dist.base.progress_bars import Bar, no_bar
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.manifest import CONFIG_FILE, FileRecord, content_faults, join_faults
-from unipool_dist.checkpoint.offline.counting import Bar, no_bar
 from unipool_dist.checkpoint.offline.cuts import cut_into_files
 from unipool_dist.checkpoint.offline.export_format import ExportRecord, read_export_record
 from unipool_dist.checkpoint.offline.rewrite import rewrite_checkpoint

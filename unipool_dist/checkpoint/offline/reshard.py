@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from unipool_dist.base.belongings import exists
+from unipool_dist.base.progress_bars import Bar, no_bar
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.checkpoint.offline.counting import Bar, no_bar
 from unipool_dist.checkpoint.offline.cuts import cut_into_files
 from unipool_dist.checkpoint.offline.locate import Located
 from unipool_dist.checkpoint.offline.reading import TensorReader

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from unipool_dist.base.progress_bars import Count
 from unipool_dist.checkpoint.directory import ASIDE, CHECKPOINTS
 from unipool_dist.checkpoint.manifest import MANIFEST_FILE, Manifest, content_faults, read_manifest, size_faults
-from unipool_dist.checkpoint.offline.counting import Count
 from unipool_dist.checkpoint.progress import Progress, read_progress
 from unipool_dist.errors import CheckpointError
 

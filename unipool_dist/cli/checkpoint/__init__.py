@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from unipool_dist.cli.checkpoint.exchange import export, import_
 from unipool_dist.cli.checkpoint.inspection import inspect
+from unipool_dist.cli.checkpoint.interchange import export, import_
 from unipool_dist.cli.checkpoint.listing import list_, verify
 from unipool_dist.cli.checkpoint.resharding import reshard
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unipool_dist.base.console import say
+from unipool_dist.base.printable import aligned
+from unipool_dist.base.units import size
 from unipool_dist.checkpoint.offline.locate import Located
-from unipool_dist.cli.checkpoint.common import find, json_option, layout, print_json, run_argument, size, step_option
-from unipool_dist.cli.table import aligned
+from unipool_dist.cli.checkpoint.common import find, json_option, layout, print_json, run_argument, step_option
 
 if TYPE_CHECKING:
     from unipool_dist.checkpoint.offline.reading import TensorInfo

@@ -9,13 +9,15 @@ from typing import Any
 import click
 
 from unipool_dist.base.console import say
+from unipool_dist.base.printable import aligned
+from unipool_dist.base.progress_bars import byte_bar
+from unipool_dist.base.units import size
 from unipool_dist.checkpoint.directory import CHECKPOINTS
 from unipool_dist.checkpoint.manifest import join_faults, read_manifest
 from unipool_dist.checkpoint.offline.locate import checkpoint_folders
 from unipool_dist.checkpoint.offline.survey import Entry, step_in_name, survey, thorough_faults
-from unipool_dist.cli.checkpoint.common import byte_bar, json_option, layout, print_json, run_argument, size
+from unipool_dist.cli.checkpoint.common import json_option, layout, print_json, run_argument
 from unipool_dist.cli.numbers import STEP
-from unipool_dist.cli.table import aligned
 from unipool_dist.errors import CheckpointError
 
 _HEAD = ("step", "written at", "size", "files", "written by", "state")

@@ -8,15 +8,14 @@ import click
 
 from unipool_dist.base.belongings import refuse
 from unipool_dist.base.console import say
+from unipool_dist.base.progress_bars import byte_bar
+from unipool_dist.base.units import counted, size
 from unipool_dist.checkpoint.offline.locate import check_contents
 from unipool_dist.cli.checkpoint.common import (
-    byte_bar,
-    files,
     find,
     json_option,
     print_json,
     run_argument,
-    size,
     step_option,
 )
 from unipool_dist.cli.numbers import PROCESSES
@@ -74,4 +73,4 @@ def reshard(run: Path, out: Path, step: int | None, num_files: int, as_json: boo
             }
         )
     else:
-        say(f"{folder}: step {located.progress.step}, {size(num_bytes)} in {files(num_files)} of tensors")
+        say(f"{folder}: step {located.progress.step}, {size(num_bytes)} in {counted(num_files, 'file')} of tensors")

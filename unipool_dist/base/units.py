@@ -1,4 +1,4 @@
-"""Measurements as text."""
+"""Quantities as text for people: times, bytes, rates, counts."""
 
 from __future__ import annotations
 
@@ -32,4 +32,4 @@ def ratios(values: Mapping[str, float]) -> str:
 
 def counted(number: int, one: str, many: str = "") -> str:
     """Return ``1 node``, ``2 nodes``."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

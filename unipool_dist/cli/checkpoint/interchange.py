@@ -9,15 +9,14 @@ import click
 
 from unipool_dist.base.belongings import refuse
 from unipool_dist.base.console import say
+from unipool_dist.base.progress_bars import byte_bar
+from unipool_dist.base.units import counted, size
 from unipool_dist.checkpoint.offline.locate import check_contents
 from unipool_dist.cli.checkpoint.common import (
-    byte_bar,
-    files,
     find,
     json_option,
     print_json,
     run_argument,
-    size,
     step_option,
 )
 from unipool_dist.cli.numbers import Finite
@@ -72,7 +71,7 @@ def export(run: Path, out: Path, step: int | None, dtype: str, max_shard_size_gb
         return
     say(
         f"{out}: step {record.step}, {record.num_parameters:,} parameters in {record.dtype}, {size(num_bytes)} in "
-        f"{files(len(record.files))} of weights"
+        f"{counted(len(record.files), 'file')} of weights"
     )
     say(f"tokenizer: {', '.join(record.tokenizer_files)}" if not missing else f"no tokenizer: {missing}")
 

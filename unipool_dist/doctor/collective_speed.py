@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
+from unipool_dist.base.units import gb_per_s, seconds, size
 from unipool_dist.doctor.checks import Check
-from unipool_dist.doctor.groups import NOT_COMPARED, Groups, comparable
+from unipool_dist.doctor.group_forming import NOT_COMPARED, Groups, comparable
 from unipool_dist.doctor.judgement import SLOW_FACTOR, bus_factor, slow
-from unipool_dist.doctor.probe import Probe
+from unipool_dist.doctor.measurement import Probe
 from unipool_dist.doctor.roster import Roster
-from unipool_dist.doctor.text import gb_per_s, seconds, size
 from unipool_dist.doctor.timing import median_seconds
 
 Kind = Literal["all-reduce", "all-to-all", "send/recv"]

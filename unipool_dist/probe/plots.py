@@ -7,17 +7,20 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from unipool_dist.base.printable import printable
 from unipool_dist.observe.figures import UNUSED_COLOUR, expert_order, save
-from unipool_dist.observe.usage import effective_experts
+from unipool_dist.observe.usage import Floats, effective_experts
 from unipool_dist.probe.record import MATCHED, Probe
-from unipool_dist.probe.scale import is_logarithmic, scale_added
 
 _COLOURS = {"pool": "#4c78a8", "matched": "#e45756"}
+LINEAR_BELOW = 0.01
+"""Losses added by random routing, in nats per token, below which a scale is linear."""
+_LINEAR_UP_TO = 20.0
 _LIFT_LIMIT = 4.0  # colours end here; few experts go beyond
 
 
@@ -151,3 +154,19 @@ def _form(form: str, probe: Probe) -> str:
 def _seeds(probe: Probe) -> str:
     number = len(next(iter(probe.randomized.values())).loss)
     return "1 seed" if number == 1 else f"mean and range of {number} seeds"
+
+
+def is_logarithmic(added: Floats) -> bool:
+    """Return whether some of ``added`` (nats per token) would be invisible on a linear scale.
+
+    One layer can cost a hundred times as much as another; anything below ``LINEAR_BELOW`` counts as small.
+    """
+    return bool(added.max() > _LINEAR_UP_TO * max(np.abs(added).min(), LINEAR_BELOW))
+
+
+def scale_added(axes: Axes, logarithmic: bool) -> str:
+    """Set the scale of the y axis; return its label."""
+    if logarithmic:
+        axes.set_yscale("symlog", linthresh=LINEAR_BELOW)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}")))
+    return "loss added (nats per token" + (f";\nlogarithmic beyond {LINEAR_BELOW:g})" if logarithmic else ")")

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from unipool_dist.base.units import seconds
 from unipool_dist.config import Config
 from unipool_dist.doctor.checks import Check
-from unipool_dist.doctor.probe import Probe
+from unipool_dist.doctor.measurement import Probe
 from unipool_dist.doctor.roster import Roster
-from unipool_dist.doctor.text import seconds
 from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.rendezvous import meet
 

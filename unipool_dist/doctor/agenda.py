@@ -1,26 +1,46 @@
-"""The probes of an examination, and their order."""
+"""The settings of an examination, its probes, and their order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from unipool_dist.config import Config
 from unipool_dist.doctor.clock import Clocks
-from unipool_dist.doctor.collectives import Collective, faster_collective
+from unipool_dist.doctor.collective_speed import Collective, faster_collective
 from unipool_dist.doctor.compute import Compute, faster
 from unipool_dist.doctor.confirmed import ROUNDS, Confirmed
-from unipool_dist.doctor.disk_space import FreeSpace
+from unipool_dist.doctor.disk_space import CheckpointNeed, FreeSpace
 from unipool_dist.doctor.disk_speed import DiskRead, DiskWrite
 from unipool_dist.doctor.fact_probe import FactsProbe
-from unipool_dist.doctor.groups import GroupForming, Groups, groups_of_run, world_alone
+from unipool_dist.doctor.group_forming import GroupForming, Groups, groups_of_run, world_alone
 from unipool_dist.doctor.links import Links, faster_links
-from unipool_dist.doctor.probe import M, Probe
+from unipool_dist.doctor.measurement import M, Probe
 from unipool_dist.doctor.roster import Roster
 from unipool_dist.doctor.run_directory import RunDirectory
-from unipool_dist.doctor.settings import Settings
 from unipool_dist.topology.environment import Environment
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to examine and for how long; the same on all ranks."""
+
+    run_dir: Path
+    config: Config | None = None
+    """Resolved; ``None``: one group of all ranks is examined."""
+    config_error: str = ""
+    """Why a configuration that was given cannot be used."""
+    need: CheckpointNeed | None = None
+    timeout_s: float = 60.0
+    """Of the rendezvous and of every collective."""
+    time_limit_s: float = 120.0
+    """After which no probe is begun."""
+    disk_bytes: int = 64_000_000
+    """That each node writes."""
 
 
 def probes(
