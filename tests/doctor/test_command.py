@@ -146,9 +146,9 @@ socket.gethostname = lambda: "node-a" if rank < 2 else "node-b"
 if rank >= 2:
     from unipool_dist.doctor import facts
     os.chdir("elsewhere")
-    true_time, true_version = time.time, facts._version
+    true_time, true_versions = time.time, facts.current_versions
     time.time = lambda: true_time() + 100
-    facts._version = lambda name: "0.0.1" if name == "deepspeed" else true_version(name)
+    facts.current_versions = lambda: true_versions() | {"deepspeed": "0.0.1"}
 if rank == 3:
     from unipool_dist.doctor.compute import Compute
     def no_unit(self, brief):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -35,3 +36,19 @@ def test_neither_help_nor_the_start_of_training_imports_torch(arguments: list[st
     command = [sys.executable, "-c", PROGRAM, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.startswith("Usage:") and done.stdout.endswith("False\n")
+
+
+def test_versions_are_shown_without_importing_what_has_them() -> None:
+    command = [sys.executable, "-c", PROGRAM, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[-1] == ["False"]
+    assert [name for name, _ in lines[:-1]] == [
+        "unipool-dist",
+        "python",
+        "torch",
+        "megatron-core",
+        "deepspeed",
+        "numpy",
+    ]
+    assert lines[2] == ["torch", importlib.metadata.version("torch")]

@@ -1,9 +1,12 @@
-"""What this machine has for the processes on it: memory, GPUs, cores."""
+"""What this machine has for the processes on it: memory, GPUs, cores, packages."""
 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
@@ -22,6 +25,20 @@ def gpus_here(variables: Mapping[str, str]) -> list[str]:
 def cores_here() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def current_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a checkpoint may depend on; imports none of them."""
+    packages = ("unipool-dist", "torch", "megatron-core", "deepspeed", "numpy")
+    return {"python": platform.python_version()} | {name: _installed(name) for name in packages}
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # this package itself, run from a source tree
+        return "not installed"
 
 
 def machine_memory() -> int:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import platform
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,20 +98,6 @@ def read_config(folder: Path) -> Config:
         return load_written(regular_inside(folder, CONFIG_FILE))
     except (ConfigError, OutsideError) as error:
         raise CheckpointError(f"the checkpoint's configuration cannot be used: {error}") from None
-
-
-@cache
-def current_versions() -> dict[str, str]:
-    """Versions of everything that a checkpoint may depend on."""
-    packages = ("unipool-dist", "torch", "megatron-core", "deepspeed", "numpy")
-    return {"python": platform.python_version()} | {name: _version(name) for name in packages}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # this package itself, run from a source tree
-        return "not installed"
 
 
 def now() -> str:

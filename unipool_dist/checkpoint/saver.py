@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from unipool_dist.base.belongings import ForeignError
+from unipool_dist.base.machine import current_versions
 from unipool_dist.checkpoint.directory import CheckpointDirectory, outdated
 from unipool_dist.checkpoint.pieces import Piece
-from unipool_dist.checkpoint.progress import DataIdentity, Progress, current_versions, now
+from unipool_dist.checkpoint.progress import DataIdentity, Progress, now
 from unipool_dist.checkpoint.randomness import random_state
 from unipool_dist.checkpoint.save import write_checkpoint
 from unipool_dist.checkpoint.shares import share_writes

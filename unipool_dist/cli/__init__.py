@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from unipool_dist.base.console import guard_streams, lost, say
+from unipool_dist.base.machine import current_versions
 from unipool_dist.base.printable import bounded
 from unipool_dist.base.system_errors import explained
 from unipool_dist.cli.lazy import LazyGroup
@@ -33,7 +34,7 @@ COMMANDS = {
         "Probe how much the routing of RUN's model matters, and who uses which expert.",
     ),
     "report": ("unipool_dist.cli.report", "Compare the runs in DIR on one HTML page: losses, experts, probes."),
-    "status": ("unipool_dist.cli.status", "State, step, loss, speed and last checkpoint of runs."),
+    "status": ("unipool_dist.cli.status", "Show state, step, loss, speed and last checkpoint of runs."),
     "submit": ("unipool_dist.cli.submit", "Submit the run that CONFIG describes to SLURM."),
     "torchrun": ("unipool_dist.cli.torchrun", "Start one node's processes of a run; once on every node."),
     "train": ("unipool_dist.cli.train", "Train the model that CONFIG describes."),
@@ -44,7 +45,22 @@ _NOBODY_READS = (errno.EPIPE, errno.EIO, errno.EBADF)
 _TAKE_SIGNALS = ("train", "torchrun", "doctor")  # themselves, once they can
 
 
+def _show_versions(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        versions = current_versions()
+        say("\n".join(f"{name} {versions[name]}" for name in sorted(versions, key=lambda name: name != "unipool-dist")))
+        context.exit()
+
+
 @click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_versions,
+    help="Show versions and exit.",
+)
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Train UniPool models: one pool of experts, owned across all pipeline stages.

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import socket
 import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 import torch
 
 import unipool_dist
+from unipool_dist.base.machine import current_versions
 from unipool_dist.doctor.meeting import resolve
 from unipool_dist.errors import CommunicationError
 from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.network import interface_of, source_address
-
-_PACKAGES = ("torch", "megatron-core", "deepspeed", "numpy")
 
 
 @dataclass(frozen=True)
@@ -92,19 +89,12 @@ def collect_facts(environment: Environment) -> Facts:
 
 def versions() -> dict[str, str]:
     """Return the versions that all ranks must have in common; the project's own includes a hash of its sources."""
-    found = {"unipool-dist": f"{_version('unipool-dist')} ({_source_hash()})", "python": platform.python_version()}
-    found |= {name: _version(name) for name in _PACKAGES}
+    found = dict(current_versions())
+    found["unipool-dist"] += f" ({_source_hash()})"
     if torch.version.cuda is not None:
         found["cuda"] = torch.version.cuda
         found["nccl"] = ".".join(str(part) for part in torch.cuda.nccl.version())
     return found
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _source_hash() -> str:

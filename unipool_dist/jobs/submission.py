@@ -13,10 +13,10 @@ from pathlib import Path
 
 from unipool_dist.base.belongings import ForeignError, foreign, refuse, remove, remove_if_empty
 from unipool_dist.base.credentials import without_credentials
+from unipool_dist.base.machine import current_versions
 from unipool_dist.base.printable import printable
 from unipool_dist.base.programs import shown
 from unipool_dist.base.system_errors import at
-from unipool_dist.checkpoint.progress import current_versions
 from unipool_dist.config import Config, load_config
 from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.jobs import slurm

@@ -18,9 +18,9 @@ from markupsafe import Markup
 
 from unipool_dist.base.belongings import exists, foreign, refuse
 from unipool_dist.base.forms import head, is_png
+from unipool_dist.base.machine import current_versions
 from unipool_dist.base.printable import printable
 from unipool_dist.base.writing import replace_text
-from unipool_dist.checkpoint.progress import current_versions
 from unipool_dist.experiment.specification import FROZEN_FILE
 from unipool_dist.observe.figures import save
 from unipool_dist.observe.files import is_our_figure
@@ -154,7 +154,7 @@ def _versions(runs: list[Run]) -> list[tuple[str, str]]:
         if run.versions:
             wrote.setdefault(_listed(run.versions), []).append(f"{run.variant}/{run.seed}")
     with_runs = [(f"{len(names)} of {len(runs)} runs", listed) for listed, names in wrote.items()]
-    own = {"unipool-dist": current_versions().get("unipool-dist", "not installed")}
+    own = {"unipool-dist": current_versions()["unipool-dist"]}
     own |= {"python": platform.python_version(), "matplotlib": matplotlib.__version__}
     return [*with_runs, ("this page", _listed(own))]
 

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from unipool_dist.base.machine import current_versions
 from unipool_dist.base.names import OutsideError, regular_inside
 from unipool_dist.base.progress_bars import Bar, no_bar
 from unipool_dist.checkpoint.directory import CheckpointDirectory
@@ -17,7 +18,7 @@ from unipool_dist.checkpoint.offline.cuts import cut_into_files
 from unipool_dist.checkpoint.offline.export_format import ExportRecord, read_export_record
 from unipool_dist.checkpoint.offline.rewrite import rewrite_checkpoint
 from unipool_dist.checkpoint.pieces import Piece, Shape, whole
-from unipool_dist.checkpoint.progress import DataIdentity, Progress, current_versions, now
+from unipool_dist.checkpoint.progress import DataIdentity, Progress, now
 from unipool_dist.config import Config, dump_config, load_written
 from unipool_dist.config.resolve import check_num_experts
 from unipool_dist.errors import CheckpointError, ConfigError
