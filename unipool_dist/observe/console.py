@@ -9,9 +9,9 @@ from unipool_dist.observe.metrics import TRAIN_KEYS
 
 
 def train_line(record: Mapping[str, float | int], total_steps: int, *, maxima: bool = False) -> str:
-    """Step, loss (nats per token), auxiliary loss, gradient norm, learning rate, tokens/s, and memory if it is known.
+    """Format step, loss (nats per token), auxiliary loss, gradient norm, learning rate, tokens/s, and memory if known.
 
-    With ``maxima`` the highest loss, auxiliary loss and gradient norm of the window stand beside their means.
+    With ``maxima`` the highest loss, auxiliary loss and gradient norm of the window follow their means.
 
     ``record`` is what :meth:`~unipool_dist.observe.metrics.MetricsWriter.train` takes; ``memory_bytes`` in it is the
     largest of any rank.
@@ -38,9 +38,9 @@ def validation_line(
     bits_per_byte: float,
     unigram_entropy: float | None = None,
 ) -> str:
-    """Loss of one domain beside its unigram entropy, both in nats per token, and bits per byte.
+    """Format the loss of one domain and its unigram entropy, both in nats per token, and bits per byte.
 
-    The unigram entropy is what a model reaches that knows how often each token occurs and nothing else.
+    The unigram entropy is the loss of a model that knows token frequencies only.
     """
     line = f"{_step(step, total_steps)}  validation  {printable(domain):<16.16}  loss {loss:7.4f}"
     if unigram_entropy is not None:
@@ -49,7 +49,7 @@ def validation_line(
 
 
 def checkpoint_line(step: int, total_steps: int, num_bytes: int, write_s: float, stall_s: float) -> str:
-    """Bytes on disk of all ranks, seconds it took to write them, and seconds that training stood still for it."""
+    """Format the bytes on disk of all ranks, the seconds of writing, and the seconds that training waited."""
     return (
         f"{_step(step, total_steps)}  checkpoint  {num_bytes / 1e6:,.1f} MB in {write_s:.2f} s, training waited "
         f"{stall_s:.3f} s"

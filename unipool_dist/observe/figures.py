@@ -1,4 +1,4 @@
-"""The pictures of a run. Matplotlib's object-oriented interface only: no display, no global state."""
+"""The figures of a run. Matplotlib's object-oriented interface only: no display, no global state."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class LossCurves:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write ``figure`` as PNG; returns ``path``.
+    """Write ``figure`` as PNG; return ``path``.
 
-    No text in it is taken for a formula, whatever dollars a name has, and control characters are escaped. What an axis
-    writes at its ticks is made while drawing, so names that go there must be printable already.
+    No text in it is parsed as a formula, whatever dollars a name has, and control characters are escaped. Tick labels
+    are made while drawing, so names that go there must be printable already.
     """
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
@@ -56,8 +56,10 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def loss_figure(curves: LossCurves, run_name: str) -> Figure:
-    """Training loss, up to the highest of each window; per domain, validation loss and, dashed in the same colour, the
-    unigram entropy."""
+    """Draw the training loss, up to the highest of each window, and per domain the validation loss.
+
+    The unigram entropy is dashed in the domain's colour.
+    """
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     axes = figure.add_subplot()
     steps, losses = curves.train
@@ -96,7 +98,7 @@ def loss_figure(curves: LossCurves, run_name: str) -> Figure:
 
 
 def usage_figure(counts_LE: Counts, num_pools: int, step: int, run_name: str) -> Figure:
-    """Assignments of each layer to each expert, with totals per expert below and effective experts per layer beside.
+    """Draw the assignments of each layer to each expert, with totals per expert and effective experts per layer.
 
     Experts are sorted by the layer that uses them most, then by how much: with ids in order, a pool in which every
     layer has its own experts looks like noise.
@@ -158,7 +160,7 @@ def usage_figure(counts_LE: Counts, num_pools: int, step: int, run_name: str) ->
 
 
 def expert_order(counts_LE: Counts, num_pools: int) -> Counts:
-    """int64 [E]: expert ids by pool, then main layer, then falling use; dead experts last in their pool."""
+    """Return expert ids by pool, then main layer, then falling use, dead experts last in their pool: int64 [E]."""
     totals_E = counts_LE.sum(axis=0)
     pool_E = np.arange(counts_LE.shape[1]) // (counts_LE.shape[1] // num_pools)
     main_layer_E = np.where(totals_E > 0, counts_LE.argmax(axis=0), counts_LE.shape[0])
@@ -166,7 +168,7 @@ def expert_order(counts_LE: Counts, num_pools: int) -> Counts:
 
 
 def running_mean(values: list[float], reach: int) -> list[float]:
-    """Mean of each value and up to ``reach`` neighbours on either side, where there are any; as long as ``values``."""
+    """Return the mean of each value and up to ``reach`` neighbours on either side; as long as ``values``."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     here = np.arange(len(values))
     starts, ends = np.maximum(here - reach, 0), np.minimum(here + reach + 1, len(values))

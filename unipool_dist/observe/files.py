@@ -1,4 +1,4 @@
-"""Names of the files that a run records, and how a figure of ours is told from others; without numpy or matplotlib."""
+"""Names of the files that a run records, and how our figures are recognized; without numpy or matplotlib."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ FIGURE_METADATA = {"Creator": "unipool-dist"}
 
 
 def is_our_figure(path: Path) -> bool:
-    """Whether ``path`` is a PNG with our mark, which is near its beginning."""
+    """Return whether ``path`` is a PNG with our mark, which is near its beginning."""
     start = head(path, 4096)
     return is_png(path) and b"tEXtCreator\0unipool-dist" in start

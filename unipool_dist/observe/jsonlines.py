@@ -1,4 +1,4 @@
-"""A file of one JSON object per line that survives a crash and can be taken back to an earlier step."""
+"""A file of one JSON object per line that survives a crash and can be cut back to an earlier step."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from unipool_dist.observe.naming import naming
 
 
 class JsonLinesWriter:
-    """Appends objects that have a ``step``; each is in the file, as a whole line, when :meth:`write` returns, or as
-    soon as there is room for it (:class:`~unipool_dist.observe.lasting_file.LastingFile`).
+    """A writer of objects that have a ``step``; each is in the file, as a whole line, when :meth:`write` returns.
 
-    With ``resume_from_step=None`` a file that is there is replaced; otherwise its lines up to and including that step
-    are kept, and the rest, which the resumed run will write anew, is dropped, as is a line cut short by a crash.
+    If there is no room for it, it is written later (:class:`~unipool_dist.observe.lasting_file.LastingFile`).
+
+    With ``resume_from_step=None`` an existing file is replaced. Otherwise its lines up to and including that step are
+    kept. The rest, which the resumed run will write again, is dropped, and so is a line truncated by a crash.
 
     Raises:
         UnipoolError: the file cannot be written to begin with.
@@ -57,7 +58,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
     Raises:
         OSError: it is missing or cannot be read.
-        UnipoolError: a line other than the last is not a JSON object with a ``step``, or this is no file of text.
+        UnipoolError: a line other than the last is not a JSON object with a ``step``, or this is not a text file.
     """
     records = []
     try:
@@ -74,7 +75,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _parsed(line: str) -> Any:
-    """What the line says; ``None`` if it is not JSON, or not of a depth and with numbers that this program writes."""
+    """Parse the line; ``None`` if it is not JSON, or has a depth or numbers that this program does not write."""
     try:
         return parse_json(line)
     except ValueError:
@@ -82,7 +83,7 @@ def _parsed(line: str) -> Any:
 
 
 def _plain(value: Any, name: str) -> Any:
-    """``value`` with numpy arrays and scalars as plain Python; refuses numbers that JSON cannot hold."""
+    """Return ``value`` with numpy arrays and scalars as plain Python; refuse numbers that JSON cannot hold."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item, f"{name}.{key}") for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):

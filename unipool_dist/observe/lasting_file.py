@@ -1,4 +1,4 @@
-"""A file of records that a run appends to, and that never ends the run: what cannot be written now is written later."""
+"""A file of records that never ends the run that appends to it: what cannot be written now is written later."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MAX_KEPT_BYTES = 64 << 20
 
 
 class LastingFile:
-    """Appends whole records to ``path``, each of which is there when :meth:`write` returns, or is kept and tried again.
+    """An append-only file of records: each is in ``path`` when :meth:`write` returns, or is kept and tried again.
 
-    A full disk, a quota or a file that somebody has deleted is said once on stderr, and so is its end. A record that
-    was cut short is taken back before anything else is appended.
+    A full disk, a quota or a deleted file is reported once on stderr, and so is its end. A truncated record is removed
+    before anything else is appended.
 
     Raises:
         OSError: ``path`` cannot be opened to begin with.
@@ -42,7 +42,7 @@ class LastingFile:
         self._try()
 
     def close(self) -> None:
-        """Try once more to write what waits, and say what is lost; closing twice is harmless."""
+        """Try once more to write what waits, and report what is lost; closing twice is harmless."""
         if self._descriptor is None:
             return
         if self._waiting:

@@ -1,4 +1,4 @@
-"""What a run records: RUN/metrics.jsonl, RUN/expert_usage.jsonl and the TensorBoard files in RUN/tensorboard.
+"""The records of a run: RUN/metrics.jsonl, RUN/expert_usage.jsonl and the TensorBoard files in RUN/tensorboard.
 
 Used on rank 0 only; knows nothing of the trainer, which is given a writer and calls it.
 """
@@ -25,7 +25,7 @@ TRAIN_KEYS = ("step", "loss", "aux_loss", "grad_norm", "lr", "tokens", "tokens_p
 
 
 class MetricsWriter:
-    """What a call records is in its files when it returns, or as soon as there is room for it: it never ends a run.
+    """The writer of a run's records. They are in their files when a call returns, or as soon as there is room.
 
     ``resume_from_step=None`` begins a run: records that an earlier run left in ``run_dir`` are replaced. Otherwise the
     records up to and including that step are kept, so that a resumed run's files read as if it had never stopped.
@@ -68,9 +68,9 @@ class MetricsWriter:
             self._board.scalars(step, "validation/bits_per_byte", bits_per_byte)
 
     def checkpoint(self, step: int, record: Mapping[str, float | int]) -> None:
-        """Record that the state of ``step`` is saved: seconds that training stood still, seconds of writing, bytes.
+        """Record that the state of ``step`` is saved: seconds that training waited, seconds of writing, bytes.
 
-        Steps after it may have been recorded already.
+        Later steps may have been recorded already.
         """
         self._metrics.write({"step": step, "checkpoint": dict(record)})
         if self._board is not None:

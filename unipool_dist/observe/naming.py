@@ -1,4 +1,4 @@
-"""What a run records may not fit on its disk: the error then names the file and says what to do."""
+"""Errors of writing a run's records: they name the file and say what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of a finished or running run, made from the files in its folder alone."""
+"""The figures of a finished or running run, made only from the files in its folder."""
 
 from __future__ import annotations
 

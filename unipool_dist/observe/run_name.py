@@ -1,4 +1,4 @@
-"""What a run is called in its figures."""
+"""The name of a run in its figures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ _SEED = re.compile(r"seed-\d+")
 
 
 def name_of(run_dir: Path) -> str:
-    """The name of the run's directory; of an experiment's run, all of which are ``seed-N``, ``VARIANT/seed-N``."""
+    """Return the name of the run's directory; for an experiment's run, ``VARIANT/seed-N``."""
     path = run_dir.resolve()
     return f"{path.parent.name}/{path.name}" if _SEED.fullmatch(path.name) else path.name

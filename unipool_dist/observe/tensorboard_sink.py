@@ -1,7 +1,7 @@
 """The TensorBoard side of :class:`~unipool_dist.observe.metrics.MetricsWriter`.
 
 TensorBoard's own writer is a thread that ends, with a traceback, when a write fails, and its file with it. So events
-are made by its functions, and written as everything else that a run records.
+are made by its functions, and written like the other records of a run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NUMBER = itertools.count()  # of the files of this process, which may begin sev
 
 
 class TensorBoardSink:
-    """Writes event files into ``folder``; on resume, TensorBoard hides what the earlier part wrote after that step.
+    """A writer of event files in ``folder``; on resume, TensorBoard hides what the earlier part wrote after that step.
 
     ``resume_from_step=None`` begins a run: event files of this program that an earlier one left are removed, since
     TensorBoard would draw both as one curve.
@@ -57,12 +57,12 @@ class TensorBoardSink:
             self._add(Event(session_log=SessionLog(status=SessionLog.START), step=resume_from_step + 1))
 
     def scalars(self, step: int, prefix: str, values: Mapping[str, float | int]) -> None:
-        """One curve ``prefix/name`` per value."""
+        """Write one point of a curve ``prefix/name`` per value."""
         for name, value in values.items():
             self._show(step, scalar(printable(f"{prefix}/{name}"), value))
 
     def usage(self, step: int, counts_LE: Counts, num_pools: int) -> None:
-        """The heat map of a window, and the numbers that summarise it."""
+        """Write the heat map of a window, and the numbers that summarise it."""
         summary = summarize(counts_LE, num_pools)
         numbers = {
             "dead_share": summary.dead_share,
@@ -86,13 +86,16 @@ class TensorBoardSink:
 
 
 def _file_name() -> str:
-    """As TensorBoard names them; it reads those of a folder in the order of their names."""
+    """Return a file name as TensorBoard makes it; it reads the files of a folder in the order of their names."""
     host = printable(socket.gethostname()).replace("/", "_")
     return f"events.out.tfevents.{int(time.time()):010d}.{host}.{os.getpid()}.{next(_NUMBER)}{EVENTS_SUFFIX}"
 
 
 def heat_map(counts_LE: Counts) -> NDArray[np.uint8]:
-    """uint8 [L * 12, E * 12, 3]: a square per layer (down) and expert (right), brighter with the log of its use."""
+    """Draw a square per layer (down) and expert (right), brighter with the log of its use.
+
+    Returns uint8 [L * 12, E * 12, 3].
+    """
     brightness_LE = np.log1p(counts_LE) / max(float(np.log1p(counts_LE.max())), 1e-9)
     colours_LE3 = matplotlib.colormaps["viridis"](brightness_LE, bytes=True)[..., :3]
     return np.repeat(np.repeat(colours_LE3, CELL_PIXELS, axis=0), CELL_PIXELS, axis=1)

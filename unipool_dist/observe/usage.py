@@ -1,4 +1,4 @@
-"""How the experts of a pool are used: numbers from a table of assignments. Pure numpy.
+"""The use of a pool's experts: numbers from a table of assignments. Pure numpy.
 
 ``counts_LE`` is an int64 array [num_layers, num_pools * M]: how often layer l sent a token to expert i within a window
 of steps. Experts have global ids; pool g holds ids ``g * M .. (g + 1) * M - 1`` and serves the layers
@@ -27,7 +27,7 @@ class UsageSummary:
 
 
 def summarize(counts_LE: Counts, num_pools: int = 1) -> UsageSummary:
-    """All numbers of one window; with several pools, ``busiest_over_mean`` is that of the least balanced pool."""
+    """Return all numbers of a window; of several pools, ``busiest_over_mean`` is that of the least balanced one."""
     check_counts(counts_LE, num_pools)
     return UsageSummary(
         dead_share=dead_share(counts_LE),
@@ -48,17 +48,17 @@ def check_counts(counts_LE: Counts, num_pools: int) -> None:
 
 
 def pool_of_layer(num_layers: int, num_pools: int) -> Counts:
-    """int64 [L]: the pool that serves each layer; adjacent layers share one."""
+    """Return the pool that serves each layer, adjacent layers sharing one: int64 [L]."""
     return np.arange(num_layers, dtype=np.int64) // (num_layers // num_pools)
 
 
 def dead_share(counts_LE: Counts) -> float:
-    """Share of experts that no layer used: ``|{i : sum_l c_li = 0}| / E``, between 0 and 1."""
+    """Return the share of experts that no layer used: ``|{i : sum_l c_li = 0}| / E``, between 0 and 1."""
     return float((counts_LE.sum(axis=0) == 0).mean())
 
 
 def effective_experts(counts_LE: Counts) -> Floats:
-    """float64 [L]: ``exp(-sum_i p_li ln p_li)`` with ``p_li = c_li / sum_j c_lj``.
+    """Return ``exp(-sum_i p_li ln p_li)`` with ``p_li = c_li / sum_j c_lj``: float64 [L].
 
     The number of equally used experts that would have the same entropy: 1 if a layer uses one expert only, M if it uses
     all experts of its pool alike, 0 for a layer without assignments.
@@ -70,7 +70,7 @@ def effective_experts(counts_LE: Counts) -> Floats:
 
 
 def busiest_over_mean(counts_LE: Counts, num_pools: int = 1) -> Floats:
-    """float64 [num_pools]: ``max_i n_i / mean_i n_i`` over the M experts of a pool, ``n_i = sum_l c_li``.
+    """Return ``max_i n_i / mean_i n_i`` over the M experts of a pool, with ``n_i = sum_l c_li``: float64 [num_pools].
 
     1 is perfect balance, M means that one expert did everything; an unused pool counts as balanced.
     """
@@ -80,7 +80,7 @@ def busiest_over_mean(counts_LE: Counts, num_pools: int = 1) -> Floats:
 
 
 def ownership(counts_LE: Counts) -> float:
-    """Share of all assignments that their expert's main layer made: ``sum_i max_l c_li / sum_li c_li``.
+    """Return the share of all assignments that their expert's main layer made: ``sum_i max_l c_li / sum_li c_li``.
 
     ``1/G`` if layers do not differ, 1 if every expert serves one layer only; experts weigh as much as they are used.
     """
@@ -89,7 +89,7 @@ def ownership(counts_LE: Counts) -> float:
 
 
 def spread_over_pools(counts_LM: Counts, num_pools: int) -> Counts:
-    """Assignments [L, M] to the experts of each layer's own pool, as [L, num_pools * M] by global expert id."""
+    """Return assignments [L, M] to each layer's own pool as [L, num_pools * M] by global expert id."""
     num_layers, num_experts = counts_LM.shape
     spread = np.zeros((num_layers, num_pools, num_experts), dtype=counts_LM.dtype)
     spread[np.arange(num_layers), np.arange(num_layers) * num_pools // num_layers] = counts_LM

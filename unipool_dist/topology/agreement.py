@@ -1,6 +1,6 @@
-"""Failing together: an error of one rank becomes an error of all, instead of a wait for a rank that has gone.
+"""Collective failing and waiting: an error of one rank becomes an error of all, instead of a hang.
 
-And waiting together, for what takes one rank longer than a collective may wait.
+One rank may also work for longer than a collective may wait, while the others wait for it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def failing_together(doing: str, group: dist.ProcessGroup | None = None) -> Iter
 
 
 def on_rank_0(doing: str, work: Callable[[], T], group: dist.ProcessGroup) -> T | None:
-    """What ``work`` returns, on rank 0; the others wait for it and return ``None``. It fails on all ranks alike.
+    """Run ``work`` on rank 0 while the others wait; return its result there, else ``None``. Fails on all ranks alike.
 
     However long it takes, no collective waits for more than a few seconds. ``work`` runs in a thread and must not
     communicate. Errors are those of :func:`failing_together`.

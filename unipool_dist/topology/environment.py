@@ -1,4 +1,4 @@
-"""What a launcher told this process: the only reader of torchrun's and SLURM's environment variables."""
+"""The launcher's environment: the only reader of torchrun's and SLURM's environment variables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STORE = "UNIPOOL_DIST_STORE"
 
 @dataclass(frozen=True)
 class Environment:
-    """This process among all of them, and where they meet."""
+    """The place of this process among all of them, and where they meet."""
 
     rank: int
     world_size: int
@@ -58,8 +58,9 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
     """Read torchrun's variables, else those of a SLURM step, else describe a single process.
 
     Raises:
-        TopologyError: the variables are there but contradict each other or lack the meeting point, or speak of tasks
-            though no srun has started this one.
+        TopologyError: the variables contradict each other, lack the meeting point, or describe tasks though this
+            process
+            was not started by srun.
     """
     env = os.environ if variables is None else variables
     counted_by = "WORLD_SIZE"
@@ -98,7 +99,7 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
 
 
 def signalled_twice(variables: Mapping[str, str] | None = None) -> bool:
-    """Whether one signal may come to this process twice: from SLURM, and passed on by its launcher, which got it too.
+    """Return whether one signal may reach this process twice: from SLURM and from its launcher, which got it too.
 
     SLURM signals every process of a step; in a step with one torchrun per node some of those are launchers.
     """
@@ -107,7 +108,7 @@ def signalled_twice(variables: Mapping[str, str] | None = None) -> bool:
 
 
 def _slurm_tasks(env: Mapping[str, str]) -> int:
-    """The tasks of this step, which may be fewer than those of the allocation."""
+    """Return the number of tasks of this step, which may be fewer than those of the allocation."""
     return _int(env, _tasks_variable(env), "1")
 
 
@@ -116,7 +117,7 @@ def _tasks_variable(env: Mapping[str, str]) -> str:
 
 
 def _check_started_by_srun(env: Mapping[str, str]) -> None:
-    """A batch script has SLURM_NTASKS of its job and is one process all the same: the others would never come."""
+    """Refuse a batch script: it has SLURM_NTASKS of its job but is one process; the others would never come."""
     if "SLURM_JOB_ID" in env and "SLURM_STEP_ID" not in env and "SLURM_STEP_NUM_TASKS" not in env:
         raise TopologyError(
             f"SLURM_NTASKS={env['SLURM_NTASKS']} makes this process wait for others, but srun did not start it "

@@ -20,7 +20,7 @@ from unipool_dist.topology.rendezvous import meet
 
 @dataclass(frozen=True)
 class ParallelGroups:
-    """Everything a rank needs to know of the others. Groups that the rank is not in are not here."""
+    """The process groups and coordinates of this rank; groups that it is not in are not here."""
 
     grid: RankGrid
     rank: int
@@ -42,7 +42,7 @@ class ParallelGroups:
     """The pools whose experts this rank's pool group owns."""
 
     def by_name(self) -> dict[str, dist.ProcessGroup]:
-        """The groups under names for messages."""
+        """Return the groups under names for messages."""
         return {
             "world": self.world,
             "tp": self.tp,
@@ -64,7 +64,7 @@ class ParallelGroups:
 
 @contextmanager
 def process_groups(config: Config, environment: Environment) -> Iterator[ParallelGroups]:
-    """Join the other processes, make every group, and leave again at the end.
+    """Join the other processes, make every group, and leave them at the end.
 
     After an exception nothing is cleaned up: leaving a group that has lost a member can take for ever.
 

@@ -8,7 +8,7 @@ from unipool_dist.topology.rank_grid import RankGrid, Span
 
 
 def rank_grid(config: Config) -> RankGrid:
-    """The rank grid of a resolved configuration.
+    """Return the rank grid of a resolved configuration.
 
     Raises:
         TopologyError: the pools of one stage group are shared with different other stage groups, so that its experts

@@ -1,5 +1,4 @@
-"""The one place where Megatron-core is imported for training, and told about the run: its CPU adapter, its process
-groups, its layer settings."""
+"""Megatron-core for training, imported only here: its CPU adapter, its process groups, its layer settings."""
 
 from __future__ import annotations
 
@@ -59,7 +58,7 @@ def create_megatron_groups(config: Config) -> None:
 
 
 def layer_config(config: Config, dtype: torch.dtype) -> ModelParallelConfig:
-    """Settings shared by all of Megatron's layers and by its stage-to-stage communication.
+    """Return the settings shared by all of Megatron's layers and by its stage-to-stage communication.
 
     Weights are neither allocated on a GPU nor initialised by Megatron: initial values must not depend on the layout
     (:mod:`unipool_dist.model.initialization`).

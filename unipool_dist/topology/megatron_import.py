@@ -1,4 +1,4 @@
-"""Importing Megatron-core and DeepSpeed without the compiler and the experiment trackers that they would load."""
+"""Import Megatron-core and DeepSpeed without the compiler and the experiment trackers that they would load."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _TRACKERS = ("wandb", "mlflow")
 
 @contextmanager
 def light_import() -> Iterator[None]:
-    """Import parts of Megatron-core in here, before anything else does.
+    """Import parts of Megatron-core in the body, before anything else imports them.
 
-    When imported it decorates activations, none of which is used here, with ``torch.compile``; that alone loads torch's
-    compiler, a third of the time that a process takes to start. Within, ``torch.compile`` leaves functions as they are.
-    Nor is an experiment tracker loaded (:func:`without_trackers`).
+    At import they decorate activations, none of which are used here, with ``torch.compile``. That alone loads torch's
+    compiler, a third of the start time of a process. In the body ``torch.compile`` returns functions unchanged.
+    No experiment tracker is loaded either (:func:`without_trackers`).
     Warnings that Transformer Engine and Apex are missing are not shown.
     """
     import torch
@@ -32,10 +32,10 @@ def light_import() -> Iterator[None]:
 
 @contextmanager
 def without_trackers() -> Iterator[None]:
-    """Let imports in the body find no Weights & Biases and no MLflow.
+    """Hide Weights & Biases and MLflow from imports in the body.
 
-    Megatron-core and DeepSpeed load them wherever they are installed: seconds per process, for nothing that is used
-    here. What was imported before, and what is imported after, is as ever.
+    Megatron-core and DeepSpeed load them if they are installed, which takes seconds per process and is not needed here.
+    Imports before and after are not affected.
     """
     hidden = [name for name in _TRACKERS if name not in sys.modules]
     for name in hidden:

@@ -1,4 +1,4 @@
-"""Which address and which interface of this node lead to the meeting point: asked of the routing table, by no name."""
+"""The address and interface of this node that lead to the meeting point, from the routing table, not from names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PROBE_S = 3.0
 
 @dataclass(frozen=True)
 class Route:
-    """How this node reaches the meeting point. Addresses are numeric, IPv4 or IPv6, without brackets."""
+    """A route from this node to the meeting point. Addresses are numeric, IPv4 or IPv6, without brackets."""
 
     meeting: str
     """An address of the meeting point that can be reached from here."""
@@ -27,7 +27,7 @@ class Route:
 
     @property
     def arrives_here(self) -> bool:
-        """Whether this node is the meeting point: the way from it to itself begins where it ends."""
+        """Whether this node is the meeting point: the route begins where it ends."""
         return self.leads_to_loopback or same_address(self.meeting, self.local)
 
     @property
@@ -36,11 +36,11 @@ class Route:
 
 
 def route_to(name: str, port: int) -> Route:
-    """The way to ``name``, a host's name or address.
+    """Return the route to ``name``, a host's name or address.
 
-    Nothing is sent if ``name`` has one address that a route leads to, or one of this node's own. Of several, the
-    first is taken that answers at ``port`` within 3 s, be it by a refusal: the process that listens there may start
-    later than this one. If none answers, the first.
+    Nothing is sent if only one address of ``name`` is reachable, or one is this node's own. Of several, the first is
+    taken that answers at ``port`` within 3 s, if only by a refusal: the process that listens there may start later than
+    this one. If none answers, the first is taken.
 
     Raises:
         TopologyError: ``name`` has no address, or no route leads to any.
@@ -60,7 +60,7 @@ def route_to(name: str, port: int) -> Route:
 
 
 def addresses_of(name: str) -> list[str]:
-    """The numeric addresses that ``name`` resolves to, each once, the preferred one first.
+    """Return the numeric addresses that ``name`` resolves to, each once, the preferred one first.
 
     Raises:
         TopologyError: there is none.
@@ -76,7 +76,7 @@ def addresses_of(name: str) -> list[str]:
 
 
 def source_address(address: str) -> str | None:
-    """This node's address on the way to ``address``, or ``None`` if there is no way. Nothing is sent."""
+    """Return this node's address on the route to ``address``, or ``None`` if there is no route. Nothing is sent."""
     family, _, _, _, target = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)[0]
     try:
         # Connecting a datagram socket only looks up the route, and binds to the address that it gives.
@@ -88,9 +88,9 @@ def source_address(address: str) -> str | None:
 
 
 def interface_of(address: str) -> str | None:
-    """The interface of this node that has ``address``, or ``None``.
+    """Return the interface of this node that has ``address``, or ``None``.
 
-    For the address of this node itself it is the one that others reach it by, though the route leads over loopback.
+    For this node's own address it is the interface by which others reach it, though the route uses loopback.
     """
     for interface, entries in psutil.net_if_addrs().items():
         if any(same_address(entry.address, address) for entry in entries if _is_internet(entry.family)):
@@ -99,17 +99,18 @@ def interface_of(address: str) -> str | None:
 
 
 def interface_names() -> Iterable[str]:
-    """The interfaces of this node that have an IPv4 or IPv6 address."""
+    """Return the interfaces of this node that have an IPv4 or IPv6 address."""
     found = psutil.net_if_addrs().items()
     return [str(name) for name, entries in found if any(_is_internet(entry.family) for entry in entries)]
 
 
 def same_address(one: str, other: str) -> bool:
-    """Whether two numeric addresses are the same, whatever interfaces (``%eth0``) they are scoped to."""
+    """Return whether two numeric addresses are the same, whatever interfaces (``%eth0``) they are scoped to."""
     return _unscoped(one) == _unscoped(other)
 
 
 def is_loopback(address: str) -> bool:
+    """Return whether a numeric address is of the loopback interface."""
     return _unscoped(address).is_loopback
 
 

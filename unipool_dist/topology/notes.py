@@ -1,7 +1,7 @@
-"""What the processes of a run tell each other through a store, with a proof that it is one of them who says it.
+"""Messages between the processes of a run through a store, authenticated with the key of the run.
 
-A store asks nobody who he is: whoever reaches it reads and writes what he likes. What is read from one may decide that
-the run ends, or which process is looked at, so it counts only with a code made with the key of the run.
+A store does not authenticate anybody: whoever reaches it can read and write. A message may decide that the run ends, or
+which process is inspected, so it counts only with a code made with the key of the run.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _LOOK_EVERY_S = 0.05
 
 
 class Notes:
-    """Texts under names in ``store``, each with a code; one without the right code counts as not there.
+    """Texts under names in ``store``, each with a code; a text without the right code counts as missing.
 
-    Without a key (processes started by hand on several nodes, without ``UNIPOOL_DIST_KEY``) texts are as they are.
-    Numbers (:meth:`count`) have no code: nothing may depend on them but how long somebody waits.
+    Without a key (processes started by hand on several nodes, without ``UNIPOOL_DIST_KEY``) texts have no code.
+    Numbers (:meth:`count`) never have one: they may decide only how long somebody waits.
 
     Args:
-        scope: what the notes are about; a note of one scope is none in another.
+        scope: subject of the notes; a note of one scope is not visible in another.
     """
 
     def __init__(self, store: dist.Store, scope: str) -> None:
@@ -37,12 +37,12 @@ class Notes:
         self._store.set(self._at(name), self._signed(name, text))
 
     def get(self, name: str) -> str | None:
-        """The note, or ``None`` if nobody of the run has left it."""
+        """Return the note, or ``None`` if no process of the run has left it."""
         at = self._at(name)
         return self._text(name, self._store.get(at).decode(errors="replace")) if self._store.check([at]) else None
 
     def wait(self, name: str, timeout_s: float) -> str:
-        """The note, once it is there.
+        """Wait for the note and return it.
 
         Raises:
             RuntimeError: it has not come in time, or the store is lost; a ``DistError``, if the store is a server.
@@ -56,11 +56,11 @@ class Notes:
         return text
 
     def all_there(self, names: list[str]) -> bool:
-        """Whether something is there under each of ``names``, by whomever."""
+        """Return whether there is a text under each of ``names``, whoever wrote it."""
         return self._store.check([self._at(name) for name in names])
 
     def claim(self, name: str, text: str) -> str:
-        """Leave a note unless there is one already; the one that is there then."""
+        """Leave a note unless there is one already; return the one that is there then."""
         there = self._store.compare_set(self._at(name), "", self._signed(name, text)).decode(errors="replace")
         found = self._text(name, there)
         if found is None:  # somebody else's is there
@@ -69,7 +69,7 @@ class Notes:
         return text if found is None else found
 
     def count(self, name: str, add: int = 0) -> int:
-        """Raise a number that begins at 0; what it is then."""
+        """Add to a number that begins at 0; return the sum."""
         return self._store.add(self._at(name), add)
 
     def _at(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Who sits where: the rank grid and every group as a slice of it. Pure arithmetic, no torch.
+"""The rank grid, with every group as a slice of it. Pure arithmetic, no torch.
 
 Ranks are laid out in Megatron's order, tensor parallelism fastest and pipeline stages slowest:
 ``rank = (pp_index * dp + dp_index) * tp + tp_index``.
@@ -54,7 +54,7 @@ class RankGrid:
         return self.pp // self.stages_per_group
 
     def coordinates(self, rank: int) -> tuple[int, int, int]:
-        """``(pp_index, dp_index, tp_index)`` of ``rank``."""
+        """Return ``(pp_index, dp_index, tp_index)`` of ``rank``."""
         rest, tp_index = divmod(rank, self.tp)
         pp_index, dp_index = divmod(rest, self.dp)
         return pp_index, dp_index, tp_index
@@ -67,7 +67,7 @@ class RankGrid:
         return np.arange(self.world_size).reshape(shape)
 
     def pool_groups(self) -> list[Ranks]:
-        """All pool groups; within one, ranks are listed by pool rank (stage by stage)."""
+        """Return all pool groups; within one, ranks are listed by pool rank (stage by stage)."""
         groups = self._by_pool.transpose(0, 2, 1, 3).reshape(-1, self.pool_parallel_size)
         return [tuple(int(rank) for rank in group) for group in groups]
 
@@ -75,22 +75,24 @@ class RankGrid:
         return next(group for group in self.pool_groups() if rank in group)
 
     def stage_of_pool_rank(self, pool_rank: int) -> int:
-        """Stage, counted within the pool group, that gives the rank at ``pool_rank``."""
+        """Return the stage, counted within the pool group, of the rank at ``pool_rank``."""
         return pool_rank // self.block_size
 
     def stage_group_of(self, rank: int) -> int:
         return self.coordinates(rank)[0] // self.stages_per_group
 
     def layers_of_stage(self, num_layers: int) -> list[range]:
-        """Layers of every stage, in order; where they do not divide evenly, earlier stages take one more (the last
-        stage already has the output layer)."""
+        """Return the layers of every stage, in order.
+
+        Where they do not divide evenly, earlier stages take one more: the last stage already has the output layer.
+        """
         base, extra = divmod(num_layers, self.pp)
         sizes = [base + (stage < extra) for stage in range(self.pp)]
         starts = np.cumsum([0, *sizes])
         return [range(int(starts[s]), int(starts[s]) + sizes[s]) for s in range(self.pp)]
 
     def pool_spans(self, num_layers: int, layers_per_group: int) -> list[Span]:
-        """For every pool, the stage groups that use it, and so hold a copy of it."""
+        """Return for every pool the stage groups that use it, and so hold a copy of it."""
         stage_of_layer = [s for s, layers in enumerate(self.layers_of_stage(num_layers)) for _ in layers]
         spans = []
         for first in range(0, num_layers, layers_per_group):
@@ -99,7 +101,7 @@ class RankGrid:
         return spans
 
     def expert_data_groups(self, span: Span) -> list[Ranks]:
-        """The replica groups of the experts whose pool is held by the stage groups of ``span``."""
+        """Return the replica groups of the experts whose pool is held by the stage groups of ``span``."""
         first, last = span
         places = self._by_pool[first : last + 1].transpose(1, 3, 0, 2).reshape(self.pool_parallel_size, -1)
         return [tuple(int(rank) for rank in replicas) for replicas in places]

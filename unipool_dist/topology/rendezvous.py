@@ -1,4 +1,4 @@
-"""Where all processes of a run find each other, and by which network interface they talk from then on."""
+"""The rendezvous of all processes of a run, and the network interface that they use afterwards."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ _log = logging.getLogger(__name__)
 
 
 def meet(environment: Environment, timeout: timedelta, variables: MutableMapping[str, str] | None = None) -> dist.Store:
-    """Join the other processes of the run, and return the store that they share.
+    """Join the other processes of the run; return the store that they share.
 
-    Settles the network interface (:func:`settle_interface`), so it has to be called before the first process group is
-    made. Every process of the world has to come; nobody waits longer than ``timeout``. A process that is alone gets a
-    store of its own.
+    Settles the network interface (:func:`settle_interface`), so call it before making the first process group. Every
+    process of the world has to come; nobody waits longer than ``timeout``. A single process gets a store of its own.
 
     Raises:
-        TopologyError: the meeting point has no address, no route leads there, or a named interface is not there.
+        TopologyError: the meeting point has no address, no route leads there, or a named interface does not exist.
         CommunicationError: the others did not come, or the port is taken.
     """
     variables = os.environ if variables is None else variables
@@ -58,7 +57,7 @@ def meet(environment: Environment, timeout: timedelta, variables: MutableMapping
 def _meet_here(
     environment: Environment, timeout: timedelta, wait: Wait, variables: MutableMapping[str, str]
 ) -> dist.Store:
-    """All processes are on this machine, by the launcher's word."""
+    """Join processes that are all on this machine, as the launcher says."""
     stay_on_loopback(variables)
     store = open_store(environment, environment.master_addr, wait)
     try:
@@ -73,13 +72,13 @@ def _meet_here(
 
 
 def stay_on_loopback(variables: MutableMapping[str, str]) -> None:
-    """Name loopback in ``variables`` as what gloo and NCCL use, unless the user has named something.
+    """Name loopback in ``variables`` as the interface of gloo and NCCL, unless the user has named one.
 
-    For processes that are all on this machine: nobody else has to reach them, whatever address the machine's name has,
+    For processes that are all on this machine: no others have to reach them, whatever address the machine's name has,
     if it has one.
 
     Raises:
-        TopologyError: loopback is down, or an interface is named that is not there.
+        TopologyError: loopback is down, or a named interface does not exist.
     """
     _check_named_interface(variables)
     loopback = _loopback()
@@ -92,7 +91,7 @@ def stay_on_loopback(variables: MutableMapping[str, str]) -> None:
 
 
 def _loopback() -> str | None:
-    """The interface; ``None`` if there is none, or it is down."""
+    """Return the loopback interface; ``None`` if there is none, or it is down."""
     return interface_of("127.0.0.1") or interface_of("::1")
 
 
@@ -106,7 +105,7 @@ def settle_interface(
     world has to call this, with the ``store`` they share; those at the meeting point wait for all.
 
     Raises:
-        TopologyError: an interface is named that is not there, or the others reach an address that this node has not.
+        TopologyError: a named interface does not exist, or the others reach an address that this node does not have.
         CommunicationError: some did not come in time.
         DistError: the store is lost.
     """
@@ -128,10 +127,10 @@ def settle_interface(
 def _agree(
     notes: Notes, environment: Environment, route: Route, variables: MutableMapping[str, str], wait: Wait
 ) -> str | None:
-    """The interface for this process; ``None`` if all processes are on one node.
+    """Return the interface for this process; ``None`` if all processes are on one node.
 
-    The node where they meet cannot see from there by which of its addresses the others reach it (to itself it may
-    even be 127.0.1.1), so it takes the word of the others.
+    The node where they meet cannot see by which of its addresses the others reach it (to itself it may even be
+    127.0.1.1), so it takes their word.
     """
     if not route.arrives_here:
         notes.put(_MEETING, route.meeting)
@@ -177,7 +176,7 @@ def _check_named_interface(variables: MutableMapping[str, str]) -> None:
 
 
 def _in_nccl_files(name: str, variables: MutableMapping[str, str]) -> bool:
-    """Whether a file from which NCCL takes what the environment does not say sets ``name``."""
+    """Return whether one of the files that NCCL reads besides the environment sets ``name``."""
     own = variables.get("NCCL_CONF_FILE") or Path(variables.get("HOME", "/"), ".nccl.conf")
     for path in (Path(own), Path("/etc/nccl.conf")):
         try:

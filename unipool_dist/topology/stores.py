@@ -19,7 +19,7 @@ _SAY_AFTER_S, _SAY_SOON_S = 10.0, 1.0
 
 
 class Wait:
-    """A wait for the other processes of the run, ``timeout`` long at most, and said on stderr if long."""
+    """A wait for the other processes of the run, at most ``timeout`` long, reported on stderr if long."""
 
     def __init__(self, environment: Environment, timeout: timedelta) -> None:
         self._environment, self._timeout_s = environment, timeout.total_seconds()
@@ -32,7 +32,7 @@ class Wait:
         return timedelta(seconds=max(0.1, self._began + self._timeout_s - time.monotonic()))
 
     def goes_on(self, pause_s: float = _TRY_EVERY_S) -> bool:
-        """Whether there is time left, after a pause."""
+        """Pause, and return whether there is time left."""
         past_s = time.monotonic() - self._began
         if past_s >= self._timeout_s:
             return False
@@ -56,9 +56,9 @@ def _say_after_s(environment: Environment) -> float:
 
 
 def open_store(environment: Environment, address: str, wait: Wait) -> dist.Store:
-    """The store of the run. Waits for the process that serves it, for no other.
+    """Open the store of the run. Waits only for the process that serves it.
 
-    On one machine it is a file, if the launcher made one: no other user can reach it, and nobody listens. Else a
+    On one machine it is a file, if the launcher made one: no other user can reach it, and nothing listens. Else a
     server at ``address``, which listens on all addresses of its machine, unless MASTER_ADDR itself is loopback.
 
     Raises:
@@ -84,7 +84,7 @@ def open_store(environment: Environment, address: str, wait: Wait) -> dist.Store
 
 
 def _bound_to_loopback(environment: Environment, address: str) -> int | None:
-    """A socket for the store to listen at, if all who come are told a loopback address.
+    """Return a socket for the store to listen at, if all processes were given a loopback address.
 
     A name may mean loopback on this machine alone. ``None`` also if the port is taken, by a store of this process or
     by another program: torch knows which.
@@ -109,7 +109,7 @@ def _is_loopback(name: str) -> bool:
 
 
 def _wait_for_server(environment: Environment, address: str, wait: Wait) -> None:
-    """Until something listens there; torch's own wait takes three times as long as it is told to."""
+    """Wait until something listens there; torch's own wait takes three times its timeout."""
     port = environment.master_port
     while True:
         try:
