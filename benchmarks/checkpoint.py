@@ -2,7 +2,7 @@
 
 Four ranks (two stages, two data-parallel ranks, one pool over all) hold about 1 GB of masters and Adam moments. In each
 round, in turn: the disk writes as many bytes from as many processes, and flushes them; a checkpoint is saved with
-training waiting; the disk reads those bytes back; the checkpoint is verified and loaded; a checkpoint is saved beside
+training waiting; the disk reads those bytes back; the checkpoint is verified and loaded; a checkpoint is saved during
 training. Files are dropped from the page cache before they are read.
 """
 
@@ -56,7 +56,7 @@ class Round:
     step_s: float
     step_beside_save_s: float
     lost_s: float
-    """By which training is later than without the save that was written beside it, the stall included."""
+    """By which training is later than without the save that was written meanwhile, the stall included."""
 
 
 def config_of(quick: bool) -> Config:
@@ -224,11 +224,11 @@ def table(rounds: list[Round]) -> list[str]:
         ("verify and load", [size / r.load_s for r in rounds], "GB/s"),
         ("  over the disk's", [r.disk_read_s / r.load_s for r in rounds], ""),
         ("save, training waiting", [r.save_s for r in rounds], "s"),
-        ("save beside training, stall", [r.stall_s for r in rounds], "s"),
+        ("save during training, stall", [r.stall_s for r in rounds], "s"),
         ("  over a save with training waiting", [r.stall_s / r.save_s for r in rounds], ""),
-        ("save beside training, until on disk", [r.beside_s for r in rounds], "s"),
+        ("save during training, until on disk", [r.beside_s for r in rounds], "s"),
         ("training step, no save under way", [r.step_s for r in rounds], "s"),
-        ("training step beside a save", [r.step_beside_save_s for r in rounds], "s"),
+        ("training step during a save", [r.step_beside_save_s for r in rounds], "s"),
         ("training later by, stall and slower steps", [r.lost_s for r in rounds], "s"),
     ]
     lines = [f"{size:.3f} GB on {WORLD} ranks, {len(rounds)} rounds: median (first .. third quartile)"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def _import_safely() -> None:
-    """Forget the current directory, where ``python -m`` looks for modules first: whatever lies there is not ours.
+    """Forget the current directory, where ``python -m`` looks for modules first: whatever is there is not ours.
 
     Unless it is where this package is, as in a working tree that is not installed.
     """

@@ -216,7 +216,7 @@ class CheckpointSection(Section):
     keep_every: Io[CountOrNone] = Field(
         0, description="checkpoints of steps that this divides are kept for good; 0: none"
     )
-    asynchronous: Io[Flag] = Field(True, description="write beside training, from a copy in host memory")
+    asynchronous: Io[Flag] = Field(True, description="write while training continues, from a copy in host memory")
     verify: InferenceToo[Io[Literal["hash", "size"]]] = Field(
         "hash", description="before loading, files are read whole and compared with the manifest, or only their sizes"
     )

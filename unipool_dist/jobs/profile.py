@@ -48,7 +48,7 @@ class Profile(_Part):
         "gpus-per-node", description="how GPUs are asked for; gres: --gres=gpu:8, for old clusters"
     )
     cpus_per_task: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="--cpus-per-task, for each process; null: sbatch is not told, and a process takes 1"
+        None, description="--cpus-per-task, for each process; null: the option is left out, and a process takes 1"
     )
     memory_per_node: str | None = Field(None, description='--mem, e.g. 200G; "0": all; null: the cluster\'s default')
     modules: list[str] = Field([], description="environment modules to load, in this order")

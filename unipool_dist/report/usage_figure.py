@@ -1,4 +1,4 @@
-"""The figure of which layer uses which expert, one panel per variant."""
+"""A figure that shows which layer uses which expert, one panel per variant."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _TRACKERS = ("wandb", "mlflow")
 def light_import() -> Iterator[None]:
     """Import parts of Megatron-core in the body, before anything else imports them.
 
-    At import they decorate activations, none of which are used here, with ``torch.compile``. That alone loads torch's
+    At import they decorate activations, though none are used here, with ``torch.compile``. That alone loads torch's
     compiler, a third of the start time of a process. In the body ``torch.compile`` returns functions unchanged.
     No experiment tracker is loaded either (:func:`without_trackers`).
     Warnings that Transformer Engine and Apex are missing are not shown.
