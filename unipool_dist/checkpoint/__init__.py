@@ -1,1 +1,1 @@
-"""Checkpoints that know no layout: written whole or not at all, verified before they are read, loaded on any layout."""
+"""Checkpoints independent of the layout: written whole or not at all, verified before reading, loaded on any layout."""

@@ -1,4 +1,4 @@
-"""Whether a checkpoint can be resumed under a configuration, and what the change of configuration means. Pure.
+"""Whether a checkpoint can be resumed under a configuration, and what the changes mean. Pure.
 
 Every rule follows from the roles of the fields (:mod:`unipool_dist.config.roles`).
 """

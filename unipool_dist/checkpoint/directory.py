@@ -1,9 +1,9 @@
-"""The checkpoints of a run: ``RUN/checkpoints/step-00000100`` and so on, and what may happen to such a folder.
+"""The checkpoints of a run: folders ``RUN/checkpoints/step-00000100`` and so on, and what may happen to them.
 
-Guarantees: a folder with such a name is a checkpoint that was whole when it got the name, because it gets it by a
-rename at the very end of writing; it loses the name, again by a rename, before anything of it is deleted. What there
-is, is found by looking. Nothing is deleted but what :mod:`unipool_dist.base.belongings` can tell to be a checkpoint;
-what was set aside never is. ``checkpoints`` and each checkpoint may be a link or a mount point.
+Guarantees: a folder gets such a name by a rename at the very end of writing, so it was whole then; it loses the name,
+again by a rename, before anything of it is deleted. No list is kept: what exists is found by looking. Only what
+:mod:`unipool_dist.base.belongings` recognizes as a checkpoint is deleted, and never what was set aside. ``checkpoints``
+and each checkpoint may be a link or a mount point.
 
 Only the process that holds the run's lock calls the methods that change anything.
 """
@@ -54,23 +54,25 @@ class CheckpointDirectory:
         self._doomed = self.path.with_name(CHECKPOINTS + _DELETING)  # where earlier versions put all that was to go
 
     def steps(self) -> list[int]:
-        """Steps of which there is a checkpoint, ascending; whether its files are still good is for others to say."""
+        """Return the steps that have a checkpoint, ascending; whether its files are still good is not checked."""
         if not self.path.is_dir():
             return []
         matches = (_NAME.fullmatch(entry.name) for entry in self.path.iterdir() if _holds_something(entry))
         return sorted(int(match[1]) for match in matches if match)
 
     def folder(self, step: int) -> Path:
-        """Where the checkpoint of ``step`` is, or would be."""
+        """Return the path of the checkpoint of ``step``, which need not exist."""
         return self.path / f"step-{step:08d}"
 
     def draft(self, step: int) -> Path:
-        """Where the checkpoint of ``step`` is written, aside, before it is whole."""
+        """Return the path at which the checkpoint of ``step`` is written until it is whole."""
         return self.path / f"step-{step:08d}{_WRITING}"
 
     def in_the_way(self) -> list[Path]:
-        """What has the name of a checkpoint, or of all of them, and is none; a file beside those of a checkpoint is no
-        hindrance."""
+        """Return what has the name of a checkpoint, or of their folder, and is not one.
+
+        Other files next to those of a checkpoint are ignored.
+        """
         if not exists(self.path):
             return []
         if not self.path.is_dir():
@@ -81,7 +83,7 @@ class CheckpointDirectory:
         return [entry for entry in named if not _seems_ours(entry)] + no_folder
 
     def foreign(self) -> list[Path]:
-        """Everything in the directory but checkpoints as they were written, and ``aside``."""
+        """Return everything in the directory but checkpoints as they were written, and ``aside``."""
         return foreign(self.path, Folder({**_ENTRIES, ASIDE: Kept()}))
 
     def begin(self, step: int) -> None:
@@ -95,18 +97,18 @@ class CheckpointDirectory:
         draft.mkdir(parents=True, exist_ok=True)
 
     def commit(self, step: int) -> None:
-        """The draft, whose files are on disk, becomes the checkpoint of ``step``."""
+        """Make the draft, whose files are on disk, the checkpoint of ``step``."""
         flush(self.draft(step))
         rename_durably(self.draft(step), self.folder(step))
 
     def abandon(self, step: int) -> None:
-        """Remove what there is of a draft, as far as that is possible."""
+        """Remove what exists of a draft, as far as possible."""
         _remove_if_ours(self.draft(step))
 
     def delete(self, step: int) -> None:
-        """Delete the checkpoint of ``step``. Interrupted at any moment, it leaves a whole checkpoint or none.
+        """Delete the checkpoint of ``step``. If interrupted at any moment, a whole checkpoint is left or none.
 
-        Of one that is a link the link alone goes; one that is a mount point is emptied.
+        If it is a link only the link is removed; a mount point is emptied.
 
         Raises:
             ForeignError: something in it is not the checkpoint's; then all of it stays.
@@ -124,7 +126,7 @@ class CheckpointDirectory:
         remove(_doomed(folder), UNFINISHED)
 
     def delete_all(self) -> None:
-        """Delete every checkpoint but those set aside. Interrupted at any moment, it leaves the newest or none.
+        """Delete every checkpoint but those set aside. If interrupted at any moment, the newest is left or none.
 
         Raises:
             ForeignError: there is something that is not a checkpoint; then all of them stay.
@@ -141,7 +143,7 @@ class CheckpointDirectory:
         remove_if_empty(self.path)
 
     def clean_up(self) -> None:
-        """Remove drafts and half-deleted folders that a killed process has left."""
+        """Remove drafts and half-deleted folders left by a killed process."""
         for folder in (self._doomed, self.path):
             entries = sorted(folder.iterdir()) if folder.is_dir() else []
             for entry in entries:
@@ -172,7 +174,7 @@ class CheckpointDirectory:
 
 
 def outdated(steps: list[int], keep_last: int, keep_every: int) -> list[int]:
-    """Of ``steps`` (ascending), those to delete: all but the last ``keep_last`` and multiples of ``keep_every``.
+    """Return those of ``steps`` (ascending) to delete: all but the last ``keep_last`` and multiples of ``keep_every``.
 
     ``keep_last=0`` keeps all; ``keep_every=0`` keeps none beyond the last.
     """
@@ -185,12 +187,12 @@ def _doomed(folder: Path) -> Path:
 
 
 def _kind_of(entry: Path) -> Folder | None:
-    """Which kind of folder has such a name."""
+    """Return the kind of folder that has such a name."""
     return next((kind for pattern, kind in _ENTRIES.items() if re.fullmatch(pattern, entry.name)), None)
 
 
 def _seems_ours(entry: Path) -> bool:
-    """Whether a folder, or a link to one, is empty or holds some file of a checkpoint."""
+    """Return whether a folder, or a link to one, is empty or holds some file of a checkpoint."""
     try:
         names = os.listdir(entry)
     except OSError:
@@ -199,7 +201,7 @@ def _seems_ours(entry: Path) -> bool:
 
 
 def _holds_something(folder: Path) -> bool:
-    """Whether it is a folder, or a link to one; not a mount point that stayed when the checkpoint in it was deleted."""
+    """Return whether it is a folder or a link to one, but not a mount point left after its checkpoint was deleted."""
     try:
         return bool(os.listdir(folder)) or not is_mount_point(folder)
     except OSError:
@@ -207,7 +209,7 @@ def _holds_something(folder: Path) -> bool:
 
 
 def _remove_if_ours(entry: Path) -> None:
-    """Remove what a checkpoint was or was to become, as far as that is possible."""
+    """Remove a former or unfinished checkpoint, as far as possible."""
     try:
         remove(entry, _kind_of(entry))
         remove_if_empty(entry)  # as a removal that was interrupted at its very end leaves it

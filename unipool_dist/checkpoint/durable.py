@@ -24,6 +24,6 @@ def flush(path: Path) -> None:
 
 
 def rename_durably(old: Path, new: Path) -> None:
-    """Rename within one directory; afterwards there is the new name on disk, or, after a crash, the old one."""
+    """Rename within one directory; after a crash there is either the old name or the new one."""
     os.rename(old, new)
     flush(new.parent)

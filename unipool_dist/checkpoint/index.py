@@ -1,8 +1,8 @@
-"""The index of a checkpoint's tensors (``.metadata``): a pickle, read so that nothing can come of it but an index.
+"""The index of a checkpoint's tensors (``.metadata``): a pickle, read such that only an index can result.
 
-Of the pickle only the opcodes and names are known that an index is written with. What they make are stand-ins, new for
-each index, so that nothing of torch can be changed; the index is made from them once everything in it has been checked:
-types, shapes, and that every record lies in a file of the manifest, apart from all others.
+Only the opcodes and names with which an index is written are accepted. They make stand-ins, new for each index, so that
+nothing of torch can be changed. The index is built from these once everything in it has been checked: types, shapes,
+and that every record is in a file of the manifest and overlaps no other.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read_index(folder: Path, files: Mapping[str, FileRecord]) -> Metadata:
 
 
 class _IndexUnpickler(pickle._Unpickler):
-    """Python's own unpickler: unlike the one in C it takes no memory for what an opcode merely claims."""
+    """Python's own unpickler: unlike the one in C it allocates no memory for sizes that an opcode merely claims."""
 
     dispatch: ClassVar = {code: make for code, make in pickle._Unpickler.dispatch.items() if code in _KNOWN}
 
@@ -91,7 +91,7 @@ class _IndexUnpickler(pickle._Unpickler):
 
 
 def _record(name: str) -> Any:
-    """A class of objects that do nothing but keep what they were given."""
+    """Make a class of objects that only keep what they were given."""
 
     def keep(self: Any, state: Any) -> None:
         self.state = state
@@ -100,7 +100,7 @@ def _record(name: str) -> Any:
 
 
 def _nothing(name: str) -> Any:
-    """A function in the place of one whose result an index of ours never needs."""
+    """Make a stand-in for a function whose result an index of ours never needs."""
     return lambda *arguments: None
 
 
@@ -139,7 +139,7 @@ def _checked(saved: Any, files: Mapping[str, FileRecord]) -> Metadata:
 
 
 def _check_records(index: Metadata, files: Mapping[str, FileRecord]) -> None:
-    """Every part of a tensor has a record, in a file of the manifest, and no two records share a byte."""
+    """Check that every part of a tensor has a record in a file of the manifest, and that no two records overlap."""
     missing = dict(index.storage_data)
     for name, tensor in index.state_dict_metadata.items():
         assert isinstance(tensor, TensorStorageMetadata)

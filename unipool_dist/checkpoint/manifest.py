@@ -24,7 +24,7 @@ _CHUNK_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a file must be."""
+    """The expected size and hash of a file."""
 
     num_bytes: int
     xxh3_128: str
@@ -42,7 +42,7 @@ class Manifest:
         return sum(record.num_bytes for record in self.files.values())
 
     def dump(self) -> str:
-        """The text of ``manifest.json``."""
+        """Return the text of ``manifest.json``."""
         content = {"step": self.step, "files": {name: asdict(self.files[name]) for name in sorted(self.files)}}
         return json.dumps({**content, "xxh3_128": _content_hash(content)}, indent=1) + "\n"
 
@@ -75,7 +75,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def size_faults(folder: Path, manifest: Manifest) -> list[str]:
-    """What is wrong with the files of ``folder`` as far as their sizes tell; reads none of them."""
+    """Return what is wrong with the files of ``folder`` judging by their sizes; reads none of them."""
     faults = []
     for name, record in manifest.files.items():
         path = folder / name
@@ -92,9 +92,10 @@ def size_faults(folder: Path, manifest: Manifest) -> list[str]:
 def content_faults(
     folder: Path, files: Mapping[str, FileRecord], progress: Callable[[int], None] | None = None
 ) -> list[str]:
-    """What is wrong with these files; reads every byte of those of the right size. ``progress`` is told of bytes read.
+    """Return what is wrong with these files; reads every byte of those of the right size.
 
-    A link, folder, pipe or device in the place of a file is a fault, and not opened.
+    ``progress`` is called with numbers of bytes read. A link, folder, pipe or device in the place of a file is a fault,
+    and not opened.
     """
     faults = []
     for name, record in files.items():
@@ -113,7 +114,7 @@ def content_faults(
 
 
 def hash_file(path: Path, progress: Callable[[int], None] | None = None) -> FileRecord:
-    """Size and hash of a regular file.
+    """Return size and hash of a regular file.
 
     Raises:
         OSError: it is missing or cannot be read.
@@ -131,9 +132,9 @@ def hash_file(path: Path, progress: Callable[[int], None] | None = None) -> File
 
 
 def deal(files: Mapping[str, FileRecord], num_ranks: int) -> list[dict[str, FileRecord]]:
-    """``files`` dealt out to ranks so that each has about as many bytes to read.
+    """Deal ``files`` out to ranks so that each has about as many bytes to read.
 
-    A rank's are neighbours in the order of the ranks that wrote them; where as many ranks read, each gets its own.
+    Each rank gets neighbours in the order of the ranks that wrote them; if as many ranks read, each gets its own.
     """
     shares: list[dict[str, FileRecord]] = [{} for _ in range(num_ranks)]
     total, before = sum(record.num_bytes for record in files.values()), 0
@@ -146,7 +147,7 @@ def deal(files: Mapping[str, FileRecord], num_ranks: int) -> list[dict[str, File
 
 
 def join_faults(faults: Iterable[str]) -> str:
-    """Several faults in one line."""
+    """Join several faults in one line."""
     return "; ".join(faults)
 
 
@@ -157,7 +158,7 @@ def _unreadable(path: Path, error: Exception) -> str:
 
 
 def _count(value: object) -> int:
-    """``value`` if it can be a step or a size."""
+    """Return ``value`` if it can be a step or a size."""
     if type(value) is not int or not 0 <= value < 1 << 62:
         raise ValueError(f"{value!r:.50} is no count")
     return value
@@ -168,5 +169,5 @@ def _content_hash(content: Mapping[str, Any]) -> str:
 
 
 def _by_writer(name: str) -> tuple[list[int], str]:
-    """``__10_0.distcp``, of rank 10, comes after ``__9_0.distcp``."""
+    """Return a sort key by which ``__10_0.distcp``, of rank 10, comes after ``__9_0.distcp``."""
     return [int(digits) for digits in re.findall(r"\d+", name)], name

@@ -1,4 +1,4 @@
-"""Where a rank's piece of a tensor sits in the whole tensor. Pure arithmetic, no torch.
+"""Where a rank's piece of a tensor is in the whole tensor. Pure arithmetic, no torch.
 
 ZeRO cuts the flattened parameters of a rank into equal runs of elements, so what a rank holds of a tensor is a run of
 the flattened shard that tensor parallelism has left it. On disk a tensor is made of boxes in its own coordinates.
@@ -52,12 +52,12 @@ class Piece:
         return self.numel * self.itemsize
 
     def part(self, start: int, numel: int) -> Piece:
-        """``numel`` elements of this piece, from its element ``start`` on."""
+        """Return ``numel`` elements of this piece, from its element ``start`` on."""
         assert start >= 0 and start + numel <= self.numel
         return replace(self, start=self.start + start, numel=numel)
 
     def boxes(self) -> list[Box]:
-        """The piece as boxes in the coordinates of the whole tensor: at most ``2 * dims - 1`` of them."""
+        """Return the piece as boxes in the coordinates of the whole tensor: at most ``2 * dims - 1`` of them."""
         return [
             Box(
                 tuple(inner + outer for inner, outer in zip(box.offsets, self.shard_offset, strict=True)),
@@ -69,12 +69,12 @@ class Piece:
 
 
 def whole(key: str, shape: Shape, dtype: str) -> Piece:
-    """All of a tensor as one piece."""
+    """Return all of a tensor as one piece."""
     return Piece(key, shape, shape, (0,) * len(shape), 0, math.prod(shape), dtype)
 
 
 def flat_to_boxes(shape: Shape, start: int, numel: int) -> list[Box]:
-    """Elements ``start`` to ``start + numel`` of a row-major tensor as boxes, in the order of the elements."""
+    """Return elements ``start`` to ``start + numel`` of a row-major tensor as boxes, in the order of the elements."""
     return list(_boxes(shape, start, numel, 0))
 
 
@@ -100,7 +100,7 @@ def _boxes(shape: Shape, start: int, numel: int, done: int) -> Iterator[Box]:
 
 
 def _in_row(shape: Shape, start: int, numel: int, done: int) -> Iterator[Box]:
-    """Part of one row of the first dimension."""
+    """Yield boxes for part of one row of the first dimension."""
     if numel:
         index, within = divmod(start, math.prod(shape[1:]))
         for box in _boxes(shape[1:], within, numel, done):

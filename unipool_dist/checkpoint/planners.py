@@ -40,7 +40,7 @@ Filled = list[tuple[Piece, Tensor]]
 
 
 class PieceSavePlanner(SavePlanner):
-    """Writes the pieces that this rank was given, box by box, masters first: that is the order of loading."""
+    """A planner that writes the pieces given to this rank, box by box, masters first: the order of loading."""
 
     def __init__(self, pieces: Filled) -> None:
         ordered = sorted(pieces, key=lambda filled: not filled[0].key.startswith(f"{MASTER}/"))
@@ -68,7 +68,7 @@ class PieceSavePlanner(SavePlanner):
 
 
 class PieceLoadPlanner(LoadPlanner):
-    """Reads into pieces, from whatever boxes the checkpoint has.
+    """A planner that reads into pieces, from whatever boxes the checkpoint has.
 
     Raises:
         CheckpointError: the checkpoint lacks a tensor or part of one, or has it in another shape.

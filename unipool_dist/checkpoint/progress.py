@@ -1,4 +1,4 @@
-"""What a checkpoint says beside its tensors, in ``state.json``: where the run stood, and on what it was trained."""
+"""A checkpoint's ``state.json``: the progress of the run, and the data it was trained on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Record(BaseModel):
 
 
 class DataIdentity(_Record):
-    """What the run is trained on; two runs with equal values see the same tokens."""
+    """The identity of a run's training data; two runs with equal values see the same tokens."""
 
     tokenizer_hash: str | None
     content_hash: str | None
@@ -42,7 +42,7 @@ class RandomState(_Record):
 
 
 class Progress(_Record):
-    """Where a run stands after ``step`` steps."""
+    """The progress of a run after ``step`` steps."""
 
     format_version: int = FORMAT_VERSION
     step: Count
@@ -59,7 +59,7 @@ class Progress(_Record):
     written_at: str
 
     def dump(self) -> str:
-        """The text of ``state.json``."""
+        """Return the text of ``state.json``."""
         return self.model_dump_json(indent=1) + "\n"
 
 
@@ -67,7 +67,7 @@ def read_progress(folder: Path, step: int | None = None) -> Progress:
     """Read ``state.json`` of the checkpoint in ``folder``.
 
     Args:
-        step: of which it must be the state; ``None``: of any.
+        step: the expected step; ``None`` for any.
 
     Raises:
         CheckpointError: it is missing or damaged, of a later format, or of another step.
@@ -101,5 +101,5 @@ def read_config(folder: Path) -> Config:
 
 
 def now() -> str:
-    """The time in UTC, to the second."""
+    """Return the time in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

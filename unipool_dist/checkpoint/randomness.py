@@ -16,14 +16,14 @@ from unipool_dist.errors import CheckpointError
 
 
 def seed_generators(seed: int) -> None:
-    """Set all global generators, so that their state does not depend on what was drawn while the run was built."""
+    """Seed all global generators, so that their state does not depend on what was drawn while the run was built."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def random_state() -> RandomState:
-    """The state of Python's and numpy's global generators."""
+    """Return the state of Python's and numpy's global generators."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     python = random.getstate()
     return RandomState(
@@ -36,7 +36,7 @@ def restore_random_state(state: RandomState) -> None:
     """Set Python's and numpy's global generators.
 
     Raises:
-        CheckpointError: this is no state of theirs.
+        CheckpointError: this is not a state of theirs.
     """
     try:
         kind, values, gauss = state.python

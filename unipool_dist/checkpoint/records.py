@@ -22,7 +22,7 @@ _LOCAL_HEADER = struct.Struct("<26xHH")  # of it only the lengths of the two fie
 
 
 class RecordFile:
-    """A file of records. Elements are read straight to where they belong: mapping the file costs several times more."""
+    """A file of records. Elements are read straight to their place: mapping the file would cost several times more."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -32,7 +32,7 @@ class RecordFile:
         self._file.close()
 
     def start_of(self, offset: int, length: int, num_bytes: int) -> int:
-        """Where in the file the elements begin that the record of ``length`` bytes at ``offset`` holds.
+        """Return the offset in the file of the elements in the record of ``length`` bytes at ``offset``.
 
         Raises:
             CheckpointError: there is no such record, or it holds another number of bytes than ``num_bytes``.
@@ -52,7 +52,7 @@ class RecordFile:
         return header + _LOCAL_HEADER.size + name_length + extra_length
 
     def read(self, start: int, target: Tensor) -> None:
-        """Fill ``target``, contiguous and in host memory, with what begins at byte ``start``.
+        """Fill ``target``, contiguous and in host memory, with the bytes from ``start`` on.
 
         Raises:
             CheckpointError: the file ends before.

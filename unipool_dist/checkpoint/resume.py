@@ -1,4 +1,4 @@
-"""Finding the checkpoint to go on from, and loading it, whatever layout wrote it."""
+"""Find the checkpoint to resume from, and load it, whatever layout wrote it."""
 
 from __future__ import annotations
 
@@ -48,8 +48,10 @@ class DamagedError(CheckpointError):
 
 
 class Verification:
-    """This rank's share of a checkpoint's files, read and compared with the manifest by a thread beside whatever else
-    the rank does: reading waits for the disk most of the time."""
+    """A thread that reads this rank's share of a checkpoint's files and compares them with the manifest.
+
+    It runs while the rank does other work, as reading waits for the disk most of the time.
+    """
 
     def __init__(self, step: int, folder: Path, files: Mapping[str, FileRecord], group: dist.ProcessGroup) -> None:
         self._step, self._group = step, group
@@ -64,7 +66,7 @@ class Verification:
         """Wait until all files have been read. Collectives: one all_gather_object over the group.
 
         Raises:
-            DamagedError: on every rank, if any of the files is not what the manifest says.
+            DamagedError: on every rank, if any of the files does not match the manifest.
         """
         self._thread.join()
         fault = _agree(self._faults, self._group)
@@ -72,7 +74,7 @@ class Verification:
             raise DamagedError(self._step, fault)
 
     def wait_for(self, name: str, num_bytes: int) -> None:
-        """Wait until the thread has read so much of a file, or has ended; for files of other ranks, the latter.
+        """Wait until the thread has read so much of a file, or, for files of other ranks, has ended.
 
         What is read behind the thread comes from the page cache. A second reader of the disk would slow both down.
         """
@@ -98,7 +100,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint whose files are all there; ``verification`` tells whether their content is that of the manifest."""
+    """A checkpoint whose files are all there; ``verification`` checks their content against the manifest."""
 
     step: int
     folder: Path
@@ -125,7 +127,7 @@ def find_checkpoint(
     verify: Verify,
     damaged: Mapping[int, str] | None = None,
 ) -> Found | None:
-    """The newest checkpoint that seems whole, or the one of ``from_step``; ``None`` if there is none at all.
+    """Find the newest checkpoint that seems whole, or the one of ``from_step``; ``None`` if there is none at all.
 
     Sizes of all files and the content of the small ones have been verified when this returns. With ``verify="hash"``
     every other file is being read and compared with the manifest, each by one rank.
@@ -134,7 +136,7 @@ def find_checkpoint(
         damaged: checkpoints to pass over, by step, with what is wrong with them.
 
     Collectives, over ``group`` (gloo, all ranks): broadcast_object_list of what rank 0 sees; for each checkpoint
-    looked at, one all_gather_object.
+    examined, one all_gather_object.
 
     Raises:
         CheckpointError: on every rank: ``from_step`` does not exist or is damaged, or all checkpoints are damaged.
@@ -178,17 +180,17 @@ def find_checkpoint(
 
 
 def load_checkpoint(found: Found, state: TrainingState, group: dist.ProcessGroup) -> None:
-    """Put a checkpoint into this rank's optimizer, parameters, schedule, balance statistics and random generators.
+    """Load a checkpoint into this rank's optimizer, parameters, schedule, balance statistics and random generators.
 
     Follows the thread that verifies: masters come first in the files, so parameters are set from them and gathered
-    while the rest is still being read. That nothing was damaged is known when this returns, and not before.
+    while the rest is still being read. Damage is ruled out only when this returns.
 
     Collectives: over ``group`` those of :func:`load_pieces` for the masters; all-gathers over the data-parallel and
     expert-data-parallel groups; over ``group`` those of :func:`load_pieces` for the rest, and an all_gather_object.
 
     Raises:
         DamagedError: on every rank: a file is damaged. The state is of no use until another checkpoint is loaded.
-        CheckpointError: on every rank: the checkpoint lacks a tensor, has another shape of it, or holds what is none.
+        CheckpointError: on every rank: the checkpoint lacks a tensor, has another shape of it, or an entry is not one.
     """
     progress = found.progress
     masters = state.held(masters_only=True)
@@ -211,7 +213,7 @@ def load_pieces(found: Found, held: Iterable[Held], group: dist.ProcessGroup) ->
 
     Raises:
         DamagedError: on every rank: what could not be read is damaged.
-        CheckpointError: on every rank: the checkpoint lacks a tensor, has another shape of it, or holds what is none.
+        CheckpointError: on every rank: the checkpoint lacks a tensor, has another shape of it, or an entry is not one.
     """
     planner = PieceLoadPlanner([(item.piece, item.values) for item in held])
     with failing_together(f"reading the index of {found.folder}", group):
@@ -225,7 +227,7 @@ def load_pieces(found: Found, held: Iterable[Held], group: dist.ProcessGroup) ->
 
 
 def _obvious_fault(folder: Path, group: dist.ProcessGroup) -> tuple[str | None, Manifest | None]:
-    """What is wrong with the checkpoint in ``folder`` as far as sizes and small files tell, the same on every rank."""
+    """Return what sizes and small files show to be wrong with the checkpoint in ``folder``; the same on every rank."""
     faults: list[str] = []
     manifest = None
     try:
@@ -241,7 +243,7 @@ def _obvious_fault(folder: Path, group: dist.ProcessGroup) -> tuple[str | None, 
 
 
 def _agree(faults: list[str], group: dist.ProcessGroup) -> str | None:
-    """All ranks' faults in one line, the same on every rank; ``None`` if there are none."""
+    """Return all ranks' faults in one line, the same on every rank; ``None`` if there are none."""
     answers: list[Any] = [None] * group.size()
     dist.all_gather_object(answers, faults, group)
     every = dict.fromkeys(fault for answer in answers for fault in answer)

@@ -1,4 +1,4 @@
-"""Writing one checkpoint: whole, hashed and on disk, or not at all."""
+"""Write one checkpoint: whole, hashed and on disk, or not at all."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def write_checkpoint(
     """Write the checkpoint of ``progress.step``; return its bytes on disk.
 
     Args:
-        writes: who writes what, the same on every rank.
-        values: elements of a piece that this rank holds, on the CPU; they must not change meanwhile.
+        writes: which rank writes what, the same on every rank.
+        values: returns the elements of a piece that this rank holds, on the CPU; they must not change meanwhile.
         buffers: see :func:`~unipool_dist.checkpoint.transfer.receive_buffers`.
 
     Collectives, over ``group`` (gloo, all ranks): agreement on the folder; point-to-point messages for pieces that
     move; those of torch.distributed.checkpoint.save; all_gather_object of the files' hashes; agreement on the commit.
 
     Raises:
-        CheckpointError: on every rank, if any of them could not write; nothing is left but the older checkpoints.
+        CheckpointError: on every rank, if any of them could not write; only the older checkpoints are left.
     """
     step, rank = progress.step, group.rank()
     draft = directory.draft(step)
@@ -90,7 +90,7 @@ def write_checkpoint(
 
 
 def _require_run(run_dir: Path) -> None:
-    """Make nothing anew in a place that the run was taken away from: nobody would look for it there."""
+    """Refuse to recreate a run directory that was moved or deleted: nobody would look for it there."""
     if not run_dir.is_dir():
         raise CheckpointError(
             f"{run_dir} is gone: it was deleted, or has another name now. If that can be undone, do it, and the next "
@@ -99,7 +99,7 @@ def _require_run(run_dir: Path) -> None:
 
 
 def _require_room(draft: Path, writes: list[Write]) -> None:
-    """Refuse at once what would only fill the disk: what else the run writes there could not be written meanwhile."""
+    """Refuse at once a save that would only fill the disk, where other records of the run could not be written then."""
     needed = sum(write.piece.num_bytes + _BOX_BYTES * len(write.piece.boxes()) for write in writes)
     usage = shutil.disk_usage(draft)
     if usage.free < needed and usage.total > 0:  # a file system may not know
@@ -112,7 +112,7 @@ def _require_room(draft: Path, writes: list[Write]) -> None:
 def commit_draft(
     directory: CheckpointDirectory, progress: Progress, config: Config, files: dict[str, FileRecord]
 ) -> None:
-    """Add to the draft what is not tensors, and the manifest of all its files; then it is the checkpoint."""
+    """Add the other files to the draft, and the manifest of all its files; then make it the checkpoint."""
     draft = directory.draft(progress.step)
     write_durably(draft / STATE_FILE, progress.dump())
     dump_config(config, draft / CONFIG_FILE)

@@ -1,4 +1,4 @@
-"""When checkpoints are written, and what becomes of older ones; a thread beside training does the writing."""
+"""When checkpoints are written, and which are deleted; a thread writes them while training continues."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from unipool_dist.topology.groups import ParallelGroups
 
 @dataclass
 class SaveReport:
-    """One save, when it has ended."""
+    """The outcome of one save."""
 
     step: int
     stall_s: float
@@ -45,15 +45,15 @@ class SaveReport:
 
 
 class Saver:
-    """Writes checkpoints of one run. All methods are called by all ranks alike.
+    """The writer of one run's checkpoints. All methods are called by all ranks alike.
 
-    A save is left to a thread, which copies the state to host memory and writes the copy. Training goes on meanwhile;
-    before its next update of weights it waits for the copy, and with the next save for the writing. A save that fails
-    is reported and leaves the older checkpoints as they are; the run continues to the next one.
+    A save is left to a thread, which copies the state to host memory and writes the copy while training continues.
+    Training waits for the copy before its next update of weights, and for the writing before the next save. A save that
+    fails is reported and leaves the older checkpoints as they are; the run continues to the next one.
 
     Args:
-        data: what the run is trained on.
-        report: told of every save once it has ended, on every rank.
+        data: identity of the training data.
+        report: called with every save once it has ended, on every rank.
 
     Collectives of the constructor: one all_gather_object over the storage group.
     """
@@ -92,11 +92,11 @@ class Saver:
 
     @property
     def num_bytes(self) -> int:
-        """What this rank writes in one save."""
+        """Bytes that this rank writes in one save."""
         return sum(write.piece.num_bytes for write in self._writes if write.writer == self._groups.storage.rank())
 
     def after_step(self, step: int, *, closing: bool) -> None:
-        """Save if it is time to, or if the run is ``closing``; then the checkpoint is on disk when this returns.
+        """Save if it is due, or if the run is ``closing``; then the checkpoint is on disk when this returns.
 
         Raises:
             CheckpointError: the run is closing and its state could not be saved.
@@ -145,7 +145,8 @@ class Saver:
 
         Raises:
             Exception: the ranks did not agree on how it ended, because one has gone or a message was lost. No later
-                save could succeed, so the run must not go on as if one might.
+                save
+                could succeed, so the run must not continue.
         """
         if self._thread is None:
             return
@@ -159,7 +160,7 @@ class Saver:
             raise self._current.error
 
     def _wait_for_copy(self) -> None:
-        """The weights are about to change."""
+        """Wait for the copy, as the weights are about to change."""
         if self._copied.is_set():
             return
         assert self._current is not None
@@ -189,7 +190,7 @@ class Saver:
         report.write_s = time.perf_counter() - started
 
     def _delete_outdated(self) -> str | None:
-        """Returns what went wrong: too many checkpoints are no reason to lose one."""
+        """Delete outdated checkpoints; return what went wrong, as an error here is no reason to lose the run."""
         problems = []
         for step in outdated(self._directory.steps(), self._settings.keep_last, self._settings.keep_every):
             try:

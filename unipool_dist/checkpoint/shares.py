@@ -1,6 +1,6 @@
-"""Which rank writes what, so that every rank writes about as much as every other. Pure arithmetic, no torch.
+"""Which rank writes what, so that all ranks write about equally much. Pure arithmetic, no torch.
 
-Replicas are written once. What is left unequal, because a stage has more layers or the embedding, or because not
+Replicas are written once. Remaining imbalance, because a stage has more layers or the embedding, or because not
 everything divides, is evened out: ranks with too much send the rest to ranks with too little.
 """
 
@@ -19,7 +19,7 @@ TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class Write:
-    """``writer`` writes ``piece``, which it has from ``holder`` (often itself)."""
+    """A piece that ``writer`` writes, and gets from ``holder`` (often itself)."""
 
     piece: Piece
     holder: int
@@ -79,7 +79,7 @@ def _even_out(by_rank: list[list[Piece]], load: list[int]) -> list[Write]:
 
 
 def _cut(piece: Piece, num_bytes: float) -> int:
-    """About ``num_bytes`` of ``piece``, in elements: whole rows where a row is small against it, to get few boxes."""
+    """Return about ``num_bytes`` of ``piece``, in elements: whole rows if a row is small, to get few boxes."""
     numel = min(piece.numel, int(num_bytes // piece.itemsize))
     row = math.prod(piece.shard_shape[1:])
     if numel == piece.numel or row * 8 > numel:

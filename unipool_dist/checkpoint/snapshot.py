@@ -1,4 +1,4 @@
-"""A copy of a rank's share of the state in host memory, so that training can go on while the copy is written."""
+"""A copy of a rank's share of the state in host memory, so that training can continue while the copy is written."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from unipool_dist.checkpoint.state import Held
 
 
 class Snapshot:
-    """Copies of ``parts``, in memory allocated once and used again; pinned if they are on a GPU.
+    """Copies of ``parts``, in memory allocated once and reused; pinned if they are on a GPU.
 
     Costs the bytes of the parts in host memory for as long as it exists. A copy is ``begin`` followed by ``finish``,
-    which may be called by another thread; between the two the parts must not change. From a GPU it is made by a stream
-    of its own, beside what the GPU does next.
+    which may be called by another thread; between the two the parts must not change. From a GPU the copy uses its own
+    stream, parallel to what the GPU does next.
     """
 
     def __init__(self, parts: list[Held]) -> None:
@@ -37,7 +37,7 @@ class Snapshot:
         return self._stream is not None
 
     def begin(self) -> None:
-        """From now on the parts must not change. What an earlier copy held is gone."""
+        """Begin a copy, overwriting an earlier one. From now on the parts must not change."""
         if self._stream is None:
             return
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
@@ -45,18 +45,18 @@ class Snapshot:
             self._copy()
 
     def finish(self) -> None:
-        """When this returns, the copy is made, and the parts may change."""
+        """Finish the copy. Afterwards the parts may change."""
         if self._stream is None:
             self._copy()
         else:
             self._stream.synchronize()
 
     def values(self, piece: Piece) -> Tensor:
-        """The copied elements of one of the parts."""
+        """Return the copied elements of one of the parts."""
         return self._copies[piece]
 
     def originals(self, piece: Piece) -> Tensor:
-        """The elements themselves, which training changes."""
+        """Return the elements themselves, which training changes."""
         return self._sources[piece]
 
     def _copy(self) -> None:
@@ -64,7 +64,7 @@ class Snapshot:
             copy.copy_(source, non_blocking=True)
 
     def _lay_out(self, dtype: torch.dtype, parts: list[Held]) -> None:
-        """Parts that are neighbours in memory are neighbours in the copy too, and copied as one."""
+        """Lay out parts that are neighbours in memory as neighbours in the copy, to copy them as one."""
         buffer = torch.zeros(sum(part.piece.numel for part in parts), dtype=dtype, pin_memory=self.on_gpu)
         runs: list[tuple[Tensor, int, int, int]] = []  # source, its first and last element, where they go
         end = 0

@@ -24,7 +24,7 @@ from unipool_dist.checkpoint.records import RecordFile, read_part
 
 
 class HashingWriter(FileSystemWriter):
-    """Writes one file per rank, flushed to disk, and knows the size and hash of every file it has written."""
+    """A writer of one file per rank, flushed to disk, that knows the size and hash of every file it has written."""
 
     def __init__(self, path: Path) -> None:
         # Nothing is copied ahead: with a GPU torch would then write tensors in the order of their sizes.
@@ -41,12 +41,11 @@ class HashingWriter(FileSystemWriter):
 
 
 class SafeReader(FileSystemReader):
-    """Reads tensors alone, and of a tensor's record its elements alone.
+    """A reader that loads tensor data only; it never unpickles a record.
 
     Args:
-        index: from :func:`~unipool_dist.checkpoint.index.read_index`; no file is opened that it does not name. It is
-            read before, because torch.distributed.checkpoint would log an error of it with its traceback, and try once
-            more.
+        index: from :func:`~unipool_dist.checkpoint.index.read_index`; only files that it names are opened. It is read
+            beforehand, because torch.distributed.checkpoint would log an error of it with its traceback, and retry.
         wait_for: called with a file's name and a position in it before anything up to there is read.
     """
 
@@ -88,7 +87,7 @@ class SafeReader(FileSystemReader):
         return done
 
     def _info(self, item: ReadItem) -> Any:
-        """File, offset and length of the record that an item is read from."""
+        """Return file, offset and length of the record that an item is read from."""
         return self.storage_data[item.storage_index]
 
 

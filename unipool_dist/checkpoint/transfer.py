@@ -1,4 +1,4 @@
-"""Sending pieces from the ranks that hold them to the ranks that write them."""
+"""Send pieces from the ranks that hold them to the ranks that write them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Buffers = dict[Piece, Tensor]
 
 
 def receive_buffers(writes: list[Write], rank: int) -> Buffers:
-    """Memory for what ``rank`` is to write and another holds; made once, as a save should not fail for want of it."""
+    """Allocate memory for what ``rank`` writes and another holds; once, as a save should not fail for lack of it."""
     return {
         write.piece: torch.empty(write.piece.numel, dtype=getattr(torch, write.piece.dtype))
         for write in writes
@@ -27,11 +27,11 @@ def receive_buffers(writes: list[Write], rank: int) -> Buffers:
 def collect_pieces(
     writes: list[Write], values: Callable[[Piece], Tensor], buffers: Buffers, group: dist.ProcessGroup
 ) -> Filled:
-    """What this rank is to write, on the CPU.
+    """Return what this rank is to write, on the CPU.
 
     Args:
         writes: all ranks' writes, in the same order everywhere; ranks are those of ``group``.
-        values: elements of a piece that this rank holds, on the CPU.
+        values: returns the elements of a piece that this rank holds, on the CPU.
         buffers: those of :func:`receive_buffers`.
 
     Collectives: point-to-point messages between holders and writers in ``group``, one for each piece that moves.

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint alone, into a model that no optimizer belongs to."""
+"""Load only the weights of a checkpoint, into a model without an optimizer."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def load_weights(found: Found, model: PooledModel, groups: ParallelGroups) -> No
 
 
 def _whole(name: str, parameter: nn.Parameter) -> StateShard:
-    """All of a parameter as one shard, whose master is the parameter's own memory where that is fp32."""
+    """Return all of a parameter as one shard, whose master is the parameter's own memory if that is fp32."""
     flat: Tensor = parameter.detach().view(-1)
     return StateShard(name, parameter, 0, parameter.numel(), {MASTER: flat.float()}, 0)

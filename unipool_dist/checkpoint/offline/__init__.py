@@ -1,1 +1,1 @@
-"""What one process does with checkpoints without a run: looking at them, checking, cutting anew, export and import."""
+"""Work of a single process on checkpoints, without a run: list, verify, reshard, export and import."""

@@ -1,4 +1,4 @@
-"""Tensors cut into files of about equal size. Pure arithmetic, no torch.
+"""Cut tensors into files of about equal size. Pure arithmetic, no torch.
 
 A tensor is cut between rows of its first dimension only, so each piece is one box of it.
 """
@@ -19,7 +19,7 @@ _SMALL = 0.02
 
 
 def cut_into_files(tensors: Sequence[Piece], num_files: int) -> list[list[Piece]]:
-    """Deal ``tensors``, whole ones, out to ``num_files`` files in their order, cutting those at the ends of files."""
+    """Deal whole ``tensors`` out to ``num_files`` files in their order, cutting those at the ends of files."""
     files: list[list[Piece]] = [[] for _ in range(num_files)]
     rest = list(reversed(tensors))
     left = sum(_cost(piece) for piece in rest)
@@ -43,7 +43,7 @@ def cut_into_files(tensors: Sequence[Piece], num_files: int) -> list[list[Piece]
 
 
 def _fitting_rows(piece: Piece, room: float, target: float) -> int:
-    """How many rows of ``piece`` to put into a file of ``target`` bytes that has ``room`` left."""
+    """Return how many rows of ``piece`` to put into a file of ``target`` bytes that has ``room`` left."""
     rows = piece.shard_shape[0]
     if _cost(piece) <= room:
         return rows
@@ -57,7 +57,7 @@ def _cost(piece: Piece) -> int:
 
 
 def _split(piece: Piece, rows: int) -> tuple[Piece, Piece]:
-    """The first ``rows`` rows of a box, and the others."""
+    """Split off the first ``rows`` rows of a box."""
     first, shape = piece.shard_offset[0], piece.shard_shape
     assert 0 < rows < shape[0]
     return _rows(piece, first, rows), _rows(piece, first + rows, shape[0] - rows)

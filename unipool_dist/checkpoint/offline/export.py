@@ -1,4 +1,4 @@
-"""A checkpoint's weights as a model for others to use: safetensors, configuration, tokenizer; whole or not at all."""
+"""Export a checkpoint's weights as a model: safetensors, configuration, tokenizer; whole or not at all."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ _DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat
 def export_model(
     located: Located, out: Path, dtype: Dtype, max_shard_bytes: int, bar: Bar = no_bar
 ) -> tuple[ExportRecord, str | None]:
-    """Write the fp32 masters, rounded to ``dtype`` but for routers, to the new directory ``out``.
+    """Write the fp32 masters, rounded to ``dtype`` except for routers, to the new directory ``out``.
 
-    Returns what was written, and why the tokenizer's files are not there, if they are not. ``out`` is whole or absent;
-    what is written meanwhile is beside it, in ``out.writing``, and what a killed export has left there, the next one
-    removes. The process holds one file of weights at a time.
+    Returns the record, and if the tokenizer's files are missing, the reason. ``out`` is whole or absent: it is written
+    as ``out.writing``, where the next export removes what a killed one has left. The process holds one file of weights
+    at a time.
 
     Args:
         located: verified by :func:`unipool_dist.checkpoint.offline.locate.check_contents`.
@@ -88,7 +88,7 @@ def check_free(out: Path) -> None:
 
     Raises:
         CheckpointError: there is something at ``out``.
-        ForeignError: there is something beside it, in ``out.writing``, that no export has left.
+        ForeignError: there is something in ``out.writing`` that no export has left.
     """
     if exists(out):
         raise CheckpointError(f"{listed([out])} exists already; choose another directory or delete it")
@@ -161,7 +161,7 @@ def _write_index(shards: Sequence[Sequence[TensorInfo]], path: Path, dtype: Dtyp
 
 
 def _masters(reader: TensorReader) -> list[TensorInfo]:
-    """In the order of the model's layers and of the experts."""
+    """Return the masters in the order of the model's layers and of the experts."""
     masters = [tensor for name, tensor in reader.tensors.items() if name.startswith(_MASTER)]
     return sorted(masters, key=lambda tensor: [(not part.isdigit(), part.zfill(9)) for part in tensor.name.split(".")])
 

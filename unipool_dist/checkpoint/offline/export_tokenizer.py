@@ -1,4 +1,4 @@
-"""The tokenizer that belongs to a checkpoint, copied from the corpus that the run was trained on."""
+"""Copy the tokenizer that belongs to a checkpoint from the corpus that the run was trained on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unipool_dist.errors import DataError
 
 
 def copy_tokenizer(corpus: Path, tokenizer_hash: str | None, out: Path) -> tuple[tuple[str, ...], str | None]:
-    """Copy the tokenizer's files from ``corpus`` to ``out`` if they are those that ``tokenizer_hash`` names.
+    """Copy the tokenizer's files from ``corpus`` to ``out`` if they have the hash ``tokenizer_hash``.
 
     Returns:
         Their names and ``None``; or no names and why the files were not found.

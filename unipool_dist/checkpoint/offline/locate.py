@@ -1,4 +1,4 @@
-"""Which checkpoint is meant by a path and perhaps a step, and what it says beside its tensors; without torch."""
+"""Find the checkpoint meant by a path and perhaps a step, and read its small files; without torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from unipool_dist.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Located:
-    """A checkpoint that is whole by its manifest and the sizes of its files."""
+    """A checkpoint that is whole judging by its manifest and the sizes of its files."""
 
     folder: Path
     manifest: Manifest
@@ -33,9 +33,9 @@ class Located:
 
 
 def locate(path: Path, step: int | None) -> Located:
-    """The checkpoint meant by ``path``: a checkpoint's own folder, or a run's, of which it is that of ``step``.
+    """Find the checkpoint meant by ``path``: a checkpoint's own folder, or the one of ``step`` in a run.
 
-    Without a step it is the newest that is whole by its manifest and the sizes of its files.
+    Without a step it is the newest that is whole judging by its manifest and the sizes of its files.
 
     Raises:
         CheckpointError: there is none, the one asked for is not whole, or it cannot be read by this version.
@@ -56,7 +56,7 @@ def locate(path: Path, step: int | None) -> Located:
 
 
 def checkpoint_folders(path: Path, step: int | None) -> list[Path]:
-    """Folders of the checkpoints meant by ``path`` and ``step``, ascending by step; at least one.
+    """Return the folders of the checkpoints meant by ``path`` and ``step``, ascending by step; at least one.
 
     ``path`` is a run directory, or one checkpoint's folder, which may have been moved elsewhere.
 

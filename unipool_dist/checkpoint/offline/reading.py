@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint read by one process alone, as many at a time as fit."""
+"""Read tensors of a checkpoint in a single process, as many at a time as fit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from unipool_dist.errors import CheckpointError
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What the index of a checkpoint says of a tensor."""
+    """The entry of a tensor in a checkpoint's index."""
 
     name: str
     shape: Shape
@@ -49,7 +49,7 @@ class TensorInfo:
 
 
 class TensorReader:
-    """The tensors of the checkpoint in ``folder``. Nothing that its files hold is ever executed.
+    """The tensors of the checkpoint in ``folder``. Nothing in its files is ever executed.
 
     Raises:
         CheckpointError: the manifest or the index cannot be read, or the index asks for what it has no use for.
@@ -62,7 +62,7 @@ class TensorReader:
         self.tensors = {name: _info(folder, name, saved) for name, saved in sorted(index.items())}
 
     def whole(self, tensor: TensorInfo) -> Tensor:
-        """All of a tensor, in its shape.
+        """Read all of a tensor, in its shape.
 
         Raises:
             CheckpointError: as of :meth:`read`.
@@ -90,7 +90,7 @@ class TensorReader:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """torch.distributed.checkpoint in one process: without the warning that it is one, with errors as raised."""
+    """Use torch.distributed.checkpoint in one process: without its warning about that, with errors as raised."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
         try:

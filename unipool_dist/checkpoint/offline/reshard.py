@@ -1,4 +1,4 @@
-"""The same checkpoint in another number of files."""
+"""Rewrite a checkpoint in another number of files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing a checkpoint by one process alone, box by box, from wherever the values come: whole or not at all."""
+"""Write a checkpoint in a single process, box by box, from any source of values: whole or not at all."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rewrite_checkpoint(
     The process holds one box at a time in memory.
 
     Args:
-        files: what goes into each file, named as if one rank had written it; each piece is one box.
+        files: the content of each file, named as if one rank had written it; each piece is one box.
         read: called once for each piece.
 
     Raises:
@@ -67,7 +67,7 @@ def rewrite_checkpoint(
 
 
 class _ReadingPlanner(PieceSavePlanner):
-    """Reads a box when it is to be written, not before, into memory that all boxes share."""
+    """A planner that reads a box when it is to be written, not before, into memory that all boxes share."""
 
     def __init__(self, pieces: Sequence[Piece], read: Read) -> None:
         super().__init__(
@@ -87,7 +87,7 @@ class _ReadingPlanner(PieceSavePlanner):
 
 
 class _FileByFileWriter(HashingWriter):
-    """Writes the given files one after the other, under the names that as many ranks would have used.
+    """A writer of the given files, one after the other, under the names that as many ranks would have used.
 
     Not as threads of one FileSystemWriter, which loses their errors and deals boxes out by the size of whole tensors.
     """

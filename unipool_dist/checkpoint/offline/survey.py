@@ -1,4 +1,4 @@
-"""What there is in a run's ``checkpoints`` folder, as far as names, sizes and small files tell. Changes nothing."""
+"""List a run's ``checkpoints`` folder, judging by names, sizes and small files. Changes nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Entry:
 
 
 def survey(run_dir: Path) -> list[Entry]:
-    """Everything in ``run_dir/checkpoints``, ascending by step; empty if there is no such folder.
+    """Return everything in ``run_dir/checkpoints``, ascending by step; empty if there is no such folder.
 
     Raises:
         CheckpointError: ``run_dir`` is not a directory, or a single checkpoint.
@@ -55,23 +55,23 @@ def survey(run_dir: Path) -> list[Entry]:
 
 
 def step_in_name(folder: Path) -> int | None:
-    """The step of which ``folder`` is the checkpoint if its name is that of one, else ``None``."""
+    """Return the step in the name of ``folder`` if that is a checkpoint's name, else ``None``."""
     match = _FOLDER.fullmatch(folder.name)
     return int(match[1]) if match and match[2] is None else None
 
 
 def is_checkpoint_folder(path: Path) -> bool:
-    """Whether ``path`` is one checkpoint, by its name or, if it has been renamed, by its manifest."""
+    """Return whether ``path`` is one checkpoint, by its name or, if it was renamed, by its manifest."""
     return step_in_name(path.resolve()) is not None or (path / MANIFEST_FILE).is_file()
 
 
 def quick_faults(folder: Path) -> list[str]:
-    """What is wrong with the checkpoint in ``folder`` by its manifest and the sizes of its files."""
+    """Return what is wrong with the checkpoint in ``folder`` judging by its manifest and the sizes of its files."""
     return _faults(folder, size_faults)
 
 
 def thorough_faults(folder: Path, count: Count | None = None) -> list[str]:
-    """What is wrong with the checkpoint in ``folder``; reads every byte. ``count`` is told of bytes read."""
+    """Return what is wrong with the checkpoint in ``folder``; reads every byte. ``count`` is called with bytes read."""
     return _faults(folder, lambda folder, manifest: content_faults(folder, manifest.files, count))
 
 
@@ -114,7 +114,7 @@ def _entry(folder: Path) -> Entry | None:
 
 
 def _sizes(folder: Path) -> list[tuple[str, int]]:
-    """Names and sizes of the files in ``folder``, as many as are still there: a run may be writing or deleting it."""
+    """Return names and sizes of the files in ``folder`` that still exist: a run may be writing or deleting it."""
     sizes = []
     try:
         for path in folder.iterdir():
