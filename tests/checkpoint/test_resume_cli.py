@@ -16,8 +16,8 @@ from tests.support.running import last_step
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.cli import cli
 from unipool_dist.errors import ConfigError
+from unipool_dist.run.beginning import check_run_dir
 from unipool_dist.run.heartbeat import HeartbeatWriter
-from unipool_dist.run.rundir import check_run_dir
 
 STEPS = 12
 STUCK = "2026-01-02T03-04-05"

@@ -19,9 +19,9 @@ from unipool_dist.config import Config, load_config
 from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.observe.figures import LossCurves, loss_figure, save
 from unipool_dist.observe.metrics import MetricsWriter
+from unipool_dist.run.beginning import begin_run_dir, check_run_dir, continue_run_dir
 from unipool_dist.run.heartbeat import HeartbeatWriter
 from unipool_dist.run.lock import RunLock
-from unipool_dist.run.rundir import begin_run_dir, check_run_dir, continue_run_dir
 from unipool_dist.run.start import Start
 
 TRAINED = {"step": 1, "loss": 2.0, "aux_loss": 0.1, "grad_norm": 1.0, "lr": 0.1, "tokens": 64, "tokens_per_s": 9.0}

@@ -17,7 +17,6 @@ from tests.checkpoint.cli_runs import columns, command_of, complete
 from tests.checkpoint.damage import flip_bit
 from tests.support.running import Run, last_step
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.resilience.handover import HANDOVER_FILE
 
 STEPS = 16
 
@@ -95,7 +94,7 @@ def test_a_job_started_anew_elsewhere_takes_the_run_over_from_its_former_start(
     done = int(re.findall(r"^step +(\d+)/", output, re.MULTILINE)[-1])
     later.wait_for_step(done + 1)
     assert "is still held by process" in later.output() and f"resumed after step {done} of 4000" in later.output()
-    assert "are lost" not in later.output() and not (run_dir / HANDOVER_FILE).exists()
+    assert "are lost" not in later.output() and not (run_dir / ".handover").exists()
     later.process.send_signal(signal.SIGTERM)
     assert later.end()[0] == 75
 

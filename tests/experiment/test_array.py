@@ -45,7 +45,7 @@ def test_one_task_for_each_run_that_is_not_done(
     assert "job 4711 is submitted" in said and f"unipool-dist status {out}" in said
     folder = JobFolder(out)
     assert folder.read().runs == ["vanilla/seed-1", "plain/seed-2", "vanilla/seed-2"]
-    assert "#SBATCH --array=0-2\n" in folder.script.read_text()
+    assert "#SBATCH --array=0-2\n" in folder.files.job_script.read_text()
     configs = {run: run_config(out / run) for run in folder.read().runs}
     assert {run: (c.pool.router, c.train.seed) for run, c in configs.items()} == {
         "vanilla/seed-1": ("softmax", 1),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unipool_dist.run.attempts import ATTEMPTS_FILE, Attempt, AttemptLog
+from unipool_dist.run.attempts import Attempt, AttemptLog
 
 
 def test_starts_and_ends_come_back(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_starts_and_ends_come_back(tmp_path: Path) -> None:
 def test_a_line_cut_short_is_ignored_and_does_not_spoil_the_next(tmp_path: Path, written: bytes) -> None:
     log = AttemptLog(tmp_path)
     log.start(Attempt("5", 0, ["n1"], 1, 0, 10.0))
-    with (tmp_path / ATTEMPTS_FILE).open("ab") as file:
+    with (tmp_path / "attempts.jsonl").open("ab") as file:
         file.write(written)
     log = AttemptLog.read(tmp_path)
     log.start(Attempt("5", 1, ["n1"], 1, 7, 30.0))
@@ -48,13 +48,13 @@ def test_an_end_of_an_earlier_version_is_that_of_the_last_start(tmp_path: Path) 
     log = AttemptLog(tmp_path)
     log.start(Attempt("5", 0, ["n1"], 1, 0, 10.0))
     log.start(Attempt("5", 1, ["n1"], 1, 0, 20.0))
-    with (tmp_path / ATTEMPTS_FILE).open("a") as file:
+    with (tmp_path / "attempts.jsonl").open("a") as file:
         file.write('{"event": "end", "outcome": "failed"}\n')
     assert [attempt.outcome for attempt in AttemptLog.read(tmp_path).attempts] == [None, "failed"]
 
 
 def test_what_cannot_be_written_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / ATTEMPTS_FILE).mkdir()  # root, too, cannot write to it
+    (tmp_path / "attempts.jsonl").mkdir()  # root, too, cannot write to it
     log = AttemptLog(tmp_path)
     log.start(Attempt("5", 0, ["n1"], 1, 0, 10.0))
     log.end(ended=20.0, outcome="stopped", status=75, step=3, detail="SIGUSR1 on a rank")

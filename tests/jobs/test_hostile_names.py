@@ -137,7 +137,7 @@ def test_the_frozen_program_runs_nothing_of_its_own_path(tmp_path: Path, stubs: 
         _write_program(folder, str(stubs / "python"))
         (call,) = ran(stubs, tmp_path, folder.path / "bin" / "unipool-dist", "train", name)
         assert call[:5] == ["python", "-m", "unipool_dist", "train", name]
-        assert call[6] == f"PYTHONPATH={folder.code}"
+        assert call[6] == f"PYTHONPATH={folder.files.code}"
 
 
 @pytest.mark.parametrize("name", [name for name in HOSTILE if not {*name} - {*map(chr, range(32, 127))}])

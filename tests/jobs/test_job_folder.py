@@ -10,9 +10,10 @@ import pytest
 from tests.support.trees import snapshot
 from unipool_dist.base.belongings import ForeignError, foreign
 from unipool_dist.config import Config
-from unipool_dist.jobs.folder import JOB_FOLDER, JobFolder
+from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.jobs.freeze import freeze_code, freeze_config
 from unipool_dist.jobs.submission import check_job_folders
+from unipool_dist.run.belongings import JOB_FOLDER
 from unipool_dist.run.lock import RunLock
 
 
@@ -29,12 +30,12 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> JobFolder:
 
 def test_what_was_frozen_is_known_again_and_can_be_frozen_anew(frozen: JobFolder) -> None:
     check_job_folders(frozen, {".": Config()})
-    (frozen.code / "unipool_dist" / "__pycache__").mkdir(exist_ok=True)
-    (frozen.code / "unipool_dist" / "__pycache__" / "errors.cpython-311.pyc").touch()
-    (frozen.code / "unipool_dist" / "gone.py").touch()  # of another version
+    (frozen.files.code / "unipool_dist" / "__pycache__").mkdir(exist_ok=True)
+    (frozen.files.code / "unipool_dist" / "__pycache__" / "errors.cpython-311.pyc").touch()
+    (frozen.files.code / "unipool_dist" / "gone.py").touch()  # of another version
     freeze_code(frozen, sys.executable)
     assert foreign(frozen.path, JOB_FOLDER) == []
-    assert not (frozen.code / "unipool_dist" / "gone.py").exists()
+    assert not (frozen.files.code / "unipool_dist" / "gone.py").exists()
 
 
 @pytest.mark.parametrize("name", ["code/unipool_dist/notes.txt", "thesis.tex", "code/mine/a.py", "launchers/a.png"])

@@ -126,7 +126,7 @@ def test_a_submission_keeps_no_secret_where_others_can_read_it(
     assert PW not in (job / "environment.txt").read_text()
     record = JobFolder(tmp_path / "here").read()
     assert "--name=https://host" in record.command and PW not in record.command
-    assert PW not in "".join(JobFolder(tmp_path / "here").script.read_text().splitlines(keepends=True)[:3])
+    assert PW not in "".join(JobFolder(tmp_path / "here").files.job_script.read_text().splitlines(keepends=True)[:3])
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o600])
@@ -134,8 +134,8 @@ def test_a_script_is_replaced_and_never_emptied(tmp_path: Path, monkeypatch: pyt
     """A disk that is full when a run is submitted again leaves the script that was there."""
     folder = JobFolder(tmp_path)
     folder.path.mkdir()
-    folder.script.write_text("as it was\n")
-    folder.script.chmod(mode)
+    folder.files.job_script.write_text("as it was\n")
+    folder.files.job_script.chmod(mode)
 
     def full(*names: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -144,6 +144,7 @@ def test_a_script_is_replaced_and_never_emptied(tmp_path: Path, monkeypatch: pyt
         patch.setattr(os, "replace", full)
         with pytest.raises(OSError, match="No space"):
             folder.write_script("new\n")
-    assert folder.script.read_text() == "as it was\n" and len(list(folder.path.iterdir())) == 1
+    assert folder.files.job_script.read_text() == "as it was\n" and len(list(folder.path.iterdir())) == 1
     folder.write_script("new\n")
-    assert folder.script.read_text() == "new\n" and stat.S_IMODE(folder.script.stat().st_mode) == 0o600
+    script = folder.files.job_script
+    assert script.read_text() == "new\n" and stat.S_IMODE(script.stat().st_mode) == 0o600

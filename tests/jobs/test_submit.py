@@ -72,13 +72,14 @@ def test_a_submission_freezes_all_that_the_run_is_made_of(tmp_path: Path, fake_s
     assert frozen.train.steps == 7 and frozen.parallel.dp == "auto" and frozen.run.dir == str(run_dir)
     folder = JobFolder(run_dir)
     assert folder.submissions() == ["4711"]
-    assert (folder.code / "unipool_dist" / "cli" / "submit.py").is_file() and (folder.launchers / "srun.sh").is_file()
+    assert (folder.files.code / "unipool_dist" / "cli" / "submit.py").is_file()
+    assert (folder.files.launchers / "srun.sh").is_file()
     job = folder.read()
     assert job.tasks_per_node == 4 and "train.steps=7" in job.command and job.versions["torch"]
     assert "torch==" in (folder.path / "packages.txt").read_text()
     called = (fake_slurm / "sbatch.called").read_text().split()
-    assert called == ["--parsable", str(folder.script)]
-    script = folder.script.read_text()
+    assert called == ["--parsable", str(folder.files.job_script)]
+    script = folder.files.job_script.read_text()
     for option in (
         "--nodes=2",
         "--gpus-per-node=4",
@@ -88,7 +89,7 @@ def test_a_submission_freezes_all_that_the_run_is_made_of(tmp_path: Path, fake_s
         "--open-mode=append",
     ):
         assert f"#SBATCH {option}\n" in script
-    assert subprocess.run(["bash", "-n", str(folder.script)]).returncode == 0
+    assert subprocess.run(["bash", "-n", str(folder.files.job_script)]).returncode == 0
 
 
 def test_a_job_runs_the_frozen_code_though_the_working_tree_is_the_current_directory(
@@ -106,7 +107,7 @@ def test_a_job_runs_the_frozen_code_though_the_working_tree_is_the_current_direc
 
     program = run(folder.path / "bin" / "unipool-dist", "--help")
     assert program.returncode == 0 and "submit" in program.stdout, program.stderr
-    assert "SLURM_JOB_ID" in run("bash", folder.script).stderr, "the batch script has come to its own code"
+    assert "SLURM_JOB_ID" in run("bash", folder.files.job_script).stderr, "the batch script has come to its own code"
 
 
 def test_a_dry_run_prints_the_script_and_leaves_no_trace(tmp_path: Path, fake_slurm: Path, config: Path) -> None:
@@ -131,7 +132,8 @@ def test_a_sweep_is_an_array_with_a_run_for_every_combination(tmp_path: Path, fa
     done = submit(tmp_path, fake_slurm, str(config), "run.dir=all", *COMMON, *sweep)
     assert done.returncode == 0, done.stderr
     folder = JobFolder(tmp_path / "all")
-    assert "#SBATCH --array=0-3%3" in folder.script.read_text() and "logs/%A_%a.log" in folder.script.read_text()
+    script = folder.files.job_script.read_text()
+    assert "#SBATCH --array=0-3%3" in script and "logs/%A_%a.log" in script
     seen = {(c.train.seed, c.optimizer.lr) for c in (run_config(folder.run_dir / run) for run in folder.read().runs)}
     assert seen == {(1, 0.001), (1, 0.002), (2, 0.001), (2, 0.002)}
 
@@ -249,7 +251,7 @@ def test_a_run_without_a_time_limit_that_gets_one_is_warned_before_it(
 ) -> None:
     endless = ("--nodes", "2", "--gpus-per-node", "4", "--time", "UNLIMITED")
     assert submit(tmp_path, fake_slurm, str(config), "run.dir=here", *endless).returncode == 0
-    assert "--signal" not in JobFolder(tmp_path / "here").script.read_text()
+    assert "--signal" not in JobFolder(tmp_path / "here").files.job_script.read_text()
     assert submit(tmp_path, fake_slurm, "--resume", "here", "--time", "1:00:00").returncode == 0
     assert {"--time=1:00:00", "--signal=USR1@180"} <= set((fake_slurm / "sbatch.called").read_text().split())
     shown = submit(tmp_path, fake_slurm, "--resume", "here", "--time", "UNLIMITED", "--dry-run")

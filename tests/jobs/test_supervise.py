@@ -15,9 +15,9 @@ import pytest
 
 from tests.jobs.test_tasks import folder_with
 from unipool_dist.config import dump_config, load_config
-from unipool_dist.jobs.folder import CONFIG_FILE, JobFolder
+from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.jobs.policy import MAX_CUT_OFF, MAX_FRUITLESS, MAX_STOPPED
-from unipool_dist.resilience.handover import HANDOVER_FILE, Handover
+from unipool_dist.resilience.handover import Handover
 from unipool_dist.run.attempts import AttemptLog
 from unipool_dist.run.lock import RunLock
 
@@ -38,8 +38,8 @@ class Batch:
         self.folder: JobFolder = folder_with(tmp_path)
         self.run_dir = self.folder.run_dir
         config = load_config(None, ("train.steps=100", "train.global_batch_size=12", "train.micro_batch_size=1"))
-        dump_config(config, self.folder.path / CONFIG_FILE)
-        shutil.copytree(Path(__file__).parents[2] / "launchers", self.folder.launchers)
+        dump_config(config, self.folder.path / "config.yaml")
+        shutil.copytree(Path(__file__).parents[2] / "launchers", self.folder.files.launchers)
         self.bin = tmp_path / "bin"
         self.bin.mkdir()
         self.scontrol("JobState=RUNNING Restarts=0")
@@ -156,7 +156,7 @@ def test_the_end_of_a_former_start_is_not_that_of_the_one_that_waited_for_it(bat
     lock.acquire()
     process = batch.start(restart=1)
     until = time.monotonic() + 60
-    while not (batch.run_dir / HANDOVER_FILE).exists() and time.monotonic() < until:
+    while not (batch.run_dir / ".handover").exists() and time.monotonic() < until:
         time.sleep(0.05)
     beat = {
         "state": "stopped",
@@ -178,7 +178,7 @@ def test_who_is_ended_while_it_waits_for_a_former_start_starts_nothing(batch: Ba
     with RunLock(batch.run_dir):
         process = batch.start(restart=1)
         until = time.monotonic() + 60
-        while not (batch.run_dir / HANDOVER_FILE).exists() and time.monotonic() < until:
+        while not (batch.run_dir / ".handover").exists() and time.monotonic() < until:
             time.sleep(0.05)
         process.terminate()
         output, _ = process.communicate(timeout=60)

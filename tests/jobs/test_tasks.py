@@ -33,7 +33,7 @@ def test_one_task_per_process(tmp_path: Path) -> None:
     command = train_command(folder, folder.run_dir, LAYOUT)
     assert command[0] == "srun" and "--kill-on-bad-exit=1" in command
     assert {"--nodes=2", "--nodelist=a,b", "--ntasks=4", "--ntasks-per-node=2", "--cpus-per-task=3"} <= set(command)
-    launcher = str(folder.launchers / "srun.sh")
+    launcher = str(folder.files.launchers / "srun.sh")
     assert command[-4:] == ["--cpu-bind=cores", launcher, str(folder.run_dir / "job/config.yaml"), "--resume"]
     command = doctor_command(folder, folder.run_dir, LAYOUT)
     assert command[-6:] == [
@@ -46,7 +46,7 @@ def test_one_torchrun_per_node(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, launcher="torchrun", cpus_per_task=3)
     command = train_command(folder, folder.run_dir, LAYOUT)
     assert {"--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=6"} <= set(command)
-    assert command[-5:-2] == [str(folder.launchers / "torchrun.sh"), "--nproc", "2"]
+    assert command[-5:-2] == [str(folder.files.launchers / "torchrun.sh"), "--nproc", "2"]
 
 
 def test_every_torchrun_starts_as_many_as_the_layout_has_where_nodes_are_not_full(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from unipool_dist.errors import NonFiniteError, UnipoolError
-from unipool_dist.observe.files import METRICS_FILE, TENSORBOARD_DIR, USAGE_FILE
 from unipool_dist.observe.jsonlines import read_json_lines
 from unipool_dist.observe.metrics import TRAIN_KEYS, MetricsWriter
 
@@ -35,7 +34,7 @@ def test_lines_have_the_documented_keys_and_are_on_disk_at_once(tmp_path: Path) 
     writer = MetricsWriter(tmp_path, tensorboard=False)
     writer.train(record_of(1, loss=np.float32(2.5), memory_bytes=np.int64(7)))
     writer.validation(1, {"web": 3.0, "code": 2.0}, {"web": 1.5, "code": 1.0})
-    train, validation = read_json_lines(tmp_path / METRICS_FILE)  # before close
+    train, validation = read_json_lines(tmp_path / "metrics.jsonl")  # before close
     assert train == record_of(1, loss=2.5, memory_bytes=7)
     assert validation == {
         "step": 1,
@@ -43,7 +42,7 @@ def test_lines_have_the_documented_keys_and_are_on_disk_at_once(tmp_path: Path) 
         "bits_per_byte": {"web": 1.5, "code": 1.0},
     }
     writer.usage(1, COUNTS_LE)
-    assert read_json_lines(tmp_path / USAGE_FILE) == [{"step": 1, "num_pools": 1, "counts": [[3, 1], [0, 4]]}]
+    assert read_json_lines(tmp_path / "expert_usage.jsonl") == [{"step": 1, "num_pools": 1, "counts": [[3, 1], [0, 4]]}]
     writer.close()
     writer.close()
 
@@ -55,7 +54,7 @@ def test_non_finite_numbers_are_refused_by_name_and_leave_no_line(tmp_path: Path
         writer.train(record_of(3, grad_norm=bad))
     with pytest.raises(NonFiniteError, match=r"step 3: validation\.web=(nan|inf)"):
         writer.validation(3, {"web": bad}, {"web": 1.0})
-    assert (tmp_path / METRICS_FILE).read_text() == ""
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
 def test_a_record_without_a_documented_key_is_a_mistake(tmp_path: Path) -> None:
@@ -68,24 +67,25 @@ def test_a_record_without_a_documented_key_is_a_mistake(tmp_path: Path) -> None:
 def test_resuming_gives_the_files_of_an_uninterrupted_run(tmp_path: Path) -> None:
     write_steps(tmp_path / "whole", 1, 6)
     write_steps(tmp_path / "parts", 1, 5)
-    with (tmp_path / "parts" / METRICS_FILE).open("a") as file:
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')  # cut short by a crash
     write_steps(tmp_path / "parts", 4, 6, resume_from_step=3)
-    for name in (METRICS_FILE, USAGE_FILE):
+    names = ["expert_usage.jsonl", "metrics.jsonl"]
+    for name in names:
         assert (tmp_path / "parts" / name).read_text() == (tmp_path / "whole" / name).read_text()
-    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == sorted([METRICS_FILE, USAGE_FILE])
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == names
 
 
 def test_a_new_run_replaces_the_records_of_an_old_one(tmp_path: Path) -> None:
     write_steps(tmp_path, 1, 5)
     write_steps(tmp_path, 1, 2)
-    assert {record["step"] for record in read_json_lines(tmp_path / METRICS_FILE)} == {1, 2}
+    assert {record["step"] for record in read_json_lines(tmp_path / "metrics.jsonl")} == {1, 2}
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    (tmp_path / METRICS_FILE).write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
     with pytest.raises(UnipoolError, match="line 2"):
-        read_json_lines(tmp_path / METRICS_FILE)
+        read_json_lines(tmp_path / "metrics.jsonl")
 
 
 def test_tensorboard_holds_the_same_numbers_and_a_heat_map(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_tensorboard_holds_the_same_numbers_and_a_heat_map(tmp_path: Path) -> No
     writer.validation(2, {"web": 3.0}, {"web": 1.5})
     writer.usage(2, COUNTS_LE)
     writer.close()
-    events = EventAccumulator(str(tmp_path / TENSORBOARD_DIR))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 4.0), (2, 2.0)]
     assert events.Scalars("validation/bits_per_byte/web")[0].value == 1.5
@@ -110,12 +110,12 @@ def test_tensorboard_does_not_show_what_a_resumed_run_writes_anew(tmp_path: Path
         for step in steps:
             writer.train(record_of(step))
         writer.close()
-    events = EventAccumulator(str(tmp_path / TENSORBOARD_DIR))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4]
 
 
 def test_lines_are_plain_json(tmp_path: Path) -> None:
     write_steps(tmp_path, 1, 1)
-    for line in (tmp_path / METRICS_FILE).read_text().splitlines():
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         assert isinstance(json.loads(line), dict)

@@ -17,7 +17,7 @@ from unipool_dist.config import dump_config, load_config, resolve_config
 from unipool_dist.errors import UnipoolError
 from unipool_dist.probe.plots import randomized_figure
 from unipool_dist.probe.record import Probe, check_comparable, read_probe
-from unipool_dist.run.rundir import begin_run_dir
+from unipool_dist.run.beginning import begin_run_dir
 
 FIGURES = {"randomized.png", "distinct.png", "ownership.png", "affinity.png"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unipool_dist.resilience import handover
-from unipool_dist.resilience.handover import HANDOVER_FILE, Handover
+from unipool_dist.resilience.handover import Handover
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_no_other_process_gives_the_run_away(
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", "{}", '{"slurm_job": "17", "restart": "x"}', "\x80"])
 def test_a_request_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
-    (tmp_path / HANDOVER_FILE).write_bytes(text.encode("latin-1"))
+    (tmp_path / ".handover").write_bytes(text.encode("latin-1"))
     assert not start(tmp_path, 0).is_asked()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unipool_dist.run.heartbeat import HEARTBEAT_FILE, HeartbeatWriter, read_heartbeat
+from unipool_dist.run.heartbeat import HeartbeatWriter, read_heartbeat
 
 
 def test_every_step_is_there_at_once(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_a_shorter_line_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", '{"step": 4', "[]", '{"unknown": 1}'])
 def test_what_cannot_be_read_is_no_heartbeat(tmp_path: Path, text: str) -> None:
     assert read_heartbeat(tmp_path) is None
-    (tmp_path / HEARTBEAT_FILE).write_text(text)
+    (tmp_path / "heartbeat.json").write_text(text)
     assert read_heartbeat(tmp_path) is None
 
 

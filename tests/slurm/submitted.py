@@ -18,7 +18,6 @@ from tests.support.running import train_records
 from tests.support.runs import TINY_RUN
 from unipool_dist.run.attempts import Attempt, AttemptLog
 from unipool_dist.run.heartbeat import Heartbeat, read_heartbeat
-from unipool_dist.run.lock import LOCK_FILE
 
 STEPS = 60  # from about the eightieth on rounding shows in the fifth digit, on other layouts without any fault
 # 12 sequences and 12 experts: 1, 2, 3 and 4 nodes all fit. A larger epsilon: Adam's first steps would otherwise turn
@@ -94,7 +93,7 @@ class SubmittedRun:
         return AttemptLog.read(self.run_dir / "job").attempts
 
     def _lock_holder(self) -> str:
-        return (self.run_dir / LOCK_FILE).read_text()
+        return (self.run_dir / ".lock").read_text()
 
     def log(self) -> str:
         path = self.run_dir / "logs" / f"{self.job_id}.log"

@@ -38,10 +38,8 @@ from unipool_dist.cli.checkpoint import interchange, resharding
 from unipool_dist.cli.experiment_places import check_places
 from unipool_dist.config import Config, dump_config, load_config
 from unipool_dist.errors import UnipoolError
-from unipool_dist.experiment.local import log_of
 from unipool_dist.experiment.plan import Run
 from unipool_dist.experiment.specification import Experiment, freeze_experiment
-from unipool_dist.jobs.folder import JOB
 from unipool_dist.jobs.freeze import freeze_config
 from unipool_dist.report import page
 from unipool_dist.report.pictures import Picture
@@ -201,10 +199,10 @@ def _experiment(top: Path) -> None:
     run = Run("v", 1, top / "experiment" / "v" / "seed-1", Config())
     check_places(experiment, top / "mine.yaml", [run])
     freeze_experiment(experiment, top / "mine.yaml")
-    with RunLock(run.directory / JOB):
+    with RunLock(run.directory / "job"):
         freeze_config(run.directory, run.config)
-        log_of(run).parent.mkdir(exist_ok=True)
-        with log_of(run).open("ab") as log:
+        (run.directory / "logs").mkdir(exist_ok=True)
+        with (run.directory / "logs" / "train.log").open("ab") as log:
             log.write(b"started\n")
         start(run.directory, resume=True)
 

@@ -29,17 +29,15 @@ from unipool_dist.base.belongings import (
     remove_if_empty,
     unlink_link,
 )
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.checkpoint.durable import flush, rename_durably
-
-CHECKPOINTS = "checkpoints"
-ASIDE = "aside"
 
 _NAME = re.compile(r"step-(\d{8,})")
 _WRITING, _DELETING = ".writing", ".deleting"
 
 _TENSORS = r"__\d+_\d+\.distcp(\.tmp)?|\.metadata(\.tmp)?"
 _RECORDS = r"manifest\.json|state\.json"
-_FILES = {_TENSORS: any_file, _RECORDS: any_file, r"config\.yaml": any_file}
+_FILES = {_TENSORS: any_file, _RECORDS: any_file, RunDirectory.config.pattern: any_file}
 CHECKPOINT = Folder(_FILES, sign=_RECORDS)
 UNFINISHED = Folder(_FILES, sign=_TENSORS)
 """Half written, or half deleted."""
@@ -50,8 +48,8 @@ class CheckpointDirectory:
     """All checkpoints of the run in ``run_dir``."""
 
     def __init__(self, run_dir: Path) -> None:
-        self.path = run_dir / CHECKPOINTS
-        self._doomed = self.path.with_name(CHECKPOINTS + _DELETING)  # where earlier versions put all that was to go
+        self.path, self._aside = RunDirectory(run_dir).checkpoints, RunDirectory(run_dir).aside
+        self._doomed = _doomed(self.path)  # where earlier versions put all that was to go
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, ascending; whether its files are still good is not checked."""
@@ -78,13 +76,12 @@ class CheckpointDirectory:
         if not self.path.is_dir():
             return [self.path]
         named = [entry for entry in sorted(self.path.iterdir()) if _kind_of(entry) is not None]
-        aside = self.path / ASIDE
-        no_folder = [aside] if exists(aside) and not aside.is_dir() else []
+        no_folder = [self._aside] if exists(self._aside) and not self._aside.is_dir() else []
         return [entry for entry in named if not _seems_ours(entry)] + no_folder
 
     def foreign(self) -> list[Path]:
         """Return everything in the directory but checkpoints as they were written, and ``aside``."""
-        return foreign(self.path, Folder({**_ENTRIES, ASIDE: Kept()}))
+        return foreign(self.path, Folder({**_ENTRIES, RunDirectory.aside.pattern: Kept()}))
 
     def begin(self, step: int) -> None:
         """Make an empty folder :meth:`draft`.
@@ -160,16 +157,15 @@ class CheckpointDirectory:
     def set_aside(self, step: int, reason: str) -> Path:
         """Move the checkpoint of ``step`` out of the way, unchanged, to ``checkpoints/aside``; return where it went."""
         folder = self.folder(step)
-        aside = self.path / ASIDE
-        aside.mkdir(exist_ok=True)
-        target = free_name(aside / f"{folder.name}.{reason}")
+        self._aside.mkdir(exist_ok=True)
+        target = free_name(self._aside / f"{folder.name}.{reason}")
         if folder.is_symlink():  # moved, a relative link would lead elsewhere
             target.symlink_to(folder.resolve())
             unlink_link(folder)
         else:
             folder.rename(target)
         flush(self.path)
-        flush(aside)
+        flush(self._aside)
         return target
 
 

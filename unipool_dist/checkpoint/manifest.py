@@ -13,10 +13,11 @@ import xxhash
 
 from unipool_dist.base.names import OutsideError, plain_name, regular_inside
 from unipool_dist.base.reading import open_regular, read_json
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.errors import CheckpointError
 
 MANIFEST_FILE = "manifest.json"
-STATE_FILE, CONFIG_FILE, INDEX_FILE = "state.json", "config.yaml", ".metadata"
+STATE_FILE, CONFIG_FILE, INDEX_FILE = "state.json", RunDirectory.config.name, ".metadata"
 SMALL_FILES = (STATE_FILE, CONFIG_FILE, INDEX_FILE)
 """What is read of every checkpoint before its tensors; verified even if only sizes are asked for."""
 _CHUNK_BYTES = 8 << 20

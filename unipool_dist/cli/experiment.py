@@ -129,7 +129,7 @@ def _train_here(asked: _Asked, *, num_at_once: int, num_processes: int, dry_run:
     check_corpora(run.config.data.path for run in asked.runs)
     check_places(asked.experiment, asked.file, asked.runs)
     freeze_experiment(asked.experiment, asked.file)
-    from unipool_dist.experiment.local import LocalTrainings, log_of
+    from unipool_dist.experiment.local import LocalTrainings
 
     todo = [run for run in asked.runs if progress_of(run).state != "done"]
     say(f"{asked.output}: {len(asked.runs) - len(todo)} of {len(asked.runs)} runs are done")
@@ -138,7 +138,7 @@ def _train_here(asked: _Asked, *, num_at_once: int, num_processes: int, dry_run:
         trainings.train()
     say("\n".join(["", *_table(asked.runs)]))
     for run in trainings.failed:
-        say(f"{run.name} failed; its log: {log_of(run)}", err=True)
+        say(f"{run.name} failed; its log: {run.files.train_log}", err=True)
     if trainings.stopped_by is not None or (trainings.stopped and not trainings.failed):
         say("stopped: the same command continues", err=True)
         sys.exit(RESUME)

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unipool_dist.base.belongings import exists, foreign, refuse
-from unipool_dist.experiment.local import log_of
 from unipool_dist.experiment.plan import Run
 from unipool_dist.experiment.specification import Experiment, foreign_freeze
-from unipool_dist.jobs.folder import JOB, JOB_FOLDER
-from unipool_dist.run.attempts import ATTEMPTS_FILE
-from unipool_dist.run.rundir import in_the_way
+from unipool_dist.run.beginning import in_the_way
+from unipool_dist.run.belongings import JOB_FOLDER
 
 
 def check_places(experiment: Experiment, file: Path, runs: Sequence[Run]) -> None:
@@ -23,10 +21,10 @@ def check_places(experiment: Experiment, file: Path, runs: Sequence[Run]) -> Non
     Raises:
         ForeignError: naming it.
     """
-    begun = any(exists(run.directory / JOB) for run in runs)
+    begun = any(exists(run.files.job) for run in runs)
     found = foreign_freeze(experiment, file, begun=begun)
     for run in runs:
-        found += foreign(run.directory / JOB, JOB_FOLDER)
+        found += foreign(run.files.job, JOB_FOLDER)
         found += in_the_way(run.directory, resume=True)
         found += _foreign_log(run)
     refuse(found, f"the experiment in {experiment.output}")
@@ -34,9 +32,9 @@ def check_places(experiment: Experiment, file: Path, runs: Sequence[Run]) -> Non
 
 def _foreign_log(run: Run) -> list[Path]:
     """Return the log, which is only appended to, if no start has written it; or what blocks writing it."""
-    log = log_of(run)
+    log = run.files.train_log
     if exists(log.parent) and not log.parent.is_dir():
         return [log.parent]
-    if exists(log) and not (log.is_file() and exists(run.directory / JOB / ATTEMPTS_FILE)):
+    if exists(log) and not (log.is_file() and exists(run.files.attempts)):
         return [log]
     return []

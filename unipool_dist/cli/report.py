@@ -10,6 +10,7 @@ import click
 from unipool_dist.base.belongings import foreign, refuse
 from unipool_dist.base.console import put, say
 from unipool_dist.base.forms import json_object
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.writing import replace_text
 from unipool_dist.observe.naming import ELSEWHERE, naming
 
@@ -31,7 +32,7 @@ def report(directory: Path, output: Path | None, baseline: str | None, json_file
     from unipool_dist.report.runs import left_out, read_runs
     from unipool_dist.report.summary import summarize
 
-    page = output or directory / "report.html"
+    page = output or RunDirectory(directory).report
     check_replaceable(page)
     if json_file not in (None, "-"):
         refuse(

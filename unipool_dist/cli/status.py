@@ -9,6 +9,7 @@ import click
 
 from unipool_dist.base.console import put, say
 from unipool_dist.base.printable import aligned, printable
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.system_errors import explained
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs.folder import JobFolder
@@ -50,7 +51,7 @@ def _runs_in(folder: Path, depth: int = 3) -> list[Path]:
     found = []
     for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
         job = JobFolder(entry)
-        if (entry / "config.yaml").exists():
+        if RunDirectory(entry).config.exists():
             found.append(entry)
         elif job.exists():
             found.append(entry)

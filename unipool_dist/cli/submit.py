@@ -169,7 +169,7 @@ def _submit_again(run_dir: Path, *, nodes: str | None, limit: str | None, after:
     warning_s = folder.profile().warning_s
     if limit is not None:
         check_time_limit(limit, warning_s)
-    script = folder.script.read_text(encoding="utf-8")
+    script = folder.files.job_script.read_text(encoding="utf-8")
     options = [f"--time={limit}"] if limit else []
     if limit is not None and "#SBATCH --signal=" not in script:  # it was submitted without a limit
         options += warning_option(limit, warning_s)

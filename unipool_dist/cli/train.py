@@ -97,8 +97,8 @@ def check_before_start(config: Config, world_size: int, start: Start) -> Config:
     """
     from unipool_dist.data.corpus import Corpus
     from unipool_dist.run.assembly import with_vocabulary
+    from unipool_dist.run.beginning import check_run_dir
     from unipool_dist.run.fitting import check_fits_here
-    from unipool_dist.run.rundir import check_run_dir
     from unipool_dist.topology.layout import rank_grid
 
     resolved = resolve_config(config, world_size)

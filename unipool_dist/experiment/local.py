@@ -19,7 +19,6 @@ from unipool_dist.errors import RunLockedError
 from unipool_dist.experiment.machine import share_of_machine
 from unipool_dist.experiment.plan import Run
 from unipool_dist.experiment.progress import progress_of
-from unipool_dist.jobs.folder import CONFIG_FILE, JOB, LOGS
 from unipool_dist.jobs.freeze import freeze_config
 from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.resilience.signal_watch import SignalWatch, hold_signals
@@ -84,7 +83,7 @@ class LocalTrainings:
                 time.sleep(_LOOK_EVERY_S)
 
     def _begin(self, run: Run) -> None:
-        claim = RunLock(run.directory / JOB)  # not the run's own lock, which the training takes once it has begun
+        claim = RunLock(run.files.job)  # not the run's own lock, which the training takes once it has begun
         try:
             claim.acquire()
         except RunLockedError:
@@ -97,13 +96,13 @@ class LocalTrainings:
             return
         freeze_config(run.directory.absolute(), run.config)
         place = min(set(range(self._num_at_once)) - {item.place for item in self._under_way})
-        log = log_of(run)
+        log = run.files.train_log
         log.parent.mkdir(mode=0o700, exist_ok=True)
         with self._starting, log.open("ab") as output, hold_signals():
             if self.stopped_by is not None:
                 claim.release()
                 return
-            attempts = AttemptLog.read(run.directory / JOB)
+            attempts = AttemptLog.read(run.files.job)
             attempts.start(
                 Attempt(LOCAL, 0, [socket.gethostname()], self._num_processes, progress.step, round(time.time(), 3))
             )
@@ -117,7 +116,7 @@ class LocalTrainings:
     def _command(self, run: Run) -> list[str]:
         # A single process needs no launcher, which would have to import torch too.
         processes = ["--nproc", str(self._num_processes)] if self._num_processes > 1 else []
-        config = str((run.directory / JOB / CONFIG_FILE).absolute())
+        config = str(run.files.job_config.absolute())
         # --resume begins where there is no checkpoint.
         return [sys.executable, "-P", "-m", "unipool_dist", "train", config, "--resume", *processes]
 
@@ -173,11 +172,6 @@ class LocalTrainings:
                 training.process.send_signal(number)
         if first:
             self._tell(f"{number.name}: the runs in progress save and stop; a second signal ends them at once")
-
-
-def log_of(run: Run) -> Path:
-    """What its starts on this machine have said."""
-    return run.directory / LOGS / "train.log"
 
 
 def _first_error(training: _Training) -> str | None:

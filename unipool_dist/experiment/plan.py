@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.checkpoint.compatibility import run_differences
 from unipool_dist.config import Config, load_config, resolve_config
 from unipool_dist.config.deepspeed import read_deepspeed_config
@@ -32,6 +33,11 @@ class Run:
     def name(self) -> str:
         """Its directory, relative to the experiment's."""
         return f"{self.variant}/seed-{self.seed}"
+
+    @property
+    def files(self) -> RunDirectory:
+        """What is where in its directory."""
+        return RunDirectory(self.directory)
 
 
 def planned_runs(
@@ -107,7 +113,7 @@ def check_unchanged(runs: Sequence[Run], resolved: Mapping[str, Config]) -> None
     """
     faults = []
     for run in runs:
-        begun = run.directory / "config.yaml"
+        begun = run.files.config
         if begun.exists():
             faults += [f"{run.directory}: {line}" for line in run_differences(_begun(begun), resolved[run.name])]
     if faults:

@@ -7,7 +7,6 @@ from typing import Literal
 
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.experiment.plan import Run
-from unipool_dist.jobs.folder import JOB
 from unipool_dist.observe.jsonlines import read_json_lines
 from unipool_dist.run.attempts import AttemptLog
 from unipool_dist.run.heartbeat import read_heartbeat
@@ -49,7 +48,7 @@ class Progress:
 def progress_of(run: Run) -> Progress:
     """How far ``run`` is now."""
     beat = read_heartbeat(run.directory)
-    attempts = AttemptLog.read(run.directory / JOB).attempts
+    attempts = AttemptLog.read(run.files.job).attempts
     checkpoints = CheckpointDirectory(run.directory).steps()
     last = attempts[-1] if attempts else None
     step, steps = (beat.step, beat.steps) if beat else (0, run.config.train.steps)
@@ -77,7 +76,7 @@ def progress_of(run: Run) -> Progress:
 
 
 def _validation_after(run: Run, step: int) -> float | None:
-    path = run.directory / "metrics.jsonl"
+    path = run.files.metrics
     if not path.exists():
         return None
     losses: list[float] = []

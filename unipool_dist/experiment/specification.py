@@ -14,6 +14,7 @@ from unipool_dist.base.belongings import exists, foreign
 from unipool_dist.base.forms import either, head
 from unipool_dist.base.printable import listed, printable, short
 from unipool_dist.base.reading import read_text
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.writing import replace_text
 from unipool_dist.base.yaml_text import read_yaml
 from unipool_dist.config.sections import PathText, Seed
@@ -22,7 +23,9 @@ from unipool_dist.errors import ConfigError
 FROZEN_FILE = "experiment.yaml"
 """In the experiment's directory: what its file said when the experiment was last started."""
 _FROZEN_MARK = "# What `unipool-dist experiment` was last given; written anew by the next call.\n"
-_RESERVED = ("figures", "job", "logs", "report")  # folders of the experiment's directory that hold no runs
+_OF_THE_OUTPUT = (RunDirectory.report_figures, RunDirectory.job, RunDirectory.logs)
+_RESERVED = ("report", *(entry.name for entry in _OF_THE_OUTPUT))
+"""Folders in the directory of an experiment that hold no runs."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{,149}")
 _DECIDED = {"run.dir": "output", "train.seed": "seeds"}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.checkpoint.manifest import CONFIG_FILE
 from unipool_dist.config import Config, load_written, resolve_config
 from unipool_dist.config.roles import is_for_inference, settings_of
 from unipool_dist.errors import CheckpointError, ConfigError
@@ -32,9 +32,9 @@ def inference_config(run_dir: Path, overrides: Sequence[str], world_size: int) -
         ConfigError: the run's configuration is not of this version, or an override would change the model.
         TopologyError: the layout is impossible.
     """
-    path = run_dir / CONFIG_FILE
+    path = RunDirectory(run_dir).config
     if not path.is_file():
-        found = f"has no {CONFIG_FILE}" if run_dir.is_dir() else "is not a directory"
+        found = f"has no {path.name}" if run_dir.is_dir() else "is not a directory"
         raise CheckpointError(f"{run_dir} is not a run: it {found}; give the run.dir of a run")
     try:
         config = load_written(path)

@@ -6,43 +6,13 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from unipool_dist.base.belongings import Folder, Kind, any_file
-from unipool_dist.base.forms import is_lock, json_object
 from unipool_dist.base.reading import read_json, read_text
 from unipool_dist.base.records import record_of
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.writing import replace_text
-from unipool_dist.config import Config, is_written_config, load_config
+from unipool_dist.config import Config, load_config
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs.profile import Profile, parse_profile
-
-JOB = "job"
-LOGS = "logs"
-_JOB_FILE = "job.json"
-CONFIG_FILE = "config.yaml"
-SCRIPT_FILE = "job.sbatch"
-
-
-_CODE: dict[str, Kind] = {
-    r".+\.(py|j2|sh|typed)": any_file,
-    "__pycache__": Folder({r".+\.pyc(\.\d+)?": any_file}),
-}
-CODE = Folder(_CODE)
-"""A copied folder of the package, or the launchers."""
-_CODE[r"[a-z_]+"] = CODE
-JOB_FOLDER = Folder(
-    {
-        r"config\.yaml": is_written_config,
-        r"job\.json": json_object("name", "tasks_per_node", "gpus_per_node", "python", "versions"),
-        r"\.lock": is_lock,
-        r"attempts\.jsonl|deepspeed\.json|job\.sbatch|submissions|doctor\.status": any_file,
-        r"packages\.txt|environment\.txt|code\.diff": any_file,
-        "bin": Folder({"unipool-dist": any_file}),
-        "code": Folder({"unipool_dist": CODE}),
-        "launchers": CODE,
-    },
-    sign=r"config\.yaml|job\.json|\.lock|attempts\.jsonl",
-)
-"""``RUN/job``."""
 
 
 @dataclass(frozen=True)
@@ -72,34 +42,19 @@ class JobFolder:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self.path = run_dir / JOB
-
-    @property
-    def logs(self) -> Path:
-        return self.run_dir / LOGS
-
-    @property
-    def script(self) -> Path:
-        return self.path / SCRIPT_FILE
-
-    @property
-    def code(self) -> Path:
-        return self.path / "code"
-
-    @property
-    def launchers(self) -> Path:
-        return self.path / "launchers"
+        self.files = RunDirectory(run_dir)
+        self.path = self.files.job
 
     def exists(self) -> bool:
-        return (self.path / _JOB_FILE).exists()
+        return self.files.job_record.exists()
 
     def write(self, job: Job) -> None:
         """Write ``job.json``, which the user alone may read: the profile and the command may hold what is secret."""
-        replace_text(self.path / _JOB_FILE, json.dumps(asdict(job), indent=1) + "\n", mode=0o600)
+        replace_text(self.files.job_record, json.dumps(asdict(job), indent=1) + "\n", mode=0o600)
 
     def write_script(self, script: str) -> None:
         """Write the batch script, which the user alone may read, as it holds the profile's variables."""
-        replace_text(self.script, script, mode=0o600)
+        replace_text(self.files.job_script, script, mode=0o600)
 
     def read(self) -> Job:
         """What was submitted.
@@ -108,7 +63,7 @@ class JobFolder:
             UnipoolError: this is no submitted run, or one of another version.
             PermissionError: it is that of another user.
         """
-        path = self.path / _JOB_FILE
+        path = self.files.job_record
         try:
             return record_of(Job, read_json(path))
         except FileNotFoundError:
@@ -119,7 +74,7 @@ class JobFolder:
             raise UnipoolError(f"{path} cannot be read: {error}; submit the run again") from None
 
     def profile(self) -> Profile:
-        return parse_profile(self.read().profile, str(self.path / _JOB_FILE))
+        return parse_profile(self.read().profile, str(self.files.job_record))
 
     def submissions(self) -> list[str]:
         """Ids of the jobs that were submitted for it, oldest first.
@@ -127,17 +82,17 @@ class JobFolder:
         Raises:
             UnipoolError: the file that has them is no file of text.
         """
-        path = self.path / "submissions"
+        path = self.files.submissions
         try:
             return read_text(path).split() if path.exists() else []
         except ValueError as error:
             raise UnipoolError(f"{path} cannot be read: {error}; remove it, or restore it from a copy") from None
 
     def add_submission(self, job_id: str) -> None:
-        with (self.path / "submissions").open("a", encoding="utf-8") as file:
+        with self.files.submissions.open("a", encoding="utf-8") as file:
             file.write(job_id + "\n")
 
 
 def run_config(run_dir: Path) -> Config:
     """The configuration that was frozen for the run in ``run_dir``; its ``parallel.dp`` may be ``auto``."""
-    return load_config(run_dir / JOB / CONFIG_FILE)
+    return load_config(RunDirectory(run_dir).job_config)

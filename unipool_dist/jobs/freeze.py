@@ -12,11 +12,13 @@ import unipool_dist
 from unipool_dist.base.belongings import remove
 from unipool_dist.base.programs import run_program
 from unipool_dist.base.reading import read_bytes
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.writing import replace_bytes, replace_text
 from unipool_dist.config import Config, config_text
 from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.jobs.environment_record import recorded
-from unipool_dist.jobs.folder import CODE, CONFIG_FILE, JOB, JobFolder
+from unipool_dist.jobs.folder import JobFolder
+from unipool_dist.run.belongings import CODE
 
 _PACKAGE = Path(unipool_dist.__file__).resolve().parent
 PRIVATE = 0o600
@@ -25,17 +27,16 @@ PRIVATE = 0o600
 
 def freeze_config(run_dir: Path, config: Config) -> None:
     """Write ``RUN/job/config.yaml``: paths made absolute, the DeepSpeed file copied beside it."""
-    folder = run_dir / JOB
-    folder.mkdir(parents=True, exist_ok=True)
+    files = RunDirectory(run_dir)
+    files.job.mkdir(parents=True, exist_ok=True)
     optimizer = config.optimizer
     if optimizer.deepspeed is not None:
-        copy = folder / "deepspeed.json"
         try:
             content = read_bytes(Path(optimizer.deepspeed))
         except (OSError, ValueError) as error:
             raise ConfigError(f"optimizer.deepspeed={optimizer.deepspeed} cannot be read: {error}") from None
-        replace_bytes(copy, content, mode=PRIVATE)
-        optimizer = optimizer.model_copy(update={"deepspeed": str(copy)})
+        replace_bytes(files.deepspeed, content, mode=PRIVATE)
+        optimizer = optimizer.model_copy(update={"deepspeed": str(files.deepspeed)})
     frozen = config.model_copy(
         update={
             "optimizer": optimizer,
@@ -43,7 +44,7 @@ def freeze_config(run_dir: Path, config: Config) -> None:
             "run": config.run.model_copy(update={"dir": str(run_dir)}),
         }
     )
-    replace_text(folder / CONFIG_FILE, config_text(frozen), mode=PRIVATE)
+    replace_text(files.job_config, config_text(frozen), mode=PRIVATE)
 
 
 def freeze_code(folder: JobFolder, task_python: str) -> dict[str, str | bool] | None:
@@ -58,7 +59,7 @@ def freeze_code(folder: JobFolder, task_python: str) -> dict[str, str | bool] | 
     if not launchers.is_dir():
         raise UnipoolError(f"no launchers/ beside {_PACKAGE}: submit from a checkout of the project")
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for source, target in ((_PACKAGE, folder.code / _PACKAGE.name), (launchers, folder.launchers)):
+    for source, target in ((_PACKAGE, folder.files.code / _PACKAGE.name), (launchers, folder.files.launchers)):
         remove(target, CODE)
         shutil.copytree(source, target, ignore=ignore, dirs_exist_ok=True)
     _write_program(folder, task_python)
@@ -67,21 +68,21 @@ def freeze_code(folder: JobFolder, task_python: str) -> dict[str, str | bool] | 
         for item in importlib.metadata.distributions()
         if item.metadata["Name"]
     )
-    (folder.path / "packages.txt").write_text("\n".join(packages) + "\n", encoding="utf-8")
+    folder.files.packages.write_text("\n".join(packages) + "\n", encoding="utf-8")
     return _git_state(folder)
 
 
 def freeze_environment(folder: JobFolder) -> None:
     """Write the submitter's variables to ``environment.txt``: the values of those alone that explain how it runs."""
-    replace_text(folder.path / "environment.txt", "\n".join(recorded(os.environ)) + "\n", mode=PRIVATE)
+    replace_text(folder.files.environment, "\n".join(recorded(os.environ)) + "\n", mode=PRIVATE)
 
 
 def _write_program(folder: JobFolder, python: str) -> None:
     """``bin/unipool-dist``, which runs the frozen code and no other that may be on PATH or in the current directory."""
-    program = folder.path / "bin" / "unipool-dist"
+    program = folder.files.programs / "unipool-dist"
     program.parent.mkdir(exist_ok=True)
     program.write_text(
-        f"#!/bin/sh\nPYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(folder.code))} "
+        f"#!/bin/sh\nPYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(folder.files.code))} "
         f'exec {shlex.quote(python)} -m unipool_dist "$@"\n',
         encoding="utf-8",
     )
@@ -97,7 +98,7 @@ def _git_state(folder: JobFolder) -> dict[str, str | bool] | None:
     untracked = (_git("ls-files", "--others", "--exclude-standard", *paths) or "").split()
     if diff or untracked:
         new = "".join(f"untracked: {name}\n" for name in untracked)  # copied with the rest
-        replace_text(folder.path / "code.diff", new + diff, mode=PRIVATE)
+        replace_text(folder.files.code_diff, new + diff, mode=PRIVATE)
     return {"commit": commit.strip(), "dirty": bool(diff or untracked)}
 
 

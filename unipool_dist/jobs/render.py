@@ -94,7 +94,7 @@ def options(folder: JobFolder, resources: Resources, profile: Profile) -> list[V
     chosen += warning_option(resources.time, profile.warning_s)
     log = "%A_%a.log" if resources.array is not None else "%j.log"
     chosen += [
-        f"--output={folder.logs / log}",
+        f"--output={folder.files.logs / log}",
         "--open-mode=append",  # a restart goes on in the same file
         "--requeue" if resources.requeue else "--no-requeue",
     ]

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from unipool_dist.base.reading import open_regular, parse_json
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.errors import UnipoolError
-from unipool_dist.jobs.folder import JOB, JobFolder
+from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.jobs.slurm import ALIVE, SlurmError, show_array
 from unipool_dist.run.attempts import LOCAL, Attempt, AttemptLog
 from unipool_dist.run.heartbeat import Heartbeat, read_heartbeat
@@ -59,7 +60,7 @@ def status_of(run_dir: Path) -> list[RunStatus]:
     """
     folder = JobFolder(run_dir)
     if not folder.exists():
-        if not (run_dir / "config.yaml").exists():
+        if not RunDirectory(run_dir).config.exists():
             raise UnipoolError(f"{run_dir} holds no run; give the run.dir of one, or the folder that `submit` named")
         return [_status(run_dir, None, {})]
     runs = folder.read().runs
@@ -101,7 +102,7 @@ def _indices(listed: str) -> set[int]:
 
 def _status(run_dir: Path, job_id: str | None, fields: Mapping[str, str]) -> RunStatus:
     beat = read_heartbeat(run_dir)
-    attempts = AttemptLog.read(run_dir / JOB).attempts
+    attempts = AttemptLog.read(RunDirectory(run_dir).job).attempts
     last = _last_training_record(run_dir)
     state, reason = _state(fields, beat, attempts)
     checkpoints = CheckpointDirectory(run_dir).steps()
@@ -180,7 +181,7 @@ def _limit_left(fields: Mapping[str, str]) -> float | None:
 def _last_training_record(run_dir: Path) -> dict[str, Any]:
     """The last logged step in ``metrics.jsonl``; reads only the end of the file."""
     try:
-        with open_regular(run_dir / "metrics.jsonl") as file:
+        with open_regular(RunDirectory(run_dir).metrics) as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - _TAIL_BYTES))
             lines = file.read().decode("utf-8", errors="replace").split("\n")

@@ -16,17 +16,19 @@ from unipool_dist.base.credentials import without_credentials
 from unipool_dist.base.machine import current_versions
 from unipool_dist.base.printable import printable
 from unipool_dist.base.programs import shown
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.system_errors import at
 from unipool_dist.config import Config, load_config
 from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.jobs import slurm
-from unipool_dist.jobs.folder import JOB, JOB_FOLDER, Job, JobFolder
+from unipool_dist.jobs.folder import Job, JobFolder
 from unipool_dist.jobs.freeze import freeze_code, freeze_config, freeze_environment
 from unipool_dist.jobs.layout import choose_layout
 from unipool_dist.jobs.limits import check_time_limit
 from unipool_dist.jobs.profile import Profile
 from unipool_dist.jobs.render import Resources, render_script
 from unipool_dist.jobs.sweep import check_distinct, combinations, folder_name
+from unipool_dist.run.belongings import JOB_FOLDER
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ def prepare(
     check_distinct(configs)
     root = _root(next(iter(configs.values())), overrides)
     folder = JobFolder(root)
-    if folder.exists() or (root / "config.yaml").exists():
+    if folder.exists() or folder.files.config.exists():
         raise ConfigError(f"{root} already holds a run; continue it: {_resume(root)}, or choose another run.dir")
-    for path in (folder.path, folder.logs):
+    for path in (folder.path, folder.files.logs):
         if path.exists():  # of something else, which a submission that SLURM refuses would delete
             raise ConfigError(f"{path} is there, and not of a run; choose another run.dir, or remove it")
     if sweeps:
@@ -109,7 +111,7 @@ def check_job_folders(folder: JobFolder, configs: Mapping[str, Config]) -> None:
     Raises:
         ForeignError: naming what is in the way.
     """
-    folders = dict.fromkeys([folder.path, *(folder.run_dir / name / JOB for name in configs)])
+    folders = dict.fromkeys([folder.path, *(RunDirectory(folder.run_dir / name).job for name in configs)])
     refuse([path for job in folders for path in foreign(job, JOB_FOLDER)], f"writing {folder.path}")
 
 
@@ -143,7 +145,7 @@ def write_over(request: Request, prepared: Prepared) -> None:
 def _write(request: Request, prepared: Prepared) -> None:
     folder = prepared.folder
     folder.path.mkdir(parents=True, exist_ok=True)
-    folder.logs.mkdir(mode=0o700, exist_ok=True)  # SLURM makes the logs in it
+    folder.files.logs.mkdir(mode=0o700, exist_ok=True)  # SLURM makes the logs in it
     for name, config in prepared.configs.items():
         freeze_config((folder.run_dir / name).resolve(), config)
     container = request.profile.container
@@ -171,7 +173,8 @@ def _write(request: Request, prepared: Prepared) -> None:
 def discard(prepared: Prepared) -> None:
     """Take back what :func:`write` has written, so that the same submission can be made again, corrected."""
     root = prepared.folder.run_dir
-    for folder in (*(root / name / JOB for name in prepared.configs), prepared.folder.path, prepared.folder.logs):
+    jobs = (RunDirectory(root / name).job for name in prepared.configs)
+    for folder in (*jobs, prepared.folder.path, prepared.folder.files.logs):
         with suppress(OSError, ForeignError):
             remove(folder, JOB_FOLDER)
         remove_if_empty(folder)  # `logs`, to which nothing has been written
@@ -187,7 +190,7 @@ def submit(folder: JobFolder, options: Sequence[str] = ()) -> str:
         SlurmError: SLURM refuses it.
     """
     try:
-        job_id = slurm.submit_script(folder.script, options)
+        job_id = slurm.submit_script(folder.files.job_script, options)
     except slurm.NoAnswerError as error:
         name = folder.read().name
         raise slurm.NoAnswerError(

@@ -17,11 +17,12 @@ from types import FrameType
 from unipool_dist.base.belongings import any_file, remove
 from unipool_dist.base.console import guard_streams, say, say_at_once
 from unipool_dist.base.programs import run_program, shown
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs import slurm
 from unipool_dist.jobs.exit_statuses import meaning
-from unipool_dist.jobs.folder import JOB, JobFolder, run_config
+from unipool_dist.jobs.folder import JobFolder, run_config
 from unipool_dist.jobs.layout import Layout, choose_layout
 from unipool_dist.jobs.policy import (
     ENDED_BY_SLURM,
@@ -34,9 +35,8 @@ from unipool_dist.jobs.policy import (
 )
 from unipool_dist.jobs.requeue import requeue
 from unipool_dist.jobs.takeover import wait_for_run
-from unipool_dist.jobs.tasks import DOCTOR_FILE, doctor_command, task_environment, train_command
+from unipool_dist.jobs.tasks import doctor_command, task_environment, train_command
 from unipool_dist.resilience.exit_codes import RESUME
-from unipool_dist.resilience.watchdog_files import SUMMARY_FILE, WATCHDOG
 from unipool_dist.run.attempts import Attempt, AttemptLog
 from unipool_dist.run.heartbeat import Heartbeat, read_heartbeat
 
@@ -68,7 +68,7 @@ class Supervisor:
         array = variables.get("SLURM_ARRAY_JOB_ID")
         self._slurm_name = f"{array}_{index}" if array else self._job_id
         self._restart = int(variables.get("SLURM_RESTART_COUNT", 0))
-        self._log = AttemptLog.read(self._run_dir / JOB)
+        self._log = AttemptLog.read(RunDirectory(self._run_dir).job)
         self._ended_by: signal.Signals | None = None
 
     def run(self) -> int:
@@ -161,7 +161,7 @@ class Supervisor:
     def _doctor(self, layout: Layout) -> Decision | None:
         """``None`` if all is well."""
         self._say("doctor: looking at the nodes before the first start")
-        path = self._run_dir / JOB / DOCTOR_FILE
+        path = RunDirectory(self._run_dir).doctor_status
         remove(path, any_file)
         status = self._srun(doctor_command(self._folder, self._run_dir, layout))
         verdict = path.read_text() if path.exists() else ""
@@ -176,7 +176,7 @@ class Supervisor:
     def _free_port(self) -> str:
         """On this node, which is the first. Another restart begins to look elsewhere: a process of an earlier one that
         is still alive, on a node that was cut off, does not find the new ones."""
-        program = [str(self._folder.launchers / "free_port.sh")]
+        program = [str(self._folder.files.launchers / "free_port.sh")]
         done = run_program(program)
         if done.status:
             raise UnipoolError(f"no port for the tasks to meet at: {done.err.strip()}")
@@ -232,7 +232,7 @@ class Supervisor:
 def _stuck_since(run_dir: Path, started: float) -> str | None:
     """What the watchdog has said, if it ended this attempt; srun's status then tells only that a task was killed."""
     try:
-        times = {path: path.stat().st_mtime for path in run_dir.glob(f"{WATCHDOG}/*/{SUMMARY_FILE}")}
+        times = {path: path.stat().st_mtime for path in RunDirectory(run_dir).watchdog_summaries()}
         newest = max(times, key=times.__getitem__, default=None)
         if newest is None or times[newest] < started:
             return None

@@ -7,22 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from unipool_dist.base.credentials import KEY, new_key
-from unipool_dist.jobs.folder import CONFIG_FILE, JOB, JobFolder
+from unipool_dist.base.run_directory import RunDirectory
+from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.jobs.layout import Layout
 from unipool_dist.jobs.profile import Profile
 
-DOCTOR_FILE = "doctor.status"
-"""In the job folder: the exit status that doctor has come to, if it came to one."""
 _DOCTOR_MEASURES_S = 120
 
 
 def train_command(folder: JobFolder, run_dir: Path, layout: Layout) -> list[str]:
     """Train the run in ``run_dir``, from its newest checkpoint if it has one."""
-    return _command(folder, layout, [str(run_dir / JOB / CONFIG_FILE), "--resume"])
+    return _command(folder, layout, [str(RunDirectory(run_dir).job_config), "--resume"])
 
 
 def doctor_command(folder: JobFolder, run_dir: Path, layout: Layout) -> list[str]:
-    """Look at the nodes as the run will use them; what it has found comes in :data:`DOCTOR_FILE`.
+    """Look at the nodes as the run will use them; it writes its exit status to ``job/doctor.status``.
 
     All tasks end with 0 then: by `--kill-on-bad-exit` the first to end with another status would have the others
     killed, and the step would end with the status of a task that was killed by a signal.
@@ -33,10 +32,10 @@ def doctor_command(folder: JobFolder, run_dir: Path, layout: Layout) -> list[str
         layout,
         [
             "doctor",
-            str(run_dir / JOB / CONFIG_FILE),
+            str(RunDirectory(run_dir).job_config),
             f"--timeout={timeout_s:g}",
             f"--time-limit={timeout_s + _DOCTOR_MEASURES_S:g}",  # that counts the waiting for the last task, too
-            f"--status-file={run_dir / JOB / DOCTOR_FILE}",
+            f"--status-file={RunDirectory(run_dir).doctor_status}",
         ],
     )
 
@@ -65,10 +64,10 @@ def _command(folder: JobFolder, layout: Layout, arguments: list[str]) -> list[st
     ]
     if profile.launcher == "srun":
         srun += [f"--ntasks={layout.num_tasks}", f"--ntasks-per-node={per_node}", "--distribution=block"]
-        launcher = [str(folder.launchers / "srun.sh")]
+        launcher = [str(folder.files.launchers / "srun.sh")]
     else:
         srun += [f"--ntasks={len(layout.nodes)}", "--ntasks-per-node=1"]
-        launcher = [str(folder.launchers / "torchrun.sh"), "--nproc", str(per_node)]
+        launcher = [str(folder.files.launchers / "torchrun.sh"), "--nproc", str(per_node)]
     # Which srun takes from sbatch depends on its version, and with a range of nodes sbatch was given another number.
     srun.append(f"--cpus-per-task={(profile.cpus_per_task or 1) * (1 if profile.launcher == 'srun' else per_node)}")
     folders = [str(folder.run_dir), layout.config.data.path]
@@ -82,7 +81,7 @@ def _inside(profile: Profile, folder: JobFolder, folders: list[str], command: li
         return command
     mounts = [*(f"{path}:{path}" for path in folders), *container.mounts]
     # An image sets a PATH of its own; `unipool-dist` is the frozen code under the image's interpreter.
-    inside = ["bash", "-c", f"PATH={shlex.quote(str(folder.path / 'bin'))}:$PATH exec {shlex.join(command)}"]
+    inside = ["bash", "-c", f"PATH={shlex.quote(str(folder.files.programs))}:$PATH exec {shlex.join(command)}"]
     if container.runtime == "pyxis":
         return [f"--container-image={container.image}", f"--container-mounts={','.join(mounts)}", *inside]
     binds = [f"--bind={mount}" for mount in mounts]

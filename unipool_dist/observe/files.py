@@ -1,4 +1,4 @@
-"""Names of the files that a run records, and how our figures are recognized; without numpy or matplotlib."""
+"""Marks by which this program's figures and event files are recognized; imports neither numpy nor matplotlib."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from pathlib import Path
 
 from unipool_dist.base.forms import head, is_png
 
-METRICS_FILE = "metrics.jsonl"
-USAGE_FILE = "expert_usage.jsonl"
-TENSORBOARD_DIR = "tensorboard"
 EVENTS_SUFFIX = ".unipool-dist"
 """Of TensorBoard's event files, which every program names alike."""
 FIGURE_METADATA = {"Creator": "unipool-dist"}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unipool_dist.observe.files import METRICS_FILE, TENSORBOARD_DIR, USAGE_FILE
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.observe.jsonlines import JsonLinesWriter
 from unipool_dist.observe.usage import Counts, check_counts
 
@@ -32,15 +32,16 @@ class MetricsWriter:
     """
 
     def __init__(self, run_dir: Path, *, tensorboard: bool, resume_from_step: int | None = None) -> None:
+        files = RunDirectory(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._metrics = JsonLinesWriter(run_dir / METRICS_FILE, resume_from_step=resume_from_step)
-        self._usage = JsonLinesWriter(run_dir / USAGE_FILE, resume_from_step=resume_from_step)
+        self._metrics = JsonLinesWriter(files.metrics, resume_from_step=resume_from_step)
+        self._usage = JsonLinesWriter(files.usage, resume_from_step=resume_from_step)
         self._board: TensorBoardSink | None = None
         if tensorboard:
             # Imported here because it takes over a second, which only rank 0 of a run with TensorBoard should pay.
             from unipool_dist.observe.tensorboard_sink import TensorBoardSink
 
-            self._board = TensorBoardSink(run_dir / TENSORBOARD_DIR, resume_from_step=resume_from_step)
+            self._board = TensorBoardSink(files.tensorboard, resume_from_step=resume_from_step)
 
     def train(self, record: Mapping[str, float | int]) -> None:
         """Record the training steps of a window; ``record`` has the keys ``TRAIN_KEYS`` and may have more numbers.

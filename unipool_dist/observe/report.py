@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 
 from unipool_dist.base.reading import read_json
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.errors import UnipoolError
 from unipool_dist.observe.figures import LossCurves, loss_figure, save, usage_figure
-from unipool_dist.observe.files import METRICS_FILE, USAGE_FILE
 from unipool_dist.observe.jsonlines import read_json_lines
 from unipool_dist.observe.run_name import name_of
-
-DATA_SUMMARY_FILE = "data_summary.json"
 
 
 def write_figures(run_dir: Path) -> dict[str, Path]:
@@ -26,7 +24,8 @@ def write_figures(run_dir: Path) -> dict[str, Path]:
     Raises:
         UnipoolError: ``run_dir`` holds no metrics, or they are damaged.
     """
-    path = run_dir / METRICS_FILE
+    files = RunDirectory(run_dir)
+    path = files.metrics
     records = read_json_lines(path) if path.exists() else []
     if not records:
         raise UnipoolError(
@@ -35,15 +34,15 @@ def write_figures(run_dir: Path) -> dict[str, Path]:
     name = name_of(run_dir)
     curves = collect_losses(records)
     curves.unigram_entropy = _unigram_entropy(run_dir)
-    written = {"loss_curve": save(loss_figure(curves, name), run_dir / "loss_curve.png")}
+    written = {"loss_curve": save(loss_figure(curves, name), files.loss_curve)}
 
-    path = run_dir / USAGE_FILE
+    path = files.usage
     windows = read_json_lines(path) if path.exists() else []
     if windows:
         last = windows[-1]
         counts_LE = np.array(last["counts"], dtype=np.int64)
         figure = usage_figure(counts_LE, last["num_pools"], last["step"], name)
-        written["expert_usage"] = save(figure, run_dir / "expert_usage.png")
+        written["expert_usage"] = save(figure, files.usage_figure)
     return written
 
 
@@ -65,7 +64,7 @@ def collect_losses(records: list[dict[str, Any]]) -> LossCurves:
 
 
 def _unigram_entropy(run_dir: Path) -> dict[str, float]:
-    path = run_dir / DATA_SUMMARY_FILE
+    path = RunDirectory(run_dir).data_summary
     if not path.exists():
         return {}
     try:

@@ -11,12 +11,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from unipool_dist.base.belongings import exists, foreign, refuse
 from unipool_dist.base.forms import is_png
 from unipool_dist.base.reading import read_json
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.writing import replace_text
 from unipool_dist.errors import UnipoolError
 from unipool_dist.observe.files import is_our_figure
 from unipool_dist.observe.naming import naming
 from unipool_dist.observe.usage import Counts, Floats
-from unipool_dist.run.run_files import IS_PROBE, PROBE_DIR, PROBE_FIGURES, PROBE_FILE
+from unipool_dist.run.belongings import IS_PROBE, PROBE_FIGURES
 
 FORMAT_VERSION = 1
 MATCHED = 8
@@ -107,11 +108,12 @@ def check_replaceable(run_dir: Path) -> None:
     Raises:
         ForeignError: there are some, or the folder cannot be made.
     """
-    folder = run_dir / PROBE_DIR
+    files = RunDirectory(run_dir)
+    folder = files.probe
     if exists(folder) and not folder.is_dir():
         refuse([folder], f"probing {run_dir}")
-    of_a_probe = is_png if exists(folder / PROBE_FILE) else is_our_figure
-    found = foreign(folder / PROBE_FILE, IS_PROBE)
+    of_a_probe = is_png if exists(files.probe_record) else is_our_figure
+    found = foreign(files.probe_record, IS_PROBE)
     found += [path for name in PROBE_FIGURES for path in foreign(folder / f"{name}.png", of_a_probe)]
     refuse(found, f"probing {run_dir}")
 
@@ -122,7 +124,7 @@ def write_probe(probe: Probe, run_dir: Path) -> Path:
     Raises:
         UnipoolError: it cannot be written.
     """
-    path = run_dir / PROBE_DIR / PROBE_FILE
+    path = RunDirectory(run_dir).probe_record
     with naming(path, "make room, or the run directory writable, and probe again"):
         path.parent.mkdir(exist_ok=True)
         replace_text(path, json.dumps(probe.model_dump(), allow_nan=False) + "\n")
@@ -135,7 +137,7 @@ def read_probe(run_dir: Path) -> Probe:
     Raises:
         UnipoolError: there is none, or it is damaged or of another version.
     """
-    path = run_dir / PROBE_DIR / PROBE_FILE
+    path = RunDirectory(run_dir).probe_record
     again = f"run `unipool-dist probe {run_dir}`"
     try:
         values = read_json(path)

@@ -20,6 +20,7 @@ from unipool_dist.base.belongings import exists, foreign, refuse
 from unipool_dist.base.forms import head, is_png
 from unipool_dist.base.machine import current_versions
 from unipool_dist.base.printable import printable
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.writing import replace_text
 from unipool_dist.experiment.specification import FROZEN_FILE
 from unipool_dist.observe.figures import save
@@ -34,7 +35,6 @@ from unipool_dist.report.summary import Summary
 from unipool_dist.report.usage_figure import usage_picture
 from unipool_dist.report.variants import Experiment
 
-FIGURES_DIR = "figures"
 _GENERATOR = b'<meta name="generator" content="unipool-dist report">'
 _MOST_BYTES = 256 << 20
 _TEMPLATE = "page.html.j2"
@@ -59,7 +59,7 @@ def write_page(directory: Path, output: Path, experiment: Experiment, runs: list
     """
     findings = collect(experiment, runs, summary)
     pictures = _pictures(findings)
-    folder = output.parent / FIGURES_DIR
+    folder = RunDirectory(output.parent).report_figures
     check_replaceable(output, [each.name for drawn in pictures.values() for each in drawn])
     with naming(folder, ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def check_replaceable(output: Path, figures: Sequence[str] = ()) -> None:
     Raises:
         ForeignError: naming it.
     """
-    folder = output.parent / FIGURES_DIR
+    folder = RunDirectory(output.parent).report_figures
     found = foreign(output, is_page)
     if exists(folder) and not folder.is_dir():
         found.append(folder)

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.progress import Progress, read_progress
 from unipool_dist.config import Config, load_config
 from unipool_dist.errors import CheckpointError, ConfigError, UnipoolError
 from unipool_dist.experiment.specification import FROZEN_FILE
-from unipool_dist.jobs.folder import JOB
 from unipool_dist.jobs.status import SILENT_S
 from unipool_dist.observe.jsonlines import read_json_lines
 from unipool_dist.probe.record import Probe, read_probe
@@ -25,14 +25,9 @@ from unipool_dist.report.expert_use import Usage, read_usage
 from unipool_dist.report.variants import Experiment, Variant, named_experiment, read_experiment
 from unipool_dist.run.attempts import AttemptLog
 from unipool_dist.run.heartbeat import read_heartbeat
-from unipool_dist.run.run_files import PROBE_DIR, PROBE_FILE
 
-# The names that observe.metrics writes; that module is not imported because it can import torch.
-METRICS_FILE = "metrics.jsonl"
-USAGE_FILE = "expert_usage.jsonl"
-CONFIG_FILE = "config.yaml"
 _TRAINING = ("loss", "tokens", "tokens_per_s", "window_steps")
-_OF_A_RUN = (METRICS_FILE, "data_summary.json")
+_OF_A_RUN = (RunDirectory.metrics.name, RunDirectory.data_summary.name)
 
 State = Literal["finished", "unfinished", "failed", "missing"]
 _SEED = re.compile(r"seed-(\d+)")
@@ -99,8 +94,8 @@ def read_runs(directory: Path) -> tuple[Experiment, list[Run]]:
             )
     if not found:
         raise UnipoolError(
-            f"no run was found in {directory}: no folder in it holds {CONFIG_FILE} and {METRICS_FILE}; give the "
-            f"directory of an experiment whose runs have begun"
+            f"no run was found in {directory}: no folder in it holds {RunDirectory.config.name} and "
+            f"{RunDirectory.metrics.name}; give the directory of an experiment whose runs have begun"
         )
     runs = []
     for variant in experiment.variants:
@@ -125,19 +120,20 @@ def read_run(run_dir: Path, variant: str, seed: int) -> Run:
     Raises:
         UnipoolError: a file of it is damaged or of another version; the message names it.
     """
-    if not (run_dir / CONFIG_FILE).exists():
+    files = RunDirectory(run_dir)
+    if not files.config.exists():
         return Run(run_dir, variant, seed, "missing", f"there is no run in {run_dir}")
     try:
-        config = load_config(run_dir / CONFIG_FILE)
+        config = load_config(files.config)
     except ConfigError as error:
         raise UnipoolError(
             f"{error}\n{run_dir} may be a run of another version of unipool-dist; use that, or move it out of the way"
         ) from None
-    training, evaluations = _read_metrics(run_dir / METRICS_FILE)
+    training, evaluations = _read_metrics(files.metrics)
     steps = sorted(training)
     state, detail = _state(run_dir, config, steps[-1] if steps else 0, evaluations)
-    usage_path, saved = run_dir / USAGE_FILE, _newest_checkpoint(run_dir)
-    probe = read_probe(run_dir) if (run_dir / PROBE_DIR / PROBE_FILE).exists() else None
+    saved = _newest_checkpoint(run_dir)
+    probe = read_probe(run_dir) if files.probe_record.exists() else None
     is_last = probe is not None and bool(steps) and probe.step == steps[-1]
     return Run(
         run_dir,
@@ -152,7 +148,7 @@ def read_run(run_dir: Path, variant: str, seed: int) -> Run:
         tokens=[int(training[step][1]) for step in steps],
         speeds=[training[step][2] for step in steps],
         evaluations=sorted(evaluations.items()),
-        usage=read_usage(usage_path, steps[-1]) if steps and usage_path.exists() else None,
+        usage=read_usage(files.usage, steps[-1]) if steps and files.usage.exists() else None,
         probe=probe if is_last else None,
         stale_probe_step=None if probe is None or is_last else probe.step,
         versions=saved.versions if saved is not None else {},
@@ -163,7 +159,7 @@ def read_run(run_dir: Path, variant: str, seed: int) -> Run:
 def _run_directories(directory: Path) -> Iterator[Path]:
     for folder, below, files in os.walk(directory):
         below.sort()
-        if CONFIG_FILE in files and any(name in files for name in _OF_A_RUN):
+        if RunDirectory.config.name in files and any(name in files for name in _OF_A_RUN):
             below.clear()  # what else a run holds, its checkpoints and job, is not a run
             yield Path(folder)
 
@@ -174,7 +170,7 @@ def _variant_and_seed(directory: Path, run_dir: Path) -> tuple[str, int]:
     if match := _SEED.fullmatch(run_dir.name):
         return (relative.parent.as_posix() if relative.parent.parts else directory.resolve().name), int(match[1])
     try:
-        seed = load_config(run_dir / CONFIG_FILE).train.seed
+        seed = load_config(RunDirectory(run_dir).config).train.seed
     except ConfigError:
         seed = 0  # reading the run will say what is wrong
     return (relative.as_posix() if relative.parts else directory.resolve().name), seed
@@ -222,7 +218,7 @@ def _state(
         return "finished", ""
     beat = read_heartbeat(run_dir)
     where = f"at step {max(last_step, beat.step if beat else 0)} of {steps}"
-    attempts = AttemptLog.read(run_dir / JOB).attempts
+    attempts = AttemptLog.read(RunDirectory(run_dir).job).attempts
     if attempts and attempts[-1].outcome == "failed":
         return "failed", f"failed {where}" + (f": {attempts[-1].detail}" if attempts[-1].detail else "")
     if attempts and attempts[-1].outcome == "interrupted" and (beat is None or beat.time <= (attempts[-1].ended or 0)):

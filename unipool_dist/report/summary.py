@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.config import Config
 from unipool_dist.config.roles import flat, role_of, settings_of
 from unipool_dist.report.runs import Run
@@ -157,7 +158,7 @@ def repeat_command(run: Run) -> str:
     assert run.config is not None
     parallel = run.config.parallel
     processes = parallel.pp * parallel.tp * (parallel.dp if isinstance(parallel.dp, int) else 1)
-    config = shlex.quote(str(run.directory / "config.yaml"))
+    config = shlex.quote(str(RunDirectory(run.directory).config))
     again = shlex.quote(f"run.dir=runs/again/{run.variant}/seed-{run.seed}")
     return f"unipool-dist train {config} --nproc {processes} {again}"
 

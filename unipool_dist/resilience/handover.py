@@ -14,9 +14,9 @@ from pathlib import Path
 from unipool_dist.base.belongings import ForeignError, foreign, remove
 from unipool_dist.base.forms import json_object
 from unipool_dist.base.reading import read_json
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.writing import replace_text
 
-HANDOVER_FILE = ".handover"
 _REQUEST = json_object("slurm_job", "restart")
 _LOOK_EVERY_S = 2.0  # file systems of clusters are slow, and steps may be quick
 
@@ -32,7 +32,7 @@ class Handover:
     """
 
     def __init__(self, run_dir: Path, job_id: str | None, restarts: int) -> None:
-        self._path, self._job_id, self._restarts = run_dir / HANDOVER_FILE, job_id, restarts
+        self._path, self._job_id, self._restarts = RunDirectory(run_dir).handover, job_id, restarts
         self._looked_at, self._asked = float("-inf"), False
 
     def ask(self) -> None:

@@ -19,6 +19,7 @@ import psutil
 import torch.distributed as dist
 
 from unipool_dist.base.console import say_at_once
+from unipool_dist.base.run_directory import WatchdogFolder
 from unipool_dist.resilience.activity import Activity
 from unipool_dist.resilience.board import Board, BoardLostError
 from unipool_dist.resilience.collectives import Group, as_ranges, entered, last_of, recorded
@@ -32,11 +33,12 @@ from unipool_dist.resilience.stacks import (
     place,
     stacks,
 )
-from unipool_dist.resilience.watchdog_files import WATCHDOG
 from unipool_dist.resilience.watchdog_inquiry import ANSWER_S, END_S, Inquiry
 from unipool_dist.resilience.watchdog_report import Report, Whereabouts
 from unipool_dist.topology.notes import Notes
 
+_SCOPE = "watchdog"
+"""Of its notes in the store of the processes."""
 _ASK_AGAIN_S = 60.0
 
 Answer = TypeVar("Answer")
@@ -111,7 +113,7 @@ class Watchdog:
         self._activity = Activity(cpu_counts=cpu_counts)
         self._patience = Patience(self._limit_s, self._tick_s)
         self._held = HeldInterpreterDump(self._limit_s)
-        self._thread = threading.Thread(target=self._run, name=WATCHDOG, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=_SCOPE, daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Watchdog:
@@ -218,16 +220,16 @@ class Watchdog:
             return None
 
     def _open_board(self) -> Board:
-        return Board(lambda: Notes(self._store.clone(), WATCHDOG), self._answer_s)  # type: ignore[attr-defined]
+        return Board(lambda: Notes(self._store.clone(), _SCOPE), self._answer_s)  # type: ignore[attr-defined]
 
     @property
     def _file(self) -> Path:
-        return self._folder / "board"
+        return WatchdogFolder(self._folder).board
 
     def _open_file_board(self) -> Board:
         def opened() -> Notes:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            return Notes(dist.FileStore(str(self._file), -1), WATCHDOG)
+            return Notes(dist.FileStore(str(self._file), -1), _SCOPE)
 
         return Board(opened, self._answer_s)
 

@@ -16,12 +16,12 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from unipool_dist.base.console import say_at_once
 from unipool_dist.base.printable import printable
+from unipool_dist.base.run_directory import WatchdogFolder
 from unipool_dist.resilience.board import Board, BoardLostError
 from unipool_dist.resilience.collectives import NUM_SHOWN, Collective
 from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.resilience.same_run import find_rank, kill_rank
 from unipool_dist.resilience.stacks import Stack, place_in_dump, read_held_dump, render
-from unipool_dist.resilience.watchdog_files import SUMMARY_FILE
 from unipool_dist.resilience.watchdog_report import NoProgressError, Report, Whereabouts
 from unipool_dist.resilience.watchdog_summary import summarize
 
@@ -57,7 +57,7 @@ class Inquiry:
         answer_s: float = ANSWER_S,
     ) -> None:
         self._answer_s = answer_s
-        self._board, self._world_size, self._folder = board, world_size, folder
+        self._board, self._world_size, self._folder = board, world_size, WatchdogFolder(folder)
         self._report, self._stacks, self._collectives, self._reason = report, found, collectives, reason
         self._looked_at: list[Whereabouts] = []
 
@@ -77,7 +77,7 @@ class Inquiry:
             say_at_once(f"watchdog: {place}; the other ranks are unknown: {error}")
         writer.join(ANSWER_S)
         with suppress(OSError):
-            get_error_handler().record_exception(NoProgressError(f"{self._folder / SUMMARY_FILE}"))
+            get_error_handler().record_exception(NoProgressError(str(self._folder.summary)))
         for process in self._looked_at:
             _kill(process)
         os._exit(RESUME)
@@ -112,14 +112,14 @@ class Inquiry:
         # Said already, so the others need not wait for the file.
         self._board.put("done", "")
         with suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / SUMMARY_FILE).write_text(printable(text, lines=True), encoding="utf-8")
+            self._folder.path.mkdir(parents=True, exist_ok=True)
+            self._folder.summary.write_text(printable(text, lines=True), encoding="utf-8")
         time.sleep(5 * _POLL_S)  # the store may end with this process, and the others still ask it
 
     def _text(self, summary: list[str]) -> str:
         lines = [f"watchdog: {summary[0]}", *(f"  {line}" for line in summary[1:]), f"  {self._reason}"]
         lines += [
-            f"stacks of all ranks: {self._folder}/rank-*.txt",
+            f"stacks of all ranks: {self._folder.stacks('*')}",
             f"all processes end now, with status {RESUME}: the same command with --resume continues from the newest "
             "checkpoint.",
             "If ranks of the same host differ again, leave that host out; if it is the same place, it is the program.",
@@ -150,8 +150,8 @@ class Inquiry:
             self._board.put(f"note/{process.rank}", describe(process, stacks))
             if stacks:
                 with suppress(OSError):
-                    self._folder.mkdir(parents=True, exist_ok=True)
-                    (self._folder / f"rank-{process.rank}.txt").write_text(stacks)
+                    self._folder.path.mkdir(parents=True, exist_ok=True)
+                    self._folder.stacks(process.rank).write_text(stacks)
         self._looked_at = here
 
     def _write_stacks(self) -> None:
@@ -164,8 +164,8 @@ class Inquiry:
         if not self._collectives:
             lines.append("  none recorded; is torch's flight recorder turned off (TORCH_FR_BUFFER_SIZE)?")
         with suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._folder / f"rank-{report.rank}.txt"
+            self._folder.path.mkdir(parents=True, exist_ok=True)
+            path = self._folder.stacks(report.rank)
             path.write_text("\n".join([*lines, "", render(list(self._stacks))]))
 
     def _wait(self, condition: Callable[[], bool], at_most_s: float) -> None:

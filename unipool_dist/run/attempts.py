@@ -16,8 +16,8 @@ from typing import Any, Literal
 from unipool_dist.base.console import say
 from unipool_dist.base.reading import parse_json, read_bytes
 from unipool_dist.base.records import record_of
+from unipool_dist.base.run_directory import RunDirectory
 
-ATTEMPTS_FILE = "attempts.jsonl"
 LOCAL = "local"
 """The job of starts that `unipool-dist experiment` makes on this machine."""
 
@@ -68,7 +68,7 @@ class AttemptLog:
             OSError: the file is there and cannot be read, or is no file of text.
         """
         log = cls(folder)
-        path = folder / ATTEMPTS_FILE
+        path = folder / RunDirectory.attempts.name
         try:
             text = read_bytes(path).decode("utf-8", "replace") if path.exists() else ""
         except ValueError as error:
@@ -115,7 +115,7 @@ class AttemptLog:
             self.attempts[ends[-1]] = record_of(Attempt, vars(self.attempts[ends[-1]]) | event)
 
     def _append(self, event: dict[str, Any]) -> None:
-        path = self.folder / ATTEMPTS_FILE
+        path = self.folder / RunDirectory.attempts.name
         try:
             with open(path, "a", encoding="utf-8", opener=_private) as file:
                 file.write("\n" * self._last_line_is_cut() + json.dumps(event) + "\n")
@@ -129,7 +129,7 @@ class AttemptLog:
             )
 
     def _last_line_is_cut(self) -> bool:
-        path = self.folder / ATTEMPTS_FILE
+        path = self.folder / RunDirectory.attempts.name
         return path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
 
 

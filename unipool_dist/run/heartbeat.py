@@ -14,8 +14,8 @@ from typing import Literal
 
 from unipool_dist.base.reading import read_json
 from unipool_dist.base.records import record_of
+from unipool_dist.base.run_directory import RunDirectory
 
-HEARTBEAT_FILE = "heartbeat.json"
 _LINE_BYTES = 512
 
 State = Literal["training", "stopped", "finished"]
@@ -48,7 +48,7 @@ class HeartbeatWriter:
 
     def __init__(self, run_dir: Path, *, steps: int, resumed_from: int) -> None:
         self._steps, self._resumed_from = steps, resumed_from
-        self._descriptor = os.open(run_dir / HEARTBEAT_FILE, os.O_WRONLY | os.O_CREAT, 0o644)
+        self._descriptor = os.open(RunDirectory(run_dir).heartbeat, os.O_WRONLY | os.O_CREAT, 0o644)
         self.write(resumed_from)
 
     def write(self, step: int, state: State = "training", reason: str | None = None) -> None:
@@ -69,6 +69,6 @@ class HeartbeatWriter:
 def read_heartbeat(run_dir: Path) -> Heartbeat | None:
     """The heartbeat of the run in ``run_dir``; ``None`` if it has not begun or the file cannot be read."""
     try:
-        return record_of(Heartbeat, read_json(run_dir / HEARTBEAT_FILE))
+        return record_of(Heartbeat, read_json(RunDirectory(run_dir).heartbeat))
     except (OSError, ValueError):
         return None

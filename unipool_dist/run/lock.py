@@ -18,9 +18,9 @@ from unipool_dist.base.belongings import refuse
 from unipool_dist.base.console import say
 from unipool_dist.base.forms import is_lock
 from unipool_dist.base.reading import read_json
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.errors import RunLockedError
 
-LOCK_FILE = ".lock"
 _NO_LOCKS_HERE = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 _LOOK_EVERY_S = 0.5
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)  # the second from file servers that turn flock into another kind of lock
@@ -54,7 +54,7 @@ class RunLock:
         """
         assert self._descriptor is None
         self._run_dir.mkdir(parents=True, exist_ok=True)
-        path = self._run_dir / LOCK_FILE
+        path = RunDirectory(self._run_dir).lock
         refuse([path] if path.is_symlink() and not path.exists() else [], f"locking {self._run_dir}")
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644)
         try:
@@ -120,7 +120,7 @@ def holder_of(run_dir: Path) -> str | None:
 
     Looking takes a shared lock for a moment, in which :meth:`RunLock.acquire` would be refused.
     """
-    path = run_dir / LOCK_FILE
+    path = RunDirectory(run_dir).lock
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from unipool_dist.base.console import say
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.system_errors import explained
 from unipool_dist.checkpoint.saver import SaveReport
 from unipool_dist.config import Config
@@ -91,6 +92,6 @@ class RunObserver:
         for name, label in (("loss_curve", "loss curve"), ("expert_usage", "expert usage")):
             if name in figures:
                 say(f"  {label:<12}  {figures[name]}")
-        say(f"  metrics       {self._dir / 'metrics.jsonl'}")
+        say(f"  metrics       {RunDirectory(self._dir).metrics}")
         if self._config.log.tensorboard:
-            say(f"  TensorBoard   tensorboard --logdir {self._dir / 'tensorboard'}")
+            say(f"  TensorBoard   tensorboard --logdir {RunDirectory(self._dir).tensorboard}")

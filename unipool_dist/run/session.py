@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from unipool_dist.base.console import say
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.checkpoint.compatibility import check_compatible
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.progress import DataIdentity
@@ -32,13 +33,12 @@ from unipool_dist.resilience.handover import Handover
 from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.resilience.stop import StopRequest
 from unipool_dist.resilience.watchdog import Watchdog
-from unipool_dist.resilience.watchdog_files import WATCHDOG
 from unipool_dist.run.assembly import batch_source, describe, with_vocabulary
+from unipool_dist.run.beginning import begin_run_dir, check_run_dir, continue_run_dir
 from unipool_dist.run.fitting import check_rank_fits
 from unipool_dist.run.heartbeat import HeartbeatWriter, read_heartbeat
 from unipool_dist.run.lock import RunLock
 from unipool_dist.run.observer import RunObserver
-from unipool_dist.run.rundir import begin_run_dir, check_run_dir, continue_run_dir
 from unipool_dist.run.start import Start
 from unipool_dist.topology.agreement import failing_together, on_rank_0
 from unipool_dist.topology.environment import Environment
@@ -89,7 +89,7 @@ def _device_bytes(device: torch.device) -> int | None:
 def _watchdog(config: Config, environment: Environment, signals: StopSignals) -> Watchdog:
     return Watchdog(
         _watchdog_limit_s(config),
-        Path(config.run.dir) / WATCHDOG,
+        RunDirectory(config.run.dir).watchdog,
         environment.rank,
         environment.world_size,
         on_alarm=signals.mute,
@@ -182,7 +182,7 @@ class _Session:
             sequence_length=config.model.sequence_length,
             seed=config.train.seed,
             weights=config.data.weights,
-            spare_dir=self._run_dir / "cache",  # seen by all nodes, unlike /tmp
+            spare_dir=RunDirectory(self._run_dir).cache,  # seen by all nodes, unlike /tmp
             consumed_samples=found.progress.consumed_samples if found else 0,
         )
         batches = batch_source(dataset, config, groups)

@@ -12,6 +12,7 @@ from torch import Tensor
 from unipool_dist.base.machine import current_versions
 from unipool_dist.base.names import OutsideError, regular_inside
 from unipool_dist.base.progress_bars import Bar, no_bar
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.manifest import CONFIG_FILE, FileRecord, content_faults, join_faults
 from unipool_dist.checkpoint.offline.cuts import cut_into_files
@@ -106,7 +107,7 @@ def import_model(export: Export, run_dir: Path, bar: Bar = no_bar) -> Checkpoint
             count(piece.num_bytes)
 
         rewrite_checkpoint(directory, progress, config, cut_into_files(pieces, -(-num_bytes // _FILE_BYTES)), read)
-    dump_config(config, run_dir / CONFIG_FILE)
+    dump_config(config, RunDirectory(run_dir).config)
     return directory
 
 
@@ -116,7 +117,7 @@ def check_is_no_run(run_dir: Path) -> None:
     Raises:
         CheckpointError: it does.
     """
-    if (run_dir / CONFIG_FILE).exists() or CheckpointDirectory(run_dir).steps():
+    if (RunDirectory(run_dir).config).exists() or CheckpointDirectory(run_dir).steps():
         raise CheckpointError(f"{run_dir} holds a run already; choose another directory or delete it")
 
 

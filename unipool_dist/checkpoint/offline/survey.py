@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from unipool_dist.base.progress_bars import Count
-from unipool_dist.checkpoint.directory import ASIDE, CHECKPOINTS
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.checkpoint.manifest import MANIFEST_FILE, Manifest, content_faults, read_manifest, size_faults
 from unipool_dist.checkpoint.progress import Progress, read_progress
 from unipool_dist.errors import CheckpointError
@@ -48,8 +48,8 @@ def survey(run_dir: Path) -> list[Entry]:
         raise CheckpointError(f"{run_dir} is not a directory; give the run.dir of a run")
     if is_checkpoint_folder(run_dir):
         raise CheckpointError(f"{run_dir} is one checkpoint; give the run.dir of a run, or look at this with `inspect`")
-    top = run_dir / CHECKPOINTS
-    folders = [folder for parent in (top, top / ASIDE) if parent.is_dir() for folder in parent.iterdir()]
+    files = RunDirectory(run_dir)
+    folders = [folder for parent in (files.checkpoints, files.aside) if parent.is_dir() for folder in parent.iterdir()]
     entries = [entry for folder in folders if (entry := _entry(folder)) is not None]
     return sorted(entries, key=lambda entry: (entry.step, entry.kind != "checkpoint", entry.folder.name))
 
@@ -89,7 +89,7 @@ def _entry(folder: Path) -> Entry | None:
     match = _FOLDER.fullmatch(folder.name)
     if match is None or not folder.is_dir():
         return None
-    is_aside = folder.parent.name == ASIDE
+    is_aside = folder.parent.name == RunDirectory.aside.name
     kind: Kind | None = "aside" if is_aside else _KINDS.get(match[2])
     if kind is None:
         return None

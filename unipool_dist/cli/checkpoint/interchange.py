@@ -20,8 +20,8 @@ from unipool_dist.cli.checkpoint.common import (
     step_option,
 )
 from unipool_dist.cli.numbers import Finite
+from unipool_dist.run.beginning import in_the_way
 from unipool_dist.run.lock import RunLock
-from unipool_dist.run.rundir import in_the_way
 
 if TYPE_CHECKING:
     from unipool_dist.checkpoint.offline.export_format import Dtype

@@ -11,8 +11,8 @@ import click
 from unipool_dist.base.console import say
 from unipool_dist.base.printable import aligned
 from unipool_dist.base.progress_bars import byte_bar
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.units import size
-from unipool_dist.checkpoint.directory import CHECKPOINTS
 from unipool_dist.checkpoint.manifest import join_faults, read_manifest
 from unipool_dist.checkpoint.offline.locate import checkpoint_folders
 from unipool_dist.checkpoint.offline.survey import Entry, step_in_name, survey, thorough_faults
@@ -37,7 +37,7 @@ def list_(run: Path, as_json: bool) -> None:
     if as_json:
         print_json({"run": run, "checkpoints": [_record(entry) for entry in entries]})
     elif not entries:
-        say(f"{run} has no checkpoints: there are none in {run / CHECKPOINTS}")
+        say(f"{run} has no checkpoints: there are none in {RunDirectory(run).checkpoints}")
     else:
         rows = [_HEAD, *(_row(entry) for entry in entries)]
         say("\n".join(aligned(rows, right=(0, 2, 3))))

@@ -9,6 +9,7 @@ import click
 from unipool_dist.base.belongings import refuse
 from unipool_dist.base.console import say
 from unipool_dist.base.progress_bars import byte_bar
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.units import counted, size
 from unipool_dist.checkpoint.offline.locate import check_contents
 from unipool_dist.cli.checkpoint.common import (
@@ -20,9 +21,8 @@ from unipool_dist.cli.checkpoint.common import (
 )
 from unipool_dist.cli.numbers import PROCESSES
 from unipool_dist.config import dump_config
+from unipool_dist.run.beginning import in_the_way
 from unipool_dist.run.lock import RunLock
-from unipool_dist.run.run_files import CONFIG_FILE
-from unipool_dist.run.rundir import in_the_way
 
 
 @click.command()
@@ -57,9 +57,9 @@ def reshard(run: Path, out: Path, step: int | None, num_files: int, as_json: boo
     with RunLock(out):
         directory = reshard_checkpoint(located, out, num_files, byte_bar)
         # Without it `train` would take OUT for an empty directory, and delete its checkpoints unless it is to resume.
-        if not (out / CONFIG_FILE).exists():
+        if not RunDirectory(out).config.exists():
             of_out = located.config.run.model_copy(update={"dir": str(out)})
-            dump_config(located.config.model_copy(update={"run": of_out}), out / CONFIG_FILE)
+            dump_config(located.config.model_copy(update={"run": of_out}), RunDirectory(out).config)
     folder = directory.folder(located.progress.step)
     num_bytes = sum(path.stat().st_size for path in folder.iterdir())
     if as_json:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from unipool_dist.base.belongings import Folder, empty, exists, foreign, listed, refuse, remove
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.writing import replace_text
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.config import Config, dump_config
 from unipool_dist.errors import ConfigError
-from unipool_dist.resilience.watchdog_files import WATCHDOG
-from unipool_dist.run.run_files import CONFIG_FILE, DATA_SUMMARY_FILE, is_mark, things_of_a_run
+from unipool_dist.run.belongings import is_mark, things_of_a_run
 
 
 def check_run_dir(path: Path, *, overwrite: bool, resume: bool, must_resume: bool = False) -> None:
@@ -62,7 +62,7 @@ def in_the_way(path: Path, *, resume: bool) -> list[Path]:
     if not goes_on and not found:
         found = directory.foreign()
     for name, kind in things_of_a_run(path).items():
-        only_writes = isinstance(kind, Folder) and (goes_on or (resume and name == WATCHDOG))
+        only_writes = isinstance(kind, Folder) and (goes_on or (resume and name == RunDirectory.watchdog.name))
         if not only_writes:
             found += foreign(path / name, kind)
         elif exists(path / name) and not (path / name).is_dir():
@@ -88,15 +88,16 @@ def begin_run_dir(path: Path, config: Config, unigram_entropy: Mapping[str, floa
     for name, kind in things.items():
         if not isinstance(kind, Folder):
             remove(path / name, kind)
-        elif not (same_run and name == WATCHDOG):
+        elif not (same_run and name == RunDirectory.watchdog.name):
             empty(path / name, kind)
     continue_run_dir(path, config, unigram_entropy)
 
 
 def continue_run_dir(path: Path, config: Config, unigram_entropy: Mapping[str, float]) -> None:
     """Write the resolved configuration, which may not be the one the run began with."""
-    replace_text(path / DATA_SUMMARY_FILE, json.dumps({"unigram_entropy": dict(unigram_entropy)}, indent=1) + "\n")
-    dump_config(config, path / CONFIG_FILE)
+    files = RunDirectory(path)
+    replace_text(files.data_summary, json.dumps({"unigram_entropy": dict(unigram_entropy)}, indent=1) + "\n")
+    dump_config(config, files.config)
 
 
 def _is_begun(path: Path) -> bool:
