@@ -14,7 +14,7 @@ from unipool_dist.jobs.submission import submit as hand_in
 
 
 def fewest_processes(runs: Sequence[Run], request: Request) -> Mapping[str, Config]:
-    """The configurations by the runs' names, resolved for the fewest nodes that are asked for.
+    """Return the configurations by the runs' names, resolved for the fewest nodes that are asked for.
 
     Raises:
         UnipoolError: one does not fit them.
@@ -28,7 +28,7 @@ def fewest_processes(runs: Sequence[Run], request: Request) -> Mapping[str, Conf
 
 
 def prepare(output: Path, runs: Sequence[Run], request: Request, *, max_parallel: int | None) -> Prepared:
-    """One task for each of ``runs``; nothing is written yet.
+    """Prepare one task for each of ``runs``; nothing is written yet.
 
     Raises:
         UnipoolError: an earlier array of the experiment has not ended, or a run fits no number of nodes asked for.

@@ -1,4 +1,4 @@
-"""Training the runs of an experiment on this machine, some at a time, each in processes of its own."""
+"""Train the runs of an experiment on this machine, several at a time, each in its own processes."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class _Training:
 
 
 class LocalTrainings:
-    """Trains runs in their order, ``num_at_once`` at a time; one that fails does not keep the others from training.
+    """Trainings of runs in their order, ``num_at_once`` at a time; one that fails does not stop the others.
 
     SIGTERM, SIGINT, SIGUSR1 and SIGHUP are passed on to the runs in progress, which save and stop, and no other is
     started.
 
     Args:
-        tell: is given a line for each thing that happens.
-        look: is called several times a second.
+        tell: called with a line for each event.
+        look: called several times a second.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class LocalTrainings:
         """Those that ended with their state saved, to be resumed."""
 
     def train(self) -> None:
-        """Returns when all have ended, or the runs in progress have stopped after a signal."""
+        """Train until all have ended, or the runs in progress have stopped after a signal."""
         with SignalWatch(self._on_signal):
             while self._under_way or (self._waiting and self.stopped_by is None):
                 while self._waiting and len(self._under_way) < self._num_at_once and self.stopped_by is None:
@@ -175,7 +175,7 @@ class LocalTrainings:
 
 
 def _first_error(training: _Training) -> str | None:
-    """The line in which this start says what went wrong, which is the first of its kind."""
+    """Return the line with which this start reports an error: the first one is the cause."""
     with training.log.open("rb") as file:
         file.seek(training.log_start)
         lines = file.read().decode("utf-8", errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""What one of several trainings on a machine may use of it: its own GPUs where there are enough, its share of cores."""
+"""The share of a machine for one of several trainings: its own GPUs if there are enough, its share of cores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID")
 def share_of_machine(
     variables: Mapping[str, str], *, place: int, num_at_once: int, num_processes: int, gpus: Sequence[str], cores: int
 ) -> dict[str, str]:
-    """The environment of a training of ``num_processes``, the ``place``-th of ``num_at_once``.
+    """Return the environment of a training of ``num_processes``, the ``place``-th of ``num_at_once``.
 
     GPUs are dealt out in turn, so trainings share them only if there are more processes than GPUs. OMP_NUM_THREADS
     stays as it is where it is set.

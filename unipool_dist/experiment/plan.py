@@ -1,4 +1,4 @@
-"""From an experiment to its runs: each with its configuration and directory, in the order in which they are trained."""
+"""The runs of an experiment: each with its configuration and directory, in the order in which they are trained."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_RUNS = 2_000
 
 @dataclass(frozen=True)
 class Run:
-    """One training."""
+    """One training of an experiment."""
 
     variant: str
     seed: int
@@ -43,12 +43,12 @@ class Run:
 def planned_runs(
     experiment: Experiment, folder: Path, *, only: Sequence[str] = (), seeds: Sequence[int] = ()
 ) -> list[Run]:
-    """All runs, those of the first seed first, so that the variants can soon be compared.
+    """Return all runs, those of the first seed first, so that the variants can soon be compared.
 
     Args:
         folder: what the experiment's ``base`` is relative to.
-        only: variants to be left with; none: all.
-        seeds: seeds to be left with; none: all.
+        only: variants to keep; none: all.
+        seeds: seeds to keep; none: all.
 
     Raises:
         ConfigError: a configuration is not valid, or ``only`` or ``seeds`` name what the experiment does not have.
@@ -88,7 +88,7 @@ def check_distinct(runs: Sequence[Run]) -> None:
 
 
 def resolved_configs(runs: Sequence[Run], num_processes: int) -> dict[str, Config]:
-    """The configurations by the runs' names, resolved for ``num_processes``.
+    """Return the configurations by the runs' names, resolved for ``num_processes``.
 
     Raises:
         UnipoolError: one cannot be trained on so many; says which variant's.
@@ -127,7 +127,7 @@ def check_unchanged(runs: Sequence[Run], resolved: Mapping[str, Config]) -> None
 
 @contextmanager
 def naming_variant(variant: str) -> Iterator[None]:
-    """Errors of the body say whose configuration they are about."""
+    """Name the variant in errors of the body."""
     try:
         yield
     except UnipoolError as error:
@@ -145,7 +145,7 @@ def _run(experiment: Experiment, folder: Path, name: str, seed: int) -> Run:
 
 
 def _begun(path: Path) -> Config:
-    """The configuration that a run was begun with."""
+    """Return the configuration that a run was begun with."""
     try:
         return load_config(path)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""An experiment's file: which variants of a configuration are trained, with which seeds, and where the runs go."""
+"""An experiment's file: the variants of a configuration, their seeds, and where the runs are placed."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class Experiment(_Part):
     variants: dict[str, Variant] = Field(description="by name, which is also that of its directory")
 
     def seeds_of(self, variant: str) -> list[int]:
-        """Seeds of the runs of ``variant``."""
+        """Return the seeds of the runs of ``variant``."""
         own = self.variants[variant].seeds
         return self.seeds if own is None else own
 
 
 def read_experiment(path: Path) -> Experiment:
-    """Read and check an experiment's file; the configurations that follow from it are not yet looked at.
+    """Read and check an experiment's file; the configurations that follow from it are checked later.
 
     Raises:
         ConfigError: it cannot be read, or is not an experiment; all faults are named at once.
@@ -88,7 +88,7 @@ def read_experiment(path: Path) -> Experiment:
 
 
 def freeze_experiment(experiment: Experiment, file: Path) -> None:
-    """Write OUTPUT/experiment.yaml: what ``file`` says, and nothing else; unless it is that file.
+    """Write OUTPUT/experiment.yaml with exactly the content of ``file``, unless it is that file.
 
     Raises:
         ConfigError: the directory cannot be written.
@@ -105,7 +105,7 @@ def freeze_experiment(experiment: Experiment, file: Path) -> None:
 
 
 def foreign_freeze(experiment: Experiment, file: Path, *, begun: bool) -> list[Path]:
-    """OUTPUT/experiment.yaml if it is none that :func:`freeze_experiment` has written and may replace.
+    """Return OUTPUT/experiment.yaml if :func:`freeze_experiment` has not written it and so may not replace it.
 
     Args:
         begun: there are runs of the experiment; earlier versions wrote the file without a mark.
@@ -130,7 +130,7 @@ def _is_as_dumped(path: Path) -> bool:
 
 
 def _faults(experiment: Experiment) -> list[str]:
-    """What types alone do not tell."""
+    """Return faults that types alone do not catch."""
     faults = []
     if not experiment.variants:
         faults.append("variants: there is none; name at least one")
@@ -153,7 +153,7 @@ def _faults(experiment: Experiment) -> list[str]:
 
 
 def _title_faults(experiment: Experiment) -> list[str]:
-    """Reports tell variants apart by what they call them."""
+    """Return duplicate titles: reports tell variants apart by them."""
     titles: dict[str, list[str]] = {}
     for name, variant in experiment.variants.items():
         titles.setdefault(variant.title or name, []).append(name)

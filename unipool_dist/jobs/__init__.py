@@ -1,4 +1,4 @@
-"""Runs as SLURM jobs: submitting them, what the batch script does when their tasks end, and what has become of them.
+"""Runs as SLURM jobs: submission, the batch script's reaction when tasks end, and status.
 
 Nothing here imports torch: the batch script has to react in time, and `status` to answer at once.
 """

@@ -1,4 +1,4 @@
-"""What a job's batch script runs; see :mod:`unipool_dist.jobs.supervise`."""
+"""The program of a job's batch script; see :mod:`unipool_dist.jobs.supervise`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""What is kept of the environment that a run is submitted from: what explains how it runs, and no secret.
+"""The record of the environment that a run is submitted from: variables that explain how it runs, and no secret.
 
-A list of what is kept, since no list of what is left out is ever complete.
+It is a list of what is kept, since no list of exclusions is ever complete.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BEGINNINGS = (
 
 
 def recorded(variables: Mapping[str, str]) -> list[str]:
-    """Return a line ``NAME='value'`` for each variable; of those that are not kept the name alone."""
+    """Return a line ``NAME='value'`` for each variable; of those that are not kept only the name."""
     return [f"{printable(name)}={_value(name, variables[name])}" for name in sorted(variables)]
 
 

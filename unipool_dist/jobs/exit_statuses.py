@@ -8,7 +8,7 @@ from unipool_dist.resilience.exit_codes import RESUME
 
 
 def signal_of(status: int) -> signal.Signals | None:
-    """The signal that ``status`` tells of, if it tells of one."""
+    """Return the signal that ``status`` stands for, if any."""
     try:
         return signal.Signals(status - 128)
     except ValueError:
@@ -16,7 +16,7 @@ def signal_of(status: int) -> signal.Signals | None:
 
 
 def meaning(status: int) -> str:
-    """What ``status`` says."""
+    """Describe ``status`` in words."""
     if status == 0:
         return "success"
     if status == RESUME:

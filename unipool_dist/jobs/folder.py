@@ -1,4 +1,4 @@
-"""A submitted run's folder ``RUN/job``: everything that is needed to start the run again as it was submitted."""
+"""A submitted run's folder ``RUN/job``: everything needed to start the run again as it was submitted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unipool_dist.jobs.profile import Profile, parse_profile
 
 @dataclass(frozen=True)
 class Job:
-    """``job.json``, written once, when the run is submitted."""
+    """The content of ``job.json``, written once, when the run is submitted."""
 
     name: str
     tasks_per_node: int
@@ -49,18 +49,18 @@ class JobFolder:
         return self.files.job_record.exists()
 
     def write(self, job: Job) -> None:
-        """Write ``job.json``, which the user alone may read: the profile and the command may hold what is secret."""
+        """Write ``job.json``, readable only by the user: the profile and the command may contain secrets."""
         replace_text(self.files.job_record, json.dumps(asdict(job), indent=1) + "\n", mode=0o600)
 
     def write_script(self, script: str) -> None:
-        """Write the batch script, which the user alone may read, as it holds the profile's variables."""
+        """Write the batch script, readable only by the user, as it contains the profile's variables."""
         replace_text(self.files.job_script, script, mode=0o600)
 
     def read(self) -> Job:
-        """What was submitted.
+        """Read what was submitted.
 
         Raises:
-            UnipoolError: this is no submitted run, or one of another version.
+            UnipoolError: this is not a submitted run, or one of another version.
             PermissionError: it is that of another user.
         """
         path = self.files.job_record
@@ -77,10 +77,10 @@ class JobFolder:
         return parse_profile(self.read().profile, str(self.files.job_record))
 
     def submissions(self) -> list[str]:
-        """Ids of the jobs that were submitted for it, oldest first.
+        """Return the ids of the jobs that were submitted for it, oldest first.
 
         Raises:
-            UnipoolError: the file that has them is no file of text.
+            UnipoolError: the file that has them is not a text file.
         """
         path = self.files.submissions
         try:
@@ -94,5 +94,5 @@ class JobFolder:
 
 
 def run_config(run_dir: Path) -> Config:
-    """The configuration that was frozen for the run in ``run_dir``; its ``parallel.dp`` may be ``auto``."""
+    """Read the configuration that was frozen for the run in ``run_dir``; its ``parallel.dp`` may be ``auto``."""
     return load_config(RunDirectory(run_dir).job_config)

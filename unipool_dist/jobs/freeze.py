@@ -1,4 +1,4 @@
-"""Freezing a run at submission: its configuration, the code and what it differs by, packages, environment, command."""
+"""Freeze a run at submission: its configuration, the code and its differences, packages, environment, command."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PRIVATE = 0o600
 
 
 def freeze_config(run_dir: Path, config: Config) -> None:
-    """Write ``RUN/job/config.yaml``: paths made absolute, the DeepSpeed file copied beside it."""
+    """Write ``RUN/job/config.yaml``: paths made absolute, the DeepSpeed file copied next to it."""
     files = RunDirectory(run_dir)
     files.job.mkdir(parents=True, exist_ok=True)
     optimizer = config.optimizer
@@ -48,7 +48,7 @@ def freeze_config(run_dir: Path, config: Config) -> None:
 
 
 def freeze_code(folder: JobFolder, task_python: str) -> dict[str, str | bool] | None:
-    """Copy the package and the launchers; write what git knows of them, and the packages installed.
+    """Copy the package and the launchers; record their git state and the installed packages.
 
     ``task_python`` is the interpreter that the tasks run, by its path on the nodes or in their container.
 
@@ -73,12 +73,12 @@ def freeze_code(folder: JobFolder, task_python: str) -> dict[str, str | bool] | 
 
 
 def freeze_environment(folder: JobFolder) -> None:
-    """Write the submitter's variables to ``environment.txt``: the values of those alone that explain how it runs."""
+    """Write the submitter's variables to ``environment.txt``, values only of those that explain how a run behaves."""
     replace_text(folder.files.environment, "\n".join(recorded(os.environ)) + "\n", mode=PRIVATE)
 
 
 def _write_program(folder: JobFolder, python: str) -> None:
-    """``bin/unipool-dist``, which runs the frozen code and no other that may be on PATH or in the current directory."""
+    """Write ``bin/unipool-dist``, which runs the frozen code and no other from PATH or the current directory."""
     program = folder.files.programs / "unipool-dist"
     program.parent.mkdir(exist_ok=True)
     program.write_text(

@@ -1,4 +1,4 @@
-"""How many tasks a run starts on the nodes that are there: as many as give a legal layout. Pure arithmetic."""
+"""How many tasks a run starts on the available nodes: as many as give a legal layout. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Layout:
     """Resolved for this many tasks."""
 
     def describe(self) -> str:
-        """The layout in one line."""
+        """Describe the layout in one line."""
         plural = "s" if len(self.nodes) > 1 else ""
         return f"{describe_layout(self.config)} on {len(self.nodes)} node{plural}; {describe_owners(self.config)}"
 
 
 def choose_layout(config: Config, nodes: Sequence[str], tasks_per_node: int, *, whole_nodes: bool = False) -> Layout:
-    """The layout with the most tasks that ``nodes`` can hold; with ``parallel.dp: auto`` dp is chosen.
+    """Choose the layout with the most tasks that ``nodes`` can hold; with ``parallel.dp: auto`` choose dp.
 
     Nodes are filled in their order, so those that are not needed are the last. ``whole_nodes``: every node that is
     used has equally many tasks.

@@ -9,9 +9,9 @@ _EARLY_S = 60
 
 
 def time_limit_s(text: str) -> int | None:
-    """Seconds that ``text`` gives a job: minutes, ``M:S``, ``H:M:S``, or days before a dash; ``None``: without an end.
+    """Return the seconds that ``text`` gives a job, ``None`` without a limit.
 
-    SLURM counts begun minutes as whole ones.
+    ``text`` is minutes, ``M:S``, ``H:M:S``, or days before a dash. SLURM counts begun minutes as whole ones.
     """
     if text == "UNLIMITED":
         return None
@@ -25,7 +25,7 @@ def time_limit_s(text: str) -> int | None:
 
 
 def check_time_limit(limit: str, warning_s: int) -> None:
-    """Refuse a limit at whose beginning the run would be told to stop.
+    """Refuse a limit that leaves no time before the warning to stop.
 
     Raises:
         ConfigError: nothing would be left between the start and the warning, ``warning_s`` before the limit.

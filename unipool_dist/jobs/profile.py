@@ -1,4 +1,4 @@
-"""A profile: what a job needs to know of a cluster, in a small YAML file. Nothing of a run is in it."""
+"""A profile: the facts about a cluster that a job needs, in a small YAML file. Nothing of a run is in it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Container(_Part):
 
 
 class Profile(_Part):
-    """Every field has a default; an empty profile asks for nodes and GPUs, nothing else."""
+    """The facts about a cluster; every field has a default, and an empty profile asks only for nodes and GPUs."""
 
     partition: str | None = Field(None, description="--partition; several, separated by commas, are allowed")
     account: str | None = Field(None, description="--account, who pays")
@@ -73,7 +73,7 @@ class Profile(_Part):
 
 
 def load_profile(path: Path | None) -> Profile:
-    """The profile in ``path``, else in the file that UNIPOOL_DIST_PROFILE names, else an empty one.
+    """Read the profile in ``path``, else in the file that UNIPOOL_DIST_PROFILE names, else return an empty one.
 
     Raises:
         ConfigError: the file is missing, or has unknown or ill-typed fields.

@@ -25,7 +25,7 @@ may be left out; unknown ones are errors.
 
 
 def reference_markdown() -> str:
-    """The whole of docs/profile.md."""
+    """Return the whole of docs/profile.md."""
     return "\n".join([_INTRODUCTION, _table(Profile, ""), "## `container`\n", _table(Container, "container.")])
 
 

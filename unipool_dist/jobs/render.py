@@ -1,4 +1,4 @@
-"""From a profile and what is asked for to a batch script: ``#SBATCH`` options, and the template filled in."""
+"""Make a batch script from a profile and the resources asked for: ``#SBATCH`` options, and the template filled in."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEMPLATE = Path(__file__).resolve().parents[2] / "slurm" / "job.sbatch.j2"
 
 @dataclass(frozen=True)
 class Resources:
-    """What is asked for, the same for every task of an array."""
+    """The resources asked for, the same for every task of an array."""
 
     name: str
     nodes: str
@@ -49,7 +49,7 @@ class Resources:
 
 
 def node_range(nodes: str) -> tuple[int, int]:
-    """``4`` as (4, 4), ``2-4`` as (2, 4).
+    """Parse ``4`` as (4, 4), ``2-4`` as (2, 4).
 
     Raises:
         ConfigError: it is neither a number nor a range.
@@ -64,7 +64,7 @@ def node_range(nodes: str) -> tuple[int, int]:
 
 
 def options(folder: JobFolder, resources: Resources, profile: Profile) -> list[Verbatim]:
-    """The options of sbatch, in the order in which they stand in the script, and as sbatch reads them there.
+    """Return the options of sbatch, in the order of the script, and as sbatch reads them there.
 
     Raises:
         ConfigError: one cannot be written there.
@@ -103,7 +103,7 @@ def options(folder: JobFolder, resources: Resources, profile: Profile) -> list[V
 
 
 def _tasks(nodes: str, tasks_per_node: int, profile: Profile) -> list[str]:
-    """Room for the tasks of a node.
+    """Reserve room for the tasks of a node.
 
     Given --ntasks-per-node, SLURM makes that a number of tasks for the fewest nodes of a range, and then gives no more
     nodes than there are tasks; so with a range a node is asked for as one task with the processors of all of them.
@@ -116,19 +116,21 @@ def _tasks(nodes: str, tasks_per_node: int, profile: Profile) -> list[str]:
 
 
 def warning_option(limit: str, warning_s: int) -> list[str]:
-    """The option by which SLURM warns the tasks, and not the batch script, before their time is up; if it ever is."""
+    """Return the option by which SLURM warns the tasks, not the batch script, before the time limit, if any."""
     return [f"--signal=USR1@{warning_s}"] if warning_s and time_limit_s(limit) is not None else []
 
 
 def on_nodes(script: str, nodes: str, tasks_per_node: int, profile: Profile) -> str:
-    """``script`` for another number of nodes, or range of it."""
+    """Return ``script`` for another number of nodes, or range of it."""
     room = [line for line in _lines(script) if not line.startswith(_ROOM)]
     return _with_options(room, [f"--nodes={nodes}", *_tasks(nodes, tasks_per_node, profile)])
 
 
 def overridden(script: str, options: Sequence[str]) -> str:
-    """``script`` with ``options`` of sbatch in place of those of the same name in it, and without the jobs it waits
-    for: one that has failed meanwhile would have it wait for ever."""
+    """Replace options of sbatch in ``script`` by those of the same name in ``options``; remove its dependencies.
+
+    A dependency that has failed meanwhile would have it wait for ever.
+    """
     names = tuple(f"#SBATCH {option.partition('=')[0]}=" for option in options)
     return _with_options(
         [line for line in _lines(script) if not line.startswith((*names, f"#SBATCH {_AFTER}"))], options
@@ -136,7 +138,7 @@ def overridden(script: str, options: Sequence[str]) -> str:
 
 
 def _lines(script: str) -> list[str]:
-    """Not ``splitlines``, for which a line also ends at characters that may stand in a value."""
+    """Split at newlines only: ``splitlines`` also splits at characters that may be in a value."""
     return script.removesuffix("\n").split("\n")
 
 
@@ -154,13 +156,13 @@ def render_script(
     command: Sequence[str],
     template: Path | None = None,
 ) -> str:
-    """The text of the batch script. Each value becomes one word of the shell, whatever is in it.
+    """Return the text of the batch script. Each value becomes one word of the shell, whatever it contains.
 
     Args:
         command: what the user typed.
 
     Raises:
-        ConfigError: the template is missing or asks for what is not there, or a value cannot be written into a script.
+        ConfigError: the template is missing or has an unknown name, or a value cannot be written into a script.
     """
     path = template or TEMPLATE
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=as_word)

@@ -1,7 +1,7 @@
-"""How values get into a batch script: as one word of the shell, as one option of sbatch, or not at all.
+"""How values are written into a batch script: as one word of the shell, as one option of sbatch, or not at all.
 
-bash expands what stands in the script, and sbatch reads its ``#SBATCH`` lines by rules of its own: it ends an option at
-a space or ``#`` outside quotes, and all of its reading at the first line that is no comment.
+bash expands the script, and sbatch reads its ``#SBATCH`` lines by rules of its own: an option ends at a space or ``#``
+outside quotes, and sbatch stops reading at the first line that is not a comment.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _MAX_OPTION_BYTES = 4096
 
 
 class Verbatim(str):
-    """Text that goes into a script as it is: it is a part of the script, and no value."""
+    """Text that goes into a script unchanged: a part of the script, not a value."""
 
 
 def as_word(value: object) -> str:
     """Return ``value`` as one word of the shell, unless it is :class:`Verbatim`; for every ``{{ }}`` of a template.
 
     Raises:
-        ConfigError: it holds what no script can: a NUL, or half of a character.
+        ConfigError: it contains what no script can: a NUL, or an unpaired surrogate.
     """
     if isinstance(value, Verbatim):
         return value
@@ -40,7 +40,7 @@ def sbatch_option(option: str) -> Verbatim:
     """Return ``option``, such as ``--account=lab``, as sbatch reads it in a ``#SBATCH`` line: quoted where need be.
 
     Raises:
-        ConfigError: it holds a line end or another control character, which no quotes can keep, or is too long.
+        ConfigError: it contains a newline or another control character, which quotes cannot keep, or is too long.
     """
     name, equals, value = option.partition("=")
     if printable(option) != option:
@@ -58,7 +58,7 @@ def one_option(text: str) -> list[str]:
     """Return the words of one option of sbatch as a user wrote it: ``--comment="two words"``, or ``-p gpu``.
 
     Raises:
-        ConfigError: it is no option, or more than one.
+        ConfigError: it is not an option, or more than one.
     """
     try:
         words = shlex.split(text) if printable(text) == text else []

@@ -1,4 +1,4 @@
-"""SLURM's own commands, and nothing else: every call of ``sbatch``, ``scontrol`` and ``squeue`` is here."""
+"""SLURM's own commands: every call of ``sbatch``, ``scontrol`` and ``squeue`` is here."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ ALIVE = frozenset(
 
 
 class SlurmError(UnipoolError):
-    """SLURM is not there, does not answer, or refuses."""
+    """SLURM is not installed, does not answer, or refuses."""
 
 
 class NoAnswerError(SlurmError):
-    """SLURM has not answered in time; what it was asked for, it may have done, or do yet."""
+    """SLURM has not answered in time; it may or may not have carried out the request."""
 
 
 def submit_script(script: Path, options: Sequence[str] = ()) -> str:
-    """Submit ``script`` and return the job's id. ``options`` win over the ``#SBATCH`` lines in it.
+    """Submit ``script`` and return the job's id. ``options`` override the ``#SBATCH`` lines in it.
 
     Raises:
         SlurmError: SLURM refuses it; the message is SLURM's.
@@ -49,7 +49,7 @@ def requeue(job_id: str) -> None:
 
 
 def show_job(job_id: str) -> dict[str, str] | None:
-    """The fields of ``scontrol show job``, or ``None`` if SLURM does not know the job (any more).
+    """Return the fields of ``scontrol show job``, or ``None`` if SLURM does not know the job (any more).
 
     Raises:
         SlurmError: SLURM does not answer.
@@ -59,7 +59,7 @@ def show_job(job_id: str) -> dict[str, str] | None:
 
 
 def show_array(job_id: str) -> list[dict[str, str]]:
-    """As :func:`show_job`, for every task of a job array; a job that is no array has one."""
+    """Return the same for every task of a job array; a job that is not an array has one."""
     try:
         answer = _call(["scontrol", "show", "job", "--oneliner", job_id])
     except SlurmError as error:
@@ -70,14 +70,14 @@ def show_array(job_id: str) -> list[dict[str, str]]:
 
 
 def parse_fields(line: str) -> dict[str, str]:
-    """``A=1 B=two words C=3`` as a mapping; values may hold spaces and ``=``."""
+    """Parse ``A=1 B=two words C=3`` into a mapping; values may hold spaces and ``=``."""
     starts = list(re.finditer(r"(?:^|(?<=\s))([A-Za-z][A-Za-z/_:]*)=", line))
     ends = [match.start() for match in starts[1:]] + [len(line)]
     return {match[1]: line[match.end() : end].strip() for match, end in zip(starts, ends, strict=True)}
 
 
 def host_names(node_list: str) -> list[str]:
-    """``n[1-3]`` as ``n1``, ``n2``, ``n3``."""
+    """Expand ``n[1-3]`` to ``n1``, ``n2``, ``n3``."""
     return _call(["scontrol", "show", "hostnames", node_list]).split()
 
 

@@ -1,4 +1,4 @@
-"""Making a run's folder and handing its script to SLURM."""
+"""Make a run's folder and hand its script to SLURM."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from unipool_dist.run.belongings import JOB_FOLDER
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for, the same for all runs of a submission."""
+    """The options of a submission, the same for all of its runs."""
 
     resources: Resources
     profile: Profile
@@ -60,7 +60,7 @@ def prepare(
     *,
     max_parallel: int | None = None,
 ) -> Prepared:
-    """Check everything that can be checked before a node is there: of one run, or of a sweep's.
+    """Check everything that can be checked before a node is allocated, for one run or a sweep.
 
     Raises:
         UnipoolError: the configuration is wrong, no number of nodes asked for fits it, the time limit leaves no time to
@@ -90,7 +90,7 @@ def prepare(
 def prepare_array(
     request: Request, folder: JobFolder, configs: dict[str, Config], *, max_parallel: int | None = None
 ) -> Prepared:
-    """A job array with one task for each of ``configs``, which may be of any models and layouts.
+    """Prepare a job array with one task for each of ``configs``, which may be of any models and layouts.
 
     Args:
         configs: by run directory, relative to that of ``folder``.
@@ -106,7 +106,7 @@ def prepare_array(
 
 
 def check_job_folders(folder: JobFolder, configs: Mapping[str, Config]) -> None:
-    """Refuse to write into a folder ``job`` that an earlier submission has not made, or that holds anything else.
+    """Refuse to write into a folder ``job`` that no earlier submission has made, or that contains anything else.
 
     Raises:
         ForeignError: naming what is in the way.
@@ -116,7 +116,7 @@ def check_job_folders(folder: JobFolder, configs: Mapping[str, Config]) -> None:
 
 
 def script_of(request: Request, prepared: Prepared) -> str:
-    """The batch script."""
+    """Return the batch script."""
     return render_script(
         prepared.folder,
         prepared.resources,
@@ -137,7 +137,7 @@ def write(request: Request, prepared: Prepared) -> None:
 
 
 def write_over(request: Request, prepared: Prepared) -> None:
-    """As :func:`write`, into folders that may hold what an earlier submission has frozen; they stay on a failure."""
+    """Freeze everything like :func:`write`, into folders of an earlier submission, which are kept on a failure."""
     with at(prepared.folder.path):
         _write(request, prepared)
 
@@ -171,7 +171,7 @@ def _write(request: Request, prepared: Prepared) -> None:
 
 
 def discard(prepared: Prepared) -> None:
-    """Take back what :func:`write` has written, so that the same submission can be made again, corrected."""
+    """Remove what :func:`write` has written, so that the same submission can be made again, corrected."""
     root = prepared.folder.run_dir
     jobs = (RunDirectory(root / name).job for name in prepared.configs)
     for folder in (*jobs, prepared.folder.path, prepared.folder.files.logs):
@@ -203,17 +203,17 @@ def submit(folder: JobFolder, options: Sequence[str] = ()) -> str:
 
 
 def interpreter() -> str:
-    """The Python that runs this, by its path in its virtual environment."""
+    """Return the Python that runs this, by its path in its virtual environment."""
     return sys.executable
 
 
 def command_line() -> list[str]:
-    """What the user typed, without what may be secret in URLs."""
+    """Return what the user typed, without possible secrets in URLs."""
     return ["unipool-dist", *map(without_credentials, sys.argv[1:])]
 
 
 def check_idle(folder: JobFolder) -> None:
-    """Refuse to submit again what SLURM has not yet done with.
+    """Refuse to submit again while SLURM still has the last job.
 
     Raises:
         ConfigError: the job that was submitted last waits or runs.
@@ -232,15 +232,17 @@ def _resume(run_dir: Path) -> str:
 
 
 def _root(config: Config, overrides: Sequence[str]) -> Path:
-    """``run.dir`` if it is among the overrides; else that of CONFIG with the time behind it, so that every submission
-    has a directory of its own."""
+    """Return ``run.dir`` if it is among the overrides; else that of CONFIG with the time appended.
+
+    So every submission has a directory of its own.
+    """
     given = any(override.startswith("run.dir=") for override in overrides)
     _check_path(config.run.dir)
     return Path(config.run.dir if given else f"{config.run.dir}-{time.strftime('%Y%m%d-%H%M%S')}").resolve()
 
 
 def _check_path(root: Path | str) -> None:
-    """Refuse what sbatch would read in the name of the log, and what divides the entries of PATH and PYTHONPATH."""
+    """Refuse what sbatch would expand in the name of the log, and separators of entries in PATH and PYTHONPATH."""
     if not re.fullmatch(r"[^\s%:\\'\"]+", str(root)) or printable(root) != str(root):
         raise ConfigError(
             f"run.dir={printable(root)}: choose a path without spaces, control characters, quotes, colons, backslashes "
@@ -249,8 +251,7 @@ def _check_path(root: Path | str) -> None:
 
 
 def _check(configs: Mapping[str, Config], request: Request) -> list[str]:
-    """Raises if no number of nodes asked for works, or the time limit is too short; returns notes on nodes that would
-    not be used in full."""
+    """Check that a number of nodes asked for works, and the time limit; return notes on nodes not used in full."""
     check_time_limit(request.resources.time, request.profile.warning_s)
     if request.profile.container is not None:
         _check_mounts(configs)
@@ -264,7 +265,7 @@ def _check(configs: Mapping[str, Config], request: Request) -> list[str]:
 
 
 def _check_mounts(configs: Mapping[str, Config]) -> None:
-    """``HOST:CONTAINER,HOST:CONTAINER`` is how folders are given to a container."""
+    """Refuse paths that a container's mounts, ``HOST:CONTAINER,HOST:CONTAINER``, cannot hold."""
     for config in configs.values():
         for field, path in (("run.dir", config.run.dir), ("data.path", config.data.path)):
             if re.search("[,:]", path) or printable(path) != path:

@@ -1,8 +1,7 @@
 """``python -m unipool_dist.jobs RUN``: the batch script's whole work, on the first node of the job.
 
-Starts the run's tasks through srun on the nodes that are there, waits for them, writes down how they ended, and puts
-the job back into the queue if the run is to go on. It holds no state that its files do not: it may be killed at any
-moment.
+Starts the run's tasks through srun on the available nodes, waits for them, records how they ended, and requeues the job
+if the run is to be continued. All of its state is in files: it may be killed at any moment.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ class Supervisor:
         self._ended_by: signal.Signals | None = None
 
     def run(self) -> int:
-        """Exit status of the job."""
+        """Supervise the job; return its exit status."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         before = read_heartbeat(self._run_dir)
@@ -147,7 +146,7 @@ class Supervisor:
         return self._carry_out(decision, RESUME if outcome == "stopped" or status == 0 else status)
 
     def _carry_out(self, decision: Decision, status: int) -> int:
-        """Exit status of the job: ``status``, if the decision is no other."""
+        """Carry out the decision; return the job's exit status: ``status``, unless the decision says otherwise."""
         if decision.action == "requeue":
             return self._requeue(decision)
         if decision.action == "give_up":
@@ -159,7 +158,7 @@ class Supervisor:
         return status
 
     def _doctor(self, layout: Layout) -> Decision | None:
-        """``None`` if all is well."""
+        """Run the doctor; return ``None`` if all is well."""
         self._say("doctor: looking at the nodes before the first start")
         path = RunDirectory(self._run_dir).doctor_status
         remove(path, any_file)
@@ -169,13 +168,16 @@ class Supervisor:
         return after_doctor(status, verdict, ended_by_slurm=ended_by_slurm)
 
     def _srun(self, command: list[str]) -> int:
-        """Exit status of srun; as a shell would give it if a signal killed srun."""
+        """Run srun; return its exit status, as a shell would give it if a signal killed srun."""
         status = run_program(command, variables=self._environment, keep=False).status
         return status if status >= 0 else 128 - status
 
     def _free_port(self) -> str:
-        """On this node, which is the first. Another restart begins to look elsewhere: a process of an earlier one that
-        is still alive, on a node that was cut off, does not find the new ones."""
+        """Find a free port on this node, which is the first.
+
+        Each restart starts the search elsewhere, so that a process of an earlier one, still alive on a node that was
+        cut off, does not find the new ones.
+        """
         program = [str(self._folder.files.launchers / "free_port.sh")]
         done = run_program(program)
         if done.status:
@@ -202,7 +204,7 @@ class Supervisor:
         self._say(f"continue with: {shown(['unipool-dist', 'submit', '--resume', self._folder.run_dir])}")
 
     def _newest_checkpoint(self) -> int:
-        """Step of it; 0 if there is none, or none can be seen."""
+        """Return the step of the newest checkpoint; 0 if there is none, or none can be seen."""
         try:
             return max(CheckpointDirectory(self._run_dir).steps(), default=0)
         except OSError:
@@ -220,7 +222,7 @@ class Supervisor:
         return before is not None and before.state == "finished" and before.step >= self._config.train.steps
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """SLURM ends the job: its tasks are told by SLURM itself; wait for them and start nothing more."""
+        """Take note that SLURM ends the job: wait for the tasks, which SLURM signals itself, and start nothing more."""
         if self._ended_by is None:
             self._ended_by = signal.Signals(number)
             say_at_once(f"[{_now()}] {self._ended_by.name} from SLURM: the job is being ended", descriptor=1)
@@ -230,7 +232,7 @@ class Supervisor:
 
 
 def _stuck_since(run_dir: Path, started: float) -> str | None:
-    """What the watchdog has said, if it ended this attempt; srun's status then tells only that a task was killed."""
+    """Return the watchdog's summary, if it ended this attempt; srun's status says only that a task was killed."""
     try:
         times = {path: path.stat().st_mtime for path in RunDirectory(run_dir).watchdog_summaries()}
         newest = max(times, key=times.__getitem__, default=None)
@@ -247,7 +249,7 @@ def _now() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Entry point of the batch script."""
+    """Run the batch script's program."""
     guard_streams()
     if len(arguments) != 1:
         say("usage: python -m unipool_dist.jobs RUN", err=True)

@@ -59,17 +59,17 @@ def check_distinct(configs: Mapping[str, Config]) -> None:
 
 
 def folder_name(index: int, overrides: Sequence[str]) -> str:
-    """Name of the run directory of one combination: ``0-train.seed=1``.
+    """Return the name of the run directory of one combination: ``0-train.seed=1``.
 
-    What could mean something to a shell, to SLURM or in a path becomes ``_``, and a long name is cut: ``index`` alone
-    makes it unique.
+    Characters special to a shell, to SLURM or in a path become ``_``, and a long name is cut: ``index`` alone makes it
+    unique.
     """
     name = "-".join([str(index), *overrides])
     return re.sub(r"[^A-Za-z0-9._=+,@-]", "_", name)[:_MAX_NAME]
 
 
 def _values(text: str) -> list[str]:
-    """The values of a sweep; one that is empty if brackets or quotes are not closed."""
+    """Return the values of a sweep; an empty one if brackets or quotes are not closed."""
     values, start, depth, quote = [], 0, 0, ""
     for place, char in enumerate(text):
         if quote:

@@ -21,7 +21,7 @@ def train_command(folder: JobFolder, run_dir: Path, layout: Layout) -> list[str]
 
 
 def doctor_command(folder: JobFolder, run_dir: Path, layout: Layout) -> list[str]:
-    """Look at the nodes as the run will use them; it writes its exit status to ``job/doctor.status``.
+    """Examine the nodes as the run will use them; the result is written to a file.
 
     All tasks end with 0 then: by `--kill-on-bad-exit` the first to end with another status would have the others
     killed, and the step would end with the status of a task that was killed by a signal.
@@ -41,7 +41,7 @@ def doctor_command(folder: JobFolder, run_dir: Path, layout: Layout) -> list[str
 
 
 def task_environment(variables: Mapping[str, str], profile: Profile, layout: Layout, port: str) -> dict[str, str]:
-    """``variables``, a key of the run, and where the tasks meet: on the first node, at ``port``."""
+    """Return ``variables``, a key of the run, and where the tasks meet: on the first node, at ``port``."""
     alone = len(layout.nodes) == 1  # then nobody else has to reach them
     meeting = {"MASTER_ADDR": "127.0.0.1" if alone else layout.nodes[0], "MASTER_PORT": port, KEY: new_key()}
     interface = None if alone else profile.network_interface
@@ -75,7 +75,7 @@ def _command(folder: JobFolder, layout: Layout, arguments: list[str]) -> list[st
 
 
 def _inside(profile: Profile, folder: JobFolder, folders: list[str], command: list[str]) -> list[str]:
-    """``command``, in the profile's container if there is one. srun options come first for pyxis."""
+    """Return ``command``, in the profile's container if there is one. srun options come first for pyxis."""
     container = profile.container
     if container is None:
         return command

@@ -1,1 +1,1 @@
-"""Runs that are interrupted: stopping in time with the state saved, and never two runs in one directory."""
+"""Handling of interruptions: stop in time with the state saved, and never run twice in one directory."""

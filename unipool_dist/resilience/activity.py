@@ -1,4 +1,4 @@
-"""Whether this process does anything: for phases in which a rank may be busy for long without saying so."""
+"""Signs of life of this process, for phases in which a rank may be busy for long without a beat."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MIN_CPU_SHARE = 0.1
 
 
 class Activity:
-    """Compares what the process has read, written and computed with the last time it was asked.
+    """A comparison of what the process has read, written and computed since the last call.
 
     Args:
         cpu_counts: whether computing is a sign of life. Not with NCCL, where waiting for others keeps a core busy.
@@ -22,7 +22,7 @@ class Activity:
         self._io, self._cpu_s, self._at = self._io_bytes(), time.process_time(), time.monotonic()
 
     def seen(self) -> bool:
-        """Since the last call: 16 KiB read or written, or a tenth of a core used where that counts."""
+        """Return whether 16 KiB were read or written since the last call, or a tenth of a core used if that counts."""
         io, cpu_s, at = self._io_bytes(), time.process_time(), time.monotonic()
         did_io = io - self._io >= MIN_IO_BYTES
         computed = self._cpu_counts and cpu_s - self._cpu_s >= MIN_CPU_SHARE * (at - self._at) > 0
@@ -30,7 +30,7 @@ class Activity:
         return did_io or computed
 
     def _io_bytes(self) -> int:
-        """Bytes that passed through read() and write(), from the page cache too."""
+        """Return the bytes that passed through read() and write(), including those from the page cache."""
         try:
             counters = self._process.io_counters()
         except (AttributeError, psutil.Error, OSError):  # not on every system

@@ -1,4 +1,4 @@
-"""Notes that ranks leave for each other in a store, by a thread of its own: whoever waits for an answer can give up."""
+"""A board of notes between ranks in a store, used from its own thread so that waiting for an answer can time out."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class BoardLostError(Exception):
 
 
 class Board:
-    """Notes in a store, none of whose calls takes longer than ``patience_s``, though the store's own may never return.
+    """Notes in a store. No call takes longer than ``patience_s``, though the store's own may never return.
 
     torch's TCPStore waits for its server without a limit if that process is stopped. After a call that failed every
     further one fails at once. The calls of one board belong to one thread.
 
     Args:
-        open_notes: called in the board's thread, before its first use. A connection of its own: the others of this
-            process may be waited on.
+        open_notes: called in the board's thread, before its first use; opens a separate connection, as the process's
+            other ones may be blocked.
     """
 
     def __init__(self, open_notes: Callable[[], Notes], patience_s: float) -> None:
@@ -43,15 +43,15 @@ class Board:
         self._ask(lambda notes: notes.put(key, value))
 
     def get(self, key: str) -> str | None:
-        """The note, or ``None`` if nobody of the run has left it."""
+        """Return the note, or ``None`` if no process of the run has left it."""
         return self._ask(lambda notes: notes.get(key))
 
     def claim(self, key: str, value: str) -> str:
-        """Leave a note unless there is one already; the one that is there then."""
+        """Leave a note unless there is one already; return the one that is there then."""
         return self._ask(lambda notes: notes.claim(key, value))
 
     def count(self, key: str, add: int = 0) -> int:
-        """Raise a number that begins at 0; what it is then."""
+        """Add to a number that begins at 0; return the sum."""
         return self._ask(lambda notes: notes.count(key, add))
 
     def _ask(self, call: Callable[[Notes], Answer]) -> Answer:
@@ -79,7 +79,7 @@ class Board:
         return answer  # type: ignore[return-value]
 
     def close(self) -> None:
-        """Let the thread end once what it waits for has come."""
+        """Let the thread end once its present call has returned."""
         self.lost = "closed"
         self._calls.put(_end)
 
@@ -90,4 +90,4 @@ class Board:
 
 
 def _end() -> None:
-    """Not called: the mark at which the thread ends."""
+    """Mark the end of the thread; never called."""

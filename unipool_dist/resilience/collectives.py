@@ -1,7 +1,7 @@
-"""The collectives that this process has entered, from torch's flight recorders, which are on unless turned off.
+"""The collectives that this process has entered, from torch's flight recorders, which are on by default.
 
-There are two: of gloo, which leaves out sends and receives, and in builds with CUDA of NCCL. What they call retired
-has ended on this rank; with NCCL, as far as torch's own thread has noticed, some 100 ms late.
+There are two: of gloo, which omits sends and receives, and in builds with CUDA of NCCL. An entry marked retired has
+ended on this rank; with NCCL torch's own thread notices that some 100 ms late.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Collective:
 
     @property
     def point_to_point(self) -> bool:
-        """Whether only two ranks take part; the number then says nothing to the other ranks."""
+        """Whether only two ranks take part; the number then means nothing to other ranks."""
         return self.operation.startswith(_P2P)
 
     def __str__(self) -> str:
@@ -46,14 +46,14 @@ class Collective:
 
 @dataclass(frozen=True)
 class Group:
-    """What the recorder does not know of a group."""
+    """The facts about a group that the recorder does not have."""
 
     name: str
     members: str
 
 
 def recorded(groups: Mapping[str, Group], without_threads: Collection[int] = ()) -> list[Collective]:
-    """The newest collectives of this process, oldest first; empty if the recorder is off. Costs up to 0.1 s.
+    """Return the newest collectives of this process, oldest first; empty if the recorder is off. Takes up to 0.1 s.
 
     Args:
         groups: by the names that torch gives them.
@@ -68,7 +68,7 @@ def recorded(groups: Mapping[str, Group], without_threads: Collection[int] = ())
 def from_traces(
     traces: Sequence[Any], groups: Mapping[str, Group], without_threads: Collection[int] = ()
 ) -> list[Collective]:
-    """The same from the recorders' traces; what is in both counts once. Pure."""
+    """Return the same from the recorders' traces; what is in both counts once. Pure."""
     left_out = {str(thread) for thread in without_threads}
     entries = {
         (entry["time_created_ns"], entry["profiling_name"], entry["op_id"]): entry
@@ -96,18 +96,21 @@ def from_traces(
 
 
 def last_of(collectives: list[Collective]) -> Collective | None:
-    """What a rank is in: the oldest that has not ended, which the later ones wait for; else the newest."""
+    """Return the collective that a rank is in: the oldest that has not ended; if all have, the newest.
+
+    Later ones wait for the oldest.
+    """
     unfinished = [collective for collective in collectives if not collective.completed]
     return next(iter(unfinished or collectives[-1:]), None)
 
 
 def entered(collectives: list[Collective]) -> dict[str, int]:
-    """By group, the number of the newest collective that was entered."""
+    """Return by group the number of the newest collective that was entered."""
     return {c.group: c.number for c in collectives if not c.point_to_point}
 
 
 def as_ranges(ranks: Collection[int]) -> str:
-    """``0-3,8`` for 0, 1, 2, 3 and 8."""
+    """Return ``0-3,8`` for 0, 1, 2, 3 and 8."""
     parts: list[list[int]] = []
     for rank in sorted(ranks):
         if parts and rank == parts[-1][-1] + 1:
@@ -118,7 +121,7 @@ def as_ranges(ranks: Collection[int]) -> str:
 
 
 def from_ranges(text: str) -> set[int]:
-    """What :func:`as_ranges` was given."""
+    """Parse the result of :func:`as_ranges`."""
     ranks: set[int] = set()
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")

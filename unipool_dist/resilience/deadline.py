@@ -1,4 +1,4 @@
-"""When to stop so that the state is saved before time is up: arithmetic on durations."""
+"""When to stop so that the state is saved before the time limit: arithmetic on durations."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MARGIN = 1.2
 
 
 class Deadline:
-    """Says that time is up while one more step and what is to be saved, 20 % slower than the slowest seen, still fit.
+    """A time limit, reached while one more step and the saves still fit, each 20 % slower than the slowest seen.
 
-    What is not observed counts as taking no time, so before the first step and save only the limit itself counts,
+    What was not observed counts as taking no time, so before the first step and save only the limit itself counts,
     unless :meth:`assume_save` was called.
 
     Args:
-        limit_s: seconds from ``started``; ``None``: time is never up.
-        num_saves: that may have to be waited for once time is up: the last one, and one that began just before.
+        limit_s: seconds from ``started``; ``None``: no limit.
+        num_saves: saves that may have to be waited for at the limit: the last one, and one that began just before.
         started: a time of ``clock``; by default the start of the process.
     """
 
@@ -38,19 +38,19 @@ class Deadline:
         self._longest_save: float | None = None
 
     def assume_save(self, seconds: float) -> None:
-        """A save is taken to need ``seconds`` until one was observed."""
+        """Assume that a save takes ``seconds`` until one was observed."""
         self._assumed_save = seconds
 
     def observe_step(self, seconds: float) -> None:
-        """A step took ``seconds``."""
+        """Take note that a step took ``seconds``."""
         self._longest_step = max(self._longest_step, seconds)
 
     def observe_save(self, seconds: float) -> None:
-        """A save took ``seconds``."""
+        """Take note that a save took ``seconds``."""
         self._longest_save = max(self._longest_save or 0.0, seconds)
 
     def reached(self) -> bool:
-        """Whether another step and the saves might end after the limit."""
+        """Return whether another step and the saves might end after the limit."""
         if self.limit_s is None:
             return False
         save = self._assumed_save if self._longest_save is None else self._longest_save
@@ -59,6 +59,9 @@ class Deadline:
 
 
 def process_start_monotonic() -> float:
-    """When this process started, on the clock of ``time.monotonic()``, to a second: before torch was imported."""
+    """Return when this process started, on the clock of ``time.monotonic()``, to a second.
+
+    That is before torch was imported.
+    """
     age = time.time() - psutil.Process().create_time()
     return time.monotonic() - max(age, 0.0)

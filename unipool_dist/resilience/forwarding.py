@@ -1,4 +1,4 @@
-"""Passing signals on: a launcher's processes lead sessions of their own, so a terminal's signals do not reach them."""
+"""Passing signals on to workers, which lead their own sessions, so that a terminal's signals do not reach them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ _LOOK_EVERY_S = 0.05
 
 
 class SignalForwarder:
-    """From entry to exit, each SIGTERM, SIGINT, SIGUSR1 and SIGHUP to this process goes once to each of its workers
-    instead.
+    """From entry to exit, passes each SIGTERM, SIGINT, SIGUSR1 and SIGHUP to this process on to each worker, once.
 
     Workers are the children that lead a session, as torch's elastic agent starts them. Those that start after the
-    signal get it as soon as they are there, ``num_workers`` in all. If there is none ``patience_s`` after the signal,
-    this process ends with status 128 + the signal's number.
+    signal get it as soon as they exist, ``num_workers`` in all. If there is none ``patience_s`` after the signal, this
+    process ends with status 128 + the signal's number.
 
     Entry, exit and :meth:`ignore_from_now` belong to the main thread.
     """
@@ -47,7 +46,7 @@ class SignalForwarder:
         self._watch.__exit__(kind, error, traceback)
 
     def ignore_from_now(self) -> None:
-        """The workers have ended and this process is about to: from now on these signals do nothing."""
+        """Ignore these signals from now on: the workers have ended and this process is about to."""
         self._ended.set()
         self._watch.ignore_from_now()
 
@@ -66,7 +65,7 @@ class SignalForwarder:
 
 
 def session_leading_children() -> set[int]:
-    """Process ids of the children of this process that lead a session."""
+    """Return the process ids of the children of this process that lead a session."""
     pids = set()
     for child in psutil.Process().children():
         with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Processes that do not outlive the launcher that started them, even if it is killed and can end nothing itself."""
+"""Processes that do not outlive the launcher that started them, even if it is killed."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _PR_SET_PDEATHSIG = 1
 
 
 def announce_launcher() -> None:
-    """Let the processes that this one starts from now on know that it is their launcher.
+    """Announce this process as the launcher to the processes that it starts from now on.
 
-    They have to be started by its main thread: the kernel takes the end of the thread that started a process for the
+    Its main thread has to start them: the kernel takes the end of the thread that started a process for the
     launcher's.
     """
     os.environ[LAUNCHER_PID] = str(os.getpid())
 
 
 def end_with_launcher() -> None:
-    """From now on the kernel kills this process when its launcher dies; if it is dead already, end at once.
+    """Have the kernel kill this process when its launcher dies; if it is dead already, end at once.
 
     torchrun does not announce itself; if it is dead already, its store is too, and waiting for that ends in time.
-    Without a launcher (SLURM, a single process), or on another system than Linux: nothing.
+    Without a launcher (SLURM, a single process), or on another system than Linux, this does nothing.
     """
     launcher = os.environ.get(LAUNCHER_PID)
     if (launcher is None and _OF_TORCHRUN not in os.environ) or sys.platform != "linux":

@@ -1,10 +1,10 @@
-"""For how long a rank has said nothing new: pure, from readings of a clock."""
+"""For how long a rank has made no progress: pure, from readings of a clock."""
 
 from __future__ import annotations
 
 
 class Patience:
-    """Counts how long a number has stayed the same, in time that was seen to pass.
+    """A count of how long a number has stayed the same, in time that was seen to pass.
 
     Between two readings no more than ``2 * tick_s`` counts, however far they are apart: then this process was stopped,
     or the machine suspended, and could not have made progress.
@@ -20,7 +20,7 @@ class Patience:
         """Since the number changed."""
 
     def tick(self, now: float, number: int) -> None:
-        """A reading of the clock, and of the number."""
+        """Take a reading of the clock, and of the number."""
         passed = 0.0 if self._last is None else min(now - self._last, self._most_s)
         self._last = now
         if number != self._number:
@@ -31,11 +31,11 @@ class Patience:
             self.quiet_s += passed
 
     def excuse(self) -> None:
-        """There is a reason why the number stays the same."""
+        """Excuse the number for staying the same."""
         self._waited_s = 0.0
 
     def others_excused(self, count: int | None) -> None:
-        """How often any rank was excused so far; one more than at the last call excuses this one too.
+        """Take note of how often any rank was excused; one more than at the last call excuses this one, too.
 
         It then has half of its patience left, so that it keeps asking.
         """

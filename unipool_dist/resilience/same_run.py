@@ -1,4 +1,4 @@
-"""Which processes of this machine belong to the same run as this one: no other is looked into, or signalled."""
+"""The processes of this machine that belong to the same run: no others are inspected, or signalled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _RANKS = ("RANK", "SLURM_PROCID")
 
 
 def find_rank(pid: int, created: float, rank: int) -> psutil.Process | None:
-    """The process ``pid`` if it is rank ``rank`` of this run, by what its launcher gave it when it was started.
+    """Return the process ``pid`` if it is rank ``rank`` of this run, judging by the environment from its launcher.
 
     Args:
         created: when it was started, seconds since 1970: another process may have got its number.
@@ -44,7 +44,7 @@ def find_rank(pid: int, created: float, rank: int) -> psutil.Process | None:
 
 
 def kill_rank(pid: int, created: float, rank: int) -> None:
-    """End it by SIGKILL, if it is that rank of this run; nothing if it is gone, or anything else."""
+    """End it by SIGKILL if it is that rank of this run; do nothing if it is gone, or any other process."""
     with suppress(OSError):
         handle = os.pidfd_open(pid)  # from here on the number cannot come to mean another process
         try:

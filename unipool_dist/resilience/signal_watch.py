@@ -1,4 +1,4 @@
-"""Seeing signals at once, even while the main thread waits inside a library: a thread of their own reads them.
+"""Signals noticed at once, even while the main thread waits inside a library: a separate thread reads them.
 
 Python runs a signal's handler in the main thread between two of its instructions, thus never during a collective.
 """
@@ -16,20 +16,20 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 def taken_signals() -> tuple[signal.Signals, ...]:
-    """Those that this process takes as a request to stop: all, but no SIGHUP that it was started to ignore (nohup)."""
+    """Return the signals that this process takes as a request to stop: all, without a SIGHUP ignored by nohup."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return tuple(number for number in STOP_SIGNALS if number != signal.SIGHUP or not ignored)
 
 
 class SignalWatch:
-    """From entry to exit, ``on_signal`` is called once for each of ``STOP_SIGNALS`` that the process takes.
+    """From entry to exit, calls ``on_signal`` once for each of ``STOP_SIGNALS`` that the process takes.
 
-    Under nohup SIGHUP stays ignored, here and in what this process starts.
+    Under nohup SIGHUP stays ignored, here and in programs that this process starts.
 
-    The calls come one after the other from a thread of their own; none comes after exit, which restores the handlers
-    and the wakeup fd that were there before. System calls that a signal interrupts are restarted, so that libraries
-    notice nothing. Signals that a launcher holds back (:func:`hold_signals`) come from entry on.
-    Entry, exit and :meth:`ignore_from_now` belong to the main thread.
+    The calls come one after the other from a separate thread; none comes after exit, which restores the previous
+    handlers and wakeup fd. System calls that a signal interrupts are restarted, so that libraries notice nothing.
+    Signals that a launcher holds back (:func:`hold_signals`) come from entry on. Entry, exit and
+    :meth:`ignore_from_now` belong to the main thread.
     """
 
     def __init__(self, on_signal: Callable[[signal.Signals], None]) -> None:
@@ -60,13 +60,13 @@ class SignalWatch:
         self._reader.close()
 
     def ignore_from_now(self) -> None:
-        """From now on, and after exit too, these signals do nothing; nor do those that came but were not yet read."""
+        """Ignore these signals from now on, also after exit, including those that came but were not yet read."""
         self._ignoring = True
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # no handler: the interpreter takes those away as it ends
 
     def mute(self) -> None:
-        """The process ends without an exit from here: ``on_signal`` is called no more. From any thread."""
+        """Stop calling ``on_signal``, as the process ends without an exit from here. From any thread."""
         self._ignoring = True
 
     def _read(self) -> None:
@@ -78,7 +78,7 @@ class SignalWatch:
 
 @contextmanager
 def hold_signals() -> Iterator[None]:
-    """Processes that this thread starts get the ``STOP_SIGNALS`` only once they call :func:`release_signals`.
+    """Hold back the ``STOP_SIGNALS`` from processes that this thread starts, until they call :func:`release_signals`.
 
     Until then the kernel keeps one of each: a Python that is still importing would be killed by it. This process takes
     them as before, as long as it has another thread.
@@ -91,9 +91,9 @@ def hold_signals() -> Iterator[None]:
 
 
 def release_signals() -> None:
-    """From now on this process gets the signals that its launcher holds back; those that came meanwhile, at once."""
+    """Accept the signals that the launcher holds back from this process; those that came meanwhile arrive at once."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:
-    """A handler must be there, or the signal would have its default effect; the thread does what is to be done."""
+    """Do nothing: without a handler the signal would have its default effect; the thread does the work."""

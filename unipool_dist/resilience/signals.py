@@ -1,4 +1,4 @@
-"""What a rank does with signals: the first asks it to stop in good order, the second ends it at once."""
+"""A rank's reaction to signals: the first asks it to stop in good order, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from unipool_dist.resilience.signal_watch import SignalWatch
 class StopSignals:
     """From entry to exit, remembers the first SIGTERM, SIGINT, SIGUSR1 or SIGHUP; a second ends the process.
 
-    Either takes effect even while the main thread waits in a collective. Each is said in one line on stderr. The
+    Either takes effect even while the main thread waits in a collective, and is reported in one line on stderr. The
     second ends the process at once with status 128 + its number. Signals within ``same_request_s`` of the first are
     the same request: a terminal, a cluster and a launcher may all deliver it.
 
-    Entry, exit and :meth:`ignore_from_now` belong to the main thread. Exit restores the handlers that were there.
+    Entry, exit and :meth:`ignore_from_now` belong to the main thread. Exit restores the previous handlers.
     """
 
     def __init__(self, rank: int | None = None, same_request_s: float = 0.2) -> None:
@@ -39,7 +39,7 @@ class StopSignals:
         self._watch.__exit__(kind, error, traceback)
 
     def ignore_from_now(self) -> None:
-        """The state is saved and the process about to exit: from now on, and after exit too, these signals do nothing.
+        """Ignore these signals from now on, also after exit: the state is saved and the process about to exit.
 
         Every rank must have called it before any rank exits: torchrun's agent sends SIGTERM to the others as soon as
         the first has, which would be their second signal.
@@ -47,7 +47,7 @@ class StopSignals:
         self._watch.ignore_from_now()
 
     def mute(self) -> None:
-        """The process is about to end for another reason: signals do nothing from now on. From any thread."""
+        """Ignore signals from now on, as the process is about to end for another reason. From any thread."""
         self._watch.mute()
 
     def _on_signal(self, number: signal.Signals) -> None:

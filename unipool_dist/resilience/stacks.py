@@ -1,4 +1,4 @@
-"""Where the threads of this process are: Python stacks, also if a C call keeps the interpreter for itself."""
+"""Python stacks of this process's threads, even if a C call holds the interpreter."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Frame:
 
 
 def stacks() -> list[Stack]:
-    """All Python threads of this process, the main thread first."""
+    """Return all Python threads of this process, the main thread first."""
     main = threading.main_thread().ident
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     found = [
@@ -53,7 +53,7 @@ def stacks() -> list[Stack]:
 
 
 def main_stack() -> Stack:
-    """The main thread alone."""
+    """Return the main thread."""
     ident = threading.main_thread().ident
     assert ident is not None
     return Stack("MainThread", True, _frames(sys._current_frames()[ident]))
@@ -71,24 +71,24 @@ def _frames(frame: FrameType | None) -> tuple[Frame, ...]:
 
 
 def place(stack: Stack) -> str:
-    """``FILE:LINE FUNCTION`` of the innermost call, and of the innermost one in this project if that is another."""
+    """Return ``FILE:LINE FUNCTION`` of the innermost call, and of the innermost in this project if another."""
     innermost = stack.frames[0]
     ours = next((frame for frame in stack.frames if frame.module.split(".")[0] == _OURS), None)
     return f"{innermost}" if ours in (innermost, None) else f"{innermost}, called from {ours}"
 
 
 def in_point_to_point(stack: Stack) -> bool:
-    """Whether the innermost calls are those that send to or receive from one other rank."""
+    """Return whether the innermost calls are those that send to or receive from one other rank."""
     return any(frame.module in _POINT_TO_POINT for frame in stack.frames[:5])
 
 
 def in_debugger(stack: Stack) -> bool:
-    """Whether somebody is looking at it in a debugger."""
+    """Return whether the thread is held in a debugger."""
     return any(frame.module.split(".")[0] in _DEBUGGERS for frame in stack.frames[:12])
 
 
 def render(found: list[Stack]) -> str:
-    """All stacks as text, with the source lines where they can be read."""
+    """Return all stacks as text, with the source lines where they can be read."""
     lines: list[str] = []
     for stack in found:
         lines.append(f"thread {stack.thread} (innermost call first):")
@@ -101,7 +101,7 @@ def render(found: list[Stack]) -> str:
 
 
 class HeldInterpreterDump:
-    """Keeps Python stacks ready for others to read, of the moment at which no Python ran here for ``after_s``.
+    """Python stacks kept for other processes to read, taken after no Python ran here for ``after_s``.
 
     A C thread writes them into memory that has a file descriptor, so neither the interpreter nor a disk is needed,
     and nothing is left behind. Where there is no such memory (not Linux) nothing is kept.
@@ -112,7 +112,7 @@ class HeldInterpreterDump:
         self.descriptor = os.memfd_create("unipool-dist-stacks") if hasattr(os, "memfd_create") else None
 
     def rearm(self) -> None:
-        """Python runs: begin to wait anew."""
+        """Start the wait again, as Python runs."""
         if self.descriptor is not None:
             if os.fstat(self.descriptor).st_size:
                 os.ftruncate(self.descriptor, 0)
@@ -120,13 +120,13 @@ class HeldInterpreterDump:
             faulthandler.dump_traceback_later(self._after_s, file=self.descriptor)
 
     def cancel(self) -> None:
-        """Wait no more."""
+        """Stop waiting."""
         if self.descriptor is not None:
             faulthandler.cancel_dump_traceback_later()
 
 
 def read_held_dump(pid: int, descriptor: int) -> str:
-    """What another process of this host has kept; empty if nothing, or if it cannot be read."""
+    """Return the dump that another process of this host keeps; empty if there is none, or it cannot be read."""
     try:
         return Path(f"/proc/{pid}/fd/{descriptor}").read_text(errors="replace")
     except OSError:
@@ -134,7 +134,7 @@ def read_held_dump(pid: int, descriptor: int) -> str:
 
 
 def place_in_dump(text: str) -> str | None:
-    """``FILE:LINE FUNCTION`` of the innermost call of the main thread, the last one in a dump of all threads."""
+    """Return ``FILE:LINE FUNCTION`` of the innermost call of the main thread, the last one in a dump of all threads."""
     main = text.rstrip().rpartition("\n\n")[2]
     found = _LINE.search(main)
     return None if found is None else f"{found['file']}:{found['line']} {found['function']}"

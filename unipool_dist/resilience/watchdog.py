@@ -1,4 +1,4 @@
-"""The watchdog: a run that makes no progress says where each rank is, and ends so that it can be started again."""
+"""The watchdog: when a run makes no progress, it records where each rank is, and ends the run for a restart."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class _Now:
-    """What the training thread said last."""
+    """The last beat of the training thread."""
 
     number: int
     doing: str
@@ -56,7 +56,7 @@ class _Now:
 
 
 class Watchdog:
-    """From :meth:`watch` to exit, a run in which a rank says nothing new for ``limit_s`` ends with status 75.
+    """From :meth:`watch` to exit, ends the run with status 75 if a rank makes no progress for ``limit_s``.
 
     Before that, all ranks write down their stacks and the collectives that they have entered, and one summary on
     stderr says which ranks differ. This takes ``ANSWER_S`` + ``LOOK_S`` seconds at most in all but bad cases, and
@@ -85,7 +85,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def beat(self, doing: str, *, step: int | None = None, slow: bool = False) -> None:
-        """The training thread makes progress, and is ``doing`` this now.
+        """Report progress of the training thread, which is now ``doing`` this.
 
         Args:
             step: which step this begins.
@@ -97,7 +97,7 @@ class Watchdog:
         self._now = _Now(now.number + 1, doing, now.step if step is None else step, begun, slow or begun < 2)
 
     def watch(self, groups: Mapping[str, dist.ProcessGroup], *, cpu_counts: bool) -> None:
-        """Begin. The process groups exist; the first of those that are the same gives its name.
+        """Begin watching. The process groups exist; of several equal ones the first gives its name.
 
         Args:
             cpu_counts: whether a rank that computes is not waiting: true unless it waits for a GPU.
@@ -144,7 +144,7 @@ class Watchdog:
                 self._held.cancel()
 
     def _announce(self) -> None:
-        """Agree on a name for the folder, and say how this process can be found."""
+        """Agree on a name for the folder, and leave a note on how this process can be found."""
         process = psutil.Process()
         where = Whereabouts(self._rank, socket.gethostname(), process.pid, process.create_time(), self._held.descriptor)
         name = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
@@ -184,7 +184,7 @@ class Watchdog:
             self._answer(board, json.loads(alarm))
 
     def _answer(self, board: Board, alarm: dict) -> None:
-        """Does not return."""
+        """Take part in the inquiry. Does not return."""
         found = stacks()
         now, main = self._now, found[0]
         self._on_alarm()
@@ -209,7 +209,7 @@ class Watchdog:
         Inquiry(board, self._world_size, self._folder, report, found, collectives, reason, self._answer_s).run()
 
     def _ask(self, call: Callable[[Board], Answer]) -> Answer | None:
-        """What the board answers; ``None`` if it is lost."""
+        """Return the board's answer; ``None`` if the board is lost."""
         if self._board.lost is not None and time.monotonic() >= self._ask_again_at:
             self._board.close()
             self._board = self._open_board()

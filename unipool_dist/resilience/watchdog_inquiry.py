@@ -1,4 +1,4 @@
-"""What every rank does once the run is known to be stuck: say where it is, find out who differs, and end."""
+"""The inquiry of a stuck run: every rank records where it is, one finds out who differs, and all end."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _POLL_S = 0.2
 
 
 class Inquiry:
-    """One rank's part; :meth:`run` does not return.
+    """One rank's part of the inquiry; :meth:`run` does not return.
 
     Args:
-        folder: for the files; need not be there.
+        folder: for the files; need not exist.
         found: stacks of this process.
         collectives: the newest that this process has entered.
         reason: how it was noticed, for the summary; the same on every rank.
@@ -62,7 +62,7 @@ class Inquiry:
         self._looked_at: list[Whereabouts] = []
 
     def run(self) -> None:
-        """Ends the process with status 75."""
+        """Hold the inquiry and end the process with status 75."""
         # A thread: the file system may be what the run waits for.
         writer = threading.Thread(target=self._write_stacks, daemon=True)
         with suppress(BoardLostError):
@@ -83,7 +83,7 @@ class Inquiry:
         os._exit(RESUME)
 
     def _leads(self) -> bool:
-        """Whether no lower rank has answered."""
+        """Return whether no lower rank has answered."""
         return all(self._board.get(f"report/{rank}") is None for rank in range(self._report.rank))
 
     def _lead(self) -> None:
@@ -127,7 +127,7 @@ class Inquiry:
         return printable("\n".join(lines) + "\n", lines=True)  # names of files and functions are in it
 
     def _follow(self) -> None:
-        """Look at the silent ranks of this host when asked to; wait until the summary was said."""
+        """Examine the silent ranks of this host when asked to; wait until the summary was printed."""
         looked = False
 
         def done() -> bool:
@@ -140,7 +140,7 @@ class Inquiry:
         self._wait(done, self._answer_s + LOOK_S)
 
     def _look_at(self, silent: Sequence[Whereabouts]) -> None:
-        """If this is the first rank of its host to come to it, leave a note on each silent one of this host."""
+        """Leave a note on each silent rank of this host, if this is the first rank of the host to do so."""
         here = [process for process in silent if process.host == self._report.host]
         rank = str(self._report.rank)
         if not here or self._board.claim(f"look/{self._report.host}", rank) != rank:
@@ -175,7 +175,7 @@ class Inquiry:
 
 
 def describe(process: Whereabouts, stacks: str) -> str:
-    """What can be seen of a process of this host whose watchdog does not answer."""
+    """Describe what can be seen of a process of this host whose watchdog does not answer."""
     subject = f"process {process.pid} on host {process.host}"
     found = _process(process)
     if found is None:
@@ -221,6 +221,6 @@ def _is_here(process: Whereabouts) -> bool:
 
 
 def _kill(process: Whereabouts) -> None:
-    """Who does not run cannot end itself, and a launcher would wait for it."""
+    """End a process that does not run and so cannot end itself: a launcher would wait for it."""
     if _is_here(process):
         kill_rank(process.pid, process.created, process.rank)

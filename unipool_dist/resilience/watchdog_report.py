@@ -1,4 +1,4 @@
-"""What a rank says of itself when the run makes no progress."""
+"""The report of a rank when the run makes no progress."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from unipool_dist.resilience.collectives import Collective
 
 
 class NoProgressError(Exception):
-    """Its message is where the summary is. Never raised: torch's agent finds it where it looks for a rank's error."""
+    """Its message says where the summary is. Never raised: torch's agent finds it where it looks for a rank's error."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """One rank, at the moment at which it learned that the run is stuck."""
+    """The state of one rank when it learned that the run is stuck."""
 
     rank: int
     host: str
@@ -40,12 +40,12 @@ class Report:
         return self.point_to_point or (self.collective is not None and not self.collective.completed)
 
     def to_json(self) -> str:
-        """One line."""
+        """Return the report as one line."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Report:
-        """What :meth:`to_json` was given."""
+        """Parse the result of :meth:`to_json`."""
         fields = json.loads(text)
         collective = fields.pop("collective")
         return cls(**fields, collective=None if collective is None else Collective(**collective))
@@ -63,10 +63,10 @@ class Whereabouts:
     stacks_descriptor: int | None
 
     def to_json(self) -> str:
-        """One line."""
+        """Return it as one line."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Whereabouts:
-        """What :meth:`to_json` was given."""
+        """Parse the result of :meth:`to_json`."""
         return cls(**json.loads(text))

@@ -16,7 +16,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def summarize(reports: Mapping[int, Report], silent: Mapping[int, str]) -> list[str]:
-    """The first line says which ranks differ from most; then one line for all ranks that are in the same place.
+    """Return a line that says which ranks differ from most, then one line per place for all ranks that are there.
 
     Args:
         reports: of the ranks that answered.
@@ -43,7 +43,7 @@ def summarize(reports: Mapping[int, Report], silent: Mapping[int, str]) -> list[
 
 
 def differing_ranks(reports: Mapping[int, Report], silent: Collection[int]) -> set[int]:
-    """Those that others wait for and that wait for nobody; if there are none, those not where most are.
+    """Return the ranks that others wait for and that wait for nobody; if there are none, those not where most are.
 
     Empty if no place holds more than half of the ranks: they wait in a circle.
     """
@@ -61,7 +61,7 @@ def differing_ranks(reports: Mapping[int, Report], silent: Collection[int]) -> s
 
 
 def _diverged(reports: Mapping[int, Report]) -> list[set[int]]:
-    """Ranks whose operation is another than that of most, though it has the same number in the same group."""
+    """Return ranks whose operation differs from that of most, though it has the same number in the same group."""
     operations: dict[tuple[str, int], dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
     for rank, report in reports.items():
         if report.collective is not None and report.waits and not report.collective.point_to_point:
@@ -76,7 +76,7 @@ def _diverged(reports: Mapping[int, Report]) -> list[set[int]]:
 
 
 def _outside(reports: Mapping[int, Report], waiting: Mapping[int, Report], usual_step: int | None) -> list[str]:
-    """Ranks that wait for nobody."""
+    """Describe ranks that wait for nobody."""
     most = Counter(_key(report.collective) for report in waiting.values() if report.collective is not None)
     group, number = most.most_common(1)[0][0][:2] if most else ("", 0)
 
@@ -101,7 +101,7 @@ def _outside(reports: Mapping[int, Report], waiting: Mapping[int, Report], usual
 def _inside(
     reports: Mapping[int, Report], waiting: Mapping[int, Report], silent: Collection[int], usual_step: int | None
 ) -> list[str]:
-    """Ranks that wait for others, and for which."""
+    """Describe ranks that wait for others, and for which."""
     lines = []
     places = grouped(waiting, lambda rank: _where_waiting(waiting[rank]))
     for _, ranks in sorted(places, key=lambda item: (-len(item[1]), item[1])):
@@ -122,7 +122,7 @@ def _inside(
 def _missing(
     collective: Collective, inside: Collection[int], reports: Mapping[int, Report], silent: Collection[int]
 ) -> list[int]:
-    """Members of the group that have not entered ``collective``, as far as is known."""
+    """Return members of the group that have not entered ``collective``, as far as is known."""
 
     def lacks(rank: int) -> bool:
         if rank in inside:
@@ -141,7 +141,7 @@ def _missing(
 
 
 def _where_waiting(report: Report) -> tuple[Hashable, ...]:
-    """What ranks that are in the same place have in common."""
+    """Return what ranks that are in the same place have in common."""
     if report.collective is None or report.collective.completed:
         return "", 0, report.doing
     return _key(report.collective)
@@ -152,7 +152,7 @@ def _key(collective: Collective) -> tuple[str, int, str]:
 
 
 def grouped(ranks: Collection[int], key: Callable[[int], Key]) -> list[tuple[Key, list[int]]]:
-    """Ranks with the same key together, in the order of the lowest rank of each."""
+    """Group ranks with the same key, in the order of the lowest rank of each group."""
     found: dict[Key, list[int]] = {}
     for rank in sorted(ranks):
         found.setdefault(key(rank), []).append(rank)
@@ -160,7 +160,7 @@ def grouped(ranks: Collection[int], key: Callable[[int], Key]) -> list[tuple[Key
 
 
 def name(ranks: Collection[int]) -> str:
-    """``rank 3`` or ``ranks 0-2,5``."""
+    """Return ``rank 3`` or ``ranks 0-2,5``."""
     return f"rank{'s' * (len(ranks) > 1)} {as_ranges(ranks)}"
 
 
