@@ -1,4 +1,4 @@
-"""The DeepSpeed JSON file that a run names: the part of it that is read, and what is refused."""
+"""The DeepSpeed JSON file that a run names: the part that is read, and what is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unipool_dist.errors import ConfigError
 
 
 class ZeroSettings(BaseModel):
-    """What is read of the section ``zero_optimization``; names and defaults are DeepSpeed's."""
+    """The part of the section ``zero_optimization`` that is read; names and defaults are DeepSpeed's."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -24,7 +24,7 @@ class ZeroSettings(BaseModel):
 
 
 def read_deepspeed_config(path: str | None) -> ZeroSettings:
-    """The ``zero_optimization`` section of a DeepSpeed JSON file; ZeRO stage 1 if ``path`` is ``None``.
+    """Read the ``zero_optimization`` section of a DeepSpeed JSON file; ZeRO stage 1 if ``path`` is ``None``.
 
     Raises:
         ConfigError: the file cannot be read, has sections that would be ignored, or asks for a stage above 1.

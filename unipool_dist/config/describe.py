@@ -6,12 +6,12 @@ from unipool_dist.config.sections import Config
 
 
 def describe_model(config: Config) -> str:
-    """Model and type in one line: ``12 layers, hidden 768, one pool of 96 experts, top-1, norm router, bf16``."""
+    """Describe model and type, as in ``12 layers, hidden 768, one pool of 96 experts, top-1, norm router, bf16``."""
     return f"{config.model.num_layers} layers, hidden {config.model.hidden_size}, {_ffn(config)}, {config.train.dtype}"
 
 
 def describe_layout(config: Config) -> str:
-    """``pp 2 x dp 2 x tp 1 = 4 processes``."""
+    """Describe the layout: ``pp 2 x dp 2 x tp 1 = 4 processes``."""
     parallel = config.parallel
     assert isinstance(parallel.dp, int)
     return (
@@ -20,7 +20,7 @@ def describe_layout(config: Config) -> str:
 
 
 def describe_owners(config: Config) -> str:
-    """Who holds the experts, in a clause."""
+    """Describe the owners of the experts, in a clause."""
     pool, pp = config.pool, config.parallel.pp
     if pool.router == "none":
         return "every rank holds the FFNs of its layers"

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in a line for each field that a user can act upon."""
+"""Faults of a configuration as text: a line for each field that a user can correct."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ _SYNONYMS = {
 
 
 def describe_faults(error: ValidationError, source: str) -> str:
-    """All faults that ``error`` found in the configuration ``source``; of very many, the first ones."""
+    """Describe all faults that ``error`` found in the configuration ``source``; of very many, the first ones."""
     fields = dict(fields_of(Config))
     lines: dict[str, str] = {}
     found = error.errors(include_url=False, include_context=False)
@@ -149,13 +149,13 @@ def describe_faults(error: ValidationError, source: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """``value`` as YAML on one line, cut where it is long."""
+    """Return ``value`` as YAML on one line, cut where it is long."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
     return short(text, 60)
 
 
 def _fault(item: ErrorDetails, fields: dict[str, FieldInfo]) -> tuple[str, str]:
-    """The full name of a field, and what is to be said of it."""
+    """Return the full name of a field, and its fault."""
     parts = [str(part) for part in item["loc"]]
     name = ".".join(parts)
     if item["type"] == "extra_forbidden":
@@ -181,7 +181,7 @@ def _suggestion(name: str, known: list[str]) -> str:
 
 
 def _meant(name: str, known: list[str]) -> list[str]:
-    """The fields that the writer of an unknown name may have meant, best first in its own section."""
+    """Return the fields that an unknown name may mean, best first in its own section."""
     section, _, own = name.lower().replace("-", "_").rpartition(".")
     elsewhere = [field for field in known if field.rpartition(".")[2] == own]
     if elsewhere:

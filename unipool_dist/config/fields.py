@@ -1,4 +1,4 @@
-"""The fields of a configuration by name, and what each allows, in words that a user knows from YAML."""
+"""The fields of a configuration by name, and their allowed values, in words that a user knows from YAML."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def allowed(annotation: Any, limits: Iterable[Any] = ()) -> str:
 
 
 def branches(annotation: Any) -> list[Any]:
-    """The types of a union, or the one type, without their limits."""
+    """Return the types of a union, or the one type, without their limits."""
     if hasattr(annotation, "__metadata__"):
         return branches(annotation.__origin__)
     if get_origin(annotation) in (Union, types.UnionType):
@@ -51,17 +51,17 @@ def branches(annotation: Any) -> list[Any]:
 
 
 def mapping_values(annotation: Any) -> Any:
-    """The annotation of the values if the field is a mapping (or null), else ``None``."""
+    """Return the annotation of the values if the field is a mapping (or null), else ``None``."""
     return next((get_args(branch)[1] for branch in branches(annotation) if get_origin(branch) is dict), None)
 
 
 def is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
-    """Whether the field is a section of its own."""
+    """Return whether the field is a section of its own."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def fields_of(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every section and field under ``schema`` with its full name, a section before its fields."""
+    """Yield every section and field under ``schema`` with its full name, a section before its fields."""
     for name, field in schema.model_fields.items():
         yield f"{prefix}{name}", field
         if is_section(field.annotation):

@@ -1,4 +1,4 @@
-"""Reading a configuration: its base files, the YAML file, ``section.field=value`` overrides, then types and ranges."""
+"""Read a configuration: its base files, the YAML file, ``section.field=value`` overrides, then types and ranges."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def load_config(
 ) -> Config:
     """Read ``path`` (``None``: all defaults), apply ``fields`` and ``overrides``, check every field on its own.
 
-    A file may name another, relative to itself, in ``base``: what it leaves out is then as it is there, field by
-    field.
+    A file may name another, relative to itself, in ``base``; fields that it leaves out are taken from there, one by
+    one.
 
     Args:
         overrides: ``section.field=value``, as on the command line.
@@ -61,12 +61,12 @@ def dump_config(config: Config, path: Path) -> None:
 
 
 def config_text(config: Config) -> str:
-    """``config`` as YAML, every field written out."""
+    """Return ``config`` as YAML, every field written out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def _read_with_bases(path: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The values of ``path`` over those of its ``base``; ``above`` are the files that led here."""
+    """Return the values of ``path`` over those of its ``base``; ``above`` are the files that led here."""
     values = read_sections(path)
     base = values.pop("base", None)
     if base is None:
@@ -90,7 +90,7 @@ def _read_with_bases(path: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def _merged(under: dict[str, Any], over: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
-    """Sections are merged field by field; any other value of ``over``, mappings of the user's included, replaces."""
+    """Merge sections field by field; any other value of ``over``, mappings of the user's included, replaces."""
     merged = {**under, **over}
     for name in under.keys() & over.keys():
         section = schema.model_fields[name].annotation if name in schema.model_fields else None
@@ -100,7 +100,7 @@ def _merged(under: dict[str, Any], over: dict[str, Any], schema: type[BaseModel]
 
 
 def read_sections(path: Path) -> dict[str, Any]:
-    """Read what ``path`` says for each section, nothing of it checked yet.
+    """Read the sections in ``path``, unchecked.
 
     Raises:
         ConfigError: it cannot be read, or is not a mapping.
@@ -119,7 +119,7 @@ def read_sections(path: Path) -> dict[str, Any]:
 
 
 def _numbers(values: Any, schema: Any) -> Any:
-    """YAML 1.1 reads ``1e-3`` as text; turn such text into the number its writer meant where a number is expected."""
+    """Turn text such as ``1e-3``, which YAML 1.1 does not read as a number, into one where a number is expected."""
     if isinstance(values, dict) and isinstance(schema, type) and issubclass(schema, BaseModel):
         fields = schema.model_fields
         return {k: _numbers(v, fields[k].annotation) if k in fields else v for k, v in values.items()}

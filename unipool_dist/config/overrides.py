@@ -1,7 +1,7 @@
-"""``section.field=value`` on the command line: the text means what the field's type makes of it, or is refused.
+"""``section.field=value`` on the command line: the text is read as the field's type asks, or refused.
 
-Text is taken as typed, numbers are decimal whatever zeros they begin with, and only what is neither (lists, mappings,
-null) is read as YAML.
+Text is taken as typed, numbers are decimal even with leading zeros, and only what is neither (lists, mappings, null)
+is read as YAML.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ _CUT = re.compile(r"(?:^|\s)#|\n")
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set one field of ``values``, a configuration as a file has it, to what ``override`` says.
+    """Set one field of ``values``, a configuration as a file has it, as ``override`` says.
 
     Raises:
-        ConfigError: it is not of the form ``section.field=value``, its text means nothing for the field, or what it
-            leads through is no section.
+        ConfigError: it is not of the form ``section.field=value``, its text means nothing for the field, or a part of
+            its
+            path is not a section.
     """
     name, separator, text = override.partition("=")
     if not separator or not _is_dotted(name):
@@ -45,7 +46,7 @@ def apply_field(values: dict[str, Any], name: str, value: Any) -> None:
     """Set the field with the full name ``name`` to ``value``.
 
     Raises:
-        ConfigError: what the name leads through is no section.
+        ConfigError: a part of its path is not a section.
     """
     *path, last = name.split(".")
     node = values
@@ -57,7 +58,7 @@ def apply_field(values: dict[str, Any], name: str, value: Any) -> None:
 
 
 def value_of(name: str, text: str) -> Any:
-    """The value that ``text`` is for the field ``name``; whether the field may have it is not yet checked.
+    """Return the value of ``text`` for the field ``name``; whether the field may have it is not yet checked.
 
     Raises:
         ValueError: it cannot be read as anything, or would not mean what it says.
@@ -73,7 +74,7 @@ def value_of(name: str, text: str) -> Any:
 
 
 def as_number(text: str) -> float | str:
-    """The number that ``text`` writes, as in ``1e-3``, which YAML 1.1 takes for text; else ``text`` itself."""
+    """Return the number that ``text`` writes, as in ``1e-3``, which YAML 1.1 takes for text; else ``text`` itself."""
     return float(text) if _NUMBER.fullmatch(text) and len(text) <= MAX_NUMBER_CHARS else text
 
 
@@ -83,7 +84,7 @@ def _is_dotted(name: str) -> bool:
 
 
 def _annotation(name: str) -> Any:
-    """The annotation of a field, or of the values of a mapping; ``None`` if there is no such field."""
+    """Return the annotation of a field, or of the values of a mapping; ``None`` if there is no such field."""
     fields = dict(fields_of(Config))
     if name in fields:
         return fields[name].annotation
@@ -92,7 +93,7 @@ def _annotation(name: str) -> Any:
 
 
 def _text(text: str, *, or_null: bool) -> str | None:
-    """Text as typed; only quotes around the whole are taken off, as YAML does."""
+    """Return text as typed, without quotes around the whole, as YAML does."""
     if text == "null" and or_null:
         return None
     if text[0] in "'\"":

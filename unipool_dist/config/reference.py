@@ -55,7 +55,7 @@ other than `layout` and `io` fields and the seed. `inference` marks what may als
 
 
 def reference_markdown() -> str:
-    """The whole of docs/configuration.md."""
+    """Return the whole of docs/configuration.md."""
     parts = [_INTRODUCTION + "".join(f"| `{role.name.lower()}` | {role.value} |\n" for role in Role)]
     for name, field in fields_of(Config):
         section = field.annotation

@@ -1,8 +1,7 @@
-"""What each field of a configuration decides: its role. Every rule about changing a field is derived from it.
+"""Roles of configuration fields: what each decides. Every rule about changing a field is derived from its role.
 
 A field has exactly one role, written into its type: ``lr: Run[Positive]``. There is no default, so a new field cannot
-pass a resume, a comparison or an inference by being forgotten: a section with a field that lacks a role cannot be
-defined.
+be overlooked at a resume, a comparison or an inference: a section with a field that lacks a role cannot be defined.
 """
 
 from __future__ import annotations
@@ -78,17 +77,17 @@ def role_of(field: FieldInfo) -> Role:
 
 
 def is_for_inference(field: FieldInfo) -> bool:
-    """Whether the field may be set when a trained model is used."""
+    """Return whether the field may be set when a trained model is used."""
     return _Use.FOR_INFERENCE in field.metadata
 
 
 def settings_of(schema: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Return every field under ``schema`` that is no section, by its full name."""
+    """Return every field under ``schema`` that is not a section, by its full name."""
     return {name: field for name, field in fields_of(schema) if not is_section(field.annotation)}
 
 
 def flat(config: BaseModel) -> dict[str, Any]:
-    """Return the values of all fields that are no sections, by full name, as JSON has them."""
+    """Return the values of all fields that are not sections, by full name, as JSON has them."""
     values = config.model_dump(mode="json")
     return {name: _at(values, name) for name in settings_of(type(config))}
 

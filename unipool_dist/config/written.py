@@ -30,8 +30,10 @@ added here, whatever its default is; else checkpoints without it are refused."""
 
 
 def is_written_config(path: Path) -> bool:
-    """Whether ``path`` has every section and is, to the letter, as :func:`~unipool_dist.config.load.dump_config` writes
-    it: without comments, in one form. Its fields may be those of another version."""
+    """Return whether ``path`` is exactly what :func:`~unipool_dist.config.load.dump_config` writes.
+
+    It has every section, no comments, and one form. Its fields may be those of another version.
+    """
     try:
         text = read_text(path, max_bytes=MAX_YAML_BYTES)
         values = parse_yaml(text)
@@ -67,7 +69,7 @@ def load_written(path: Path, overrides: Iterable[str] = ()) -> Config:
 
 
 def _leaves(values: Mapping[Any, Any], schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every field in ``values`` by its full name; what is not in ``schema`` counts as one."""
+    """Yield every field in ``values`` by its full name; what is not in ``schema`` counts as one."""
     for name, value in values.items():
         field = schema.model_fields.get(name)
         if field is not None and is_section(field.annotation) and isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The run directory: who may write into it, and what is written at the start."""
+"""The beginning of a run in its directory: whether it may write there, and what it writes first."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from unipool_dist.run.belongings import is_mark, things_of_a_run
 
 
 def check_run_dir(path: Path, *, overwrite: bool, resume: bool, must_resume: bool = False) -> None:
-    """Refuse a directory that holds another run, or anything not made by this program where the run is to write.
+    """Refuse a directory that holds another run, or anything not made by this program where the run would write.
 
-    What lies beside (``notes.txt``) is no hindrance. Nothing is changed, but that ``path`` is made.
+    Other files (``notes.txt``) are ignored. Nothing is changed, except that ``path`` is made.
 
     Args:
         must_resume: there has to be a checkpoint.
 
     Raises:
-        ConfigError: it is to be refused, or cannot be made.
+        ConfigError: it is refused, or cannot be made.
     """
     directory = CheckpointDirectory(path)
     steps = [step for step in directory.steps() if directory.folder(step) not in directory.in_the_way()]
@@ -50,9 +50,9 @@ def check_run_dir(path: Path, *, overwrite: bool, resume: bool, must_resume: boo
 
 
 def in_the_way(path: Path, *, resume: bool) -> list[Path]:
-    """What the run would delete or replace in ``path``, or write through, and this program has not made.
+    """Return what the run would delete, replace or write through in ``path`` and this program has not made.
 
-    A run that goes on from a checkpoint deletes nothing: of its folders it only asks that they can be written into.
+    A run that resumes from a checkpoint deletes nothing: it only checks that it can write into its folders.
     """
     if exists(path) and not path.is_dir():
         return [path]
@@ -71,12 +71,12 @@ def in_the_way(path: Path, *, resume: bool) -> list[Path]:
 
 
 def begin_run_dir(path: Path, config: Config, unigram_entropy: Mapping[str, float], *, same_run: bool = False) -> None:
-    """Empty ``path`` of an earlier run's files; then write the resolved configuration.
+    """Remove an earlier run's files from ``path``; then write the resolved configuration.
 
-    Checkpoints go first: if this is interrupted, no ``--resume`` goes on with the run that was to be replaced.
+    Checkpoints go first: if this is interrupted, no ``--resume`` continues the run that was to be replaced.
 
     Args:
-        same_run: it is the run itself that has not come to a checkpoint yet: what its watchdog has found stays.
+        same_run: it is the same run, which has no checkpoint yet: keep what its watchdog has found.
 
     Raises:
         ForeignError: something that would be deleted was not made by this program; then nothing is changed.
@@ -94,14 +94,14 @@ def begin_run_dir(path: Path, config: Config, unigram_entropy: Mapping[str, floa
 
 
 def continue_run_dir(path: Path, config: Config, unigram_entropy: Mapping[str, float]) -> None:
-    """Write the resolved configuration, which may not be the one the run began with."""
+    """Write the resolved configuration, which may differ from the one the run began with."""
     files = RunDirectory(path)
     replace_text(files.data_summary, json.dumps({"unigram_entropy": dict(unigram_entropy)}, indent=1) + "\n")
     dump_config(config, files.config)
 
 
 def _is_begun(path: Path) -> bool:
-    """Whether there is anything that only a run leaves that has begun."""
+    """Return whether there is anything that only a run which has begun leaves."""
     marks = {path / name: kind for name, kind in things_of_a_run(path).items() if is_mark(name)}
     return any(
         not foreign(thing, kind) and (any(thing.iterdir()) if thing.is_dir() else exists(thing))

@@ -1,4 +1,4 @@
-"""How one process of several ends when something is wrong: at once, after one line that says why."""
+"""The end of one process of several on an error: at once, after one line that says why."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from unipool_dist.topology.environment import Environment
 
 @contextmanager
 def ending_clearly(environment: Environment, config: Config) -> Iterator[None]:
-    """Run the body, this process's part; an error for the user, or of the operating system, ends the process
-    with status 1.
+    """Run the body, this process's part; end the process with status 1 on an error of the user or the system.
 
-    Without the usual clean-up: waiting for a process group that has lost a member can take for ever, and the launcher
-    ends the others.
+    There is no clean-up: waiting for a process group that has lost a member can take for ever, and the launcher ends
+    the others.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""Refusing, before anything is allocated or started, a run that no machine of this size can hold.
+"""Refuse, before anything is allocated or started, a run that no machine of this size can hold.
 
-Counted is only what is there for certain: weights, gradients, masters and moments, one layer's input, and the index of
-the training data. A run that passes may still need more than there is.
+Counted is only what is certain: weights, gradients, masters and moments, one layer's input, and the index of the
+training data. A run that passes may still need more than there is.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
 
 
 def check_fits_here(config: Config, corpus: Corpus) -> None:
-    """Check that all processes of ``config``, resolved and with a vocabulary, can be on this machine.
+    """Check that this machine can hold all processes of ``config``, resolved and with a vocabulary.
 
-    Where there are GPUs, only the index of the data is looked at: how much memory they have is not known here.
+    Where there are GPUs, only the index of the data is checked: their memory is not known here.
 
     Raises:
-        ConfigError: they cannot; says what is too large.
+        ConfigError: it cannot; says what is too large.
     """
     memory = machine_memory()
     _check_index(config, corpus, memory)

@@ -1,4 +1,4 @@
-"""Starting this node's processes of a run, passing signals on to them, and ending them all when one fails."""
+"""Start this node's processes of a run, pass signals on to them, and end them all when one fails."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def launch_local(arguments: Sequence[str], num_processes: int, program: Sequence
 
 
 def import_safely() -> None:
-    """From now on, no Python that this process starts looks for modules in the current directory.
+    """Keep any Python that this process starts from looking for modules in the current directory.
 
-    ``python -m`` would: a ``yaml.py`` there, whoever put it there, would be run by every rank.
+    ``python -m`` would: every rank would run a ``yaml.py`` there, whoever put it there.
     """
     os.environ["PYTHONSAFEPATH"] = "1"
     root = Path(unipool_dist.__file__).parents[1]
@@ -68,9 +68,9 @@ def run_agent(agent: Callable[[], object], num_processes: int, *, hold: bool) ->
     """Run ``agent``, which starts this node's ``num_processes`` processes and waits for them, as torchrun's does.
 
     SIGTERM, SIGINT, SIGUSR1 and SIGHUP go to each process once; with ``hold`` not before it asks for them
-    (:func:`~unipool_dist.resilience.signal_watch.release_signals`). What ends the run is how the processes end. Exits
-    with status 75 (``RESUME``) after a line that says so if those that did not end with 0 ended with 75. When one
-    fails the agent ends the others; exits with status 1 then, after a line that says which rank failed first and how.
+    (:func:`~unipool_dist.resilience.signal_watch.release_signals`). The run ends as its processes end: if those that
+    did not end with 0 ended with 75 (``RESUME``), exits with 75 after a line that says so. When one fails the agent
+    ends the others; exits with status 1 then, after a line that says which rank failed first and how.
     """
     end_with_launcher()  # an experiment's, or none
     announce_launcher()
@@ -92,7 +92,7 @@ _CAUSES_OF = {
 
 
 def outcome(error: ChildFailedError) -> tuple[int, str]:
-    """The launcher's exit status and last line, for processes that ended as ``error`` tells."""
+    """Return the launcher's exit status and last line, for processes that ended with ``error``."""
     for failure in error.failures.values():
         if (summary := _stuck(failure)) is not None:
             return RESUME, (
@@ -111,7 +111,7 @@ def outcome(error: ChildFailedError) -> tuple[int, str]:
 
 
 def _stuck(failure: ProcessFailure) -> str | None:
-    """Where the watchdog's summary is, if it is what ended this rank."""
+    """Return where the watchdog's summary is, if the watchdog ended this rank."""
     message: object = failure.message
     if isinstance(message, dict):  # as torch's ErrorHandler writes it
         message = message.get("message")
@@ -120,8 +120,10 @@ def _stuck(failure: ProcessFailure) -> str | None:
 
 
 def _causes(error: ChildFailedError) -> dict[int, ProcessFailure]:
-    """The failures by rank, without the ranks that the agent ended because another had: by SIGTERM, or in the end
-    by SIGKILL."""
+    """Return the failures by rank, without the ranks that the agent ended because another had failed.
+
+    It ends them by SIGTERM, or in the end by SIGKILL.
+    """
     _, first = error.get_first_failure()
     return {
         rank: failure
@@ -143,5 +145,5 @@ def _how(exit_code: int) -> str:
 
 
 def _is_no_stop(record: logging.LogRecord) -> bool:
-    """Whether a record of the agent is to be shown: it logs processes that stopped in good order as failures."""
+    """Return whether to show a record of the agent: it logs processes that stopped in good order as failures."""
     return not record.getMessage().startswith(f"failed (exitcode: {RESUME})")

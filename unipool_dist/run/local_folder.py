@@ -1,6 +1,6 @@
-"""A folder for what a launcher and its processes leave for each other; nobody else may enter it.
+"""A private folder shared by a launcher and its processes.
 
-It is gone at the end. One whose launcher was killed goes with the next start: a lock tells that nobody uses it.
+It is removed at the end. One whose launcher was killed is removed at the next start: its lock shows that it is unused.
 """
 
 from __future__ import annotations

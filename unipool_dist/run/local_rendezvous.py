@@ -1,7 +1,7 @@
-"""How the processes of one machine find each other: in a file that only their user can open. No port is opened for it.
+"""The rendezvous of processes on one machine: in a file that only their user can open. No port is opened for it.
 
-torch's own ways open a server on all addresses of the machine, which asks nobody for a password, and one of them
-unpickles what lies there: whoever reaches the port runs commands as the user.
+torch's own rendezvous opens a server on all addresses of the machine, without authentication, and one kind of it
+unpickles its content: whoever reaches the port runs commands as the user.
 """
 
 from __future__ import annotations
@@ -28,16 +28,15 @@ _FOLDER, _SERVES = "folder", "serves"
 
 
 class LocalRendezvous(RendezvousHandler):
-    """One agent and its processes, of which nobody else is to know.
+    """The rendezvous of one agent and its processes, hidden from all others.
 
-    The agent talks to itself, so its store is of its own memory. Its processes learn from the environment in which
-    file they meet and the key of the run, both others after every restart.
+    The agent talks to itself, so its store is in its own memory. Its processes learn from the environment in which file
+    they meet and the key of the run, both new after every restart.
 
     Args:
         folder: for the files; nobody else may enter it.
         run_id: for messages.
-        serves: whether there has to be a server too, on loopback: other programs than this one look for it where
-            MASTER_ADDR and MASTER_PORT say.
+        serves: also serve on loopback, at MASTER_ADDR and MASTER_PORT, for other programs than this one.
     """
 
     def __init__(self, folder: Path, run_id: str, *, serves: bool) -> None:
@@ -53,7 +52,7 @@ class LocalRendezvous(RendezvousHandler):
         return self._serves
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """At once: there is nobody to wait for."""
+        """Return at once: there is nobody to wait for."""
         path = self._folder / f"store-{self._starts}"
         self._starts += 1
         path.touch(mode=0o600)
@@ -67,7 +66,7 @@ class LocalRendezvous(RendezvousHandler):
         return False
 
     def set_closed(self) -> None:
-        """Nothing: nobody else could come."""
+        """Do nothing: nobody else could come."""
 
     def num_nodes_waiting(self) -> int:
         return 0
@@ -80,7 +79,7 @@ class LocalRendezvous(RendezvousHandler):
 
 
 def settings_of(folder: Path, *, serves: bool) -> dict[str, str]:
-    """The rendezvous configuration (``rdzv_configs``) of a launcher whose backend is ``BACKEND``, known from now on."""
+    """Return the rendezvous configuration (``rdzv_configs``) of a launcher, and register the backend ``BACKEND``."""
     rendezvous_handler_registry.register(BACKEND, _create)
     return {_FOLDER: str(folder), _SERVES: str(serves)}
 

@@ -1,4 +1,4 @@
-"""One process at a time writes into a run directory."""
+"""The lock of a run directory: one process at a time writes into it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RunLock:
     """Between acquire and release no other process acquires the lock of ``run_dir``, as far as the file system can.
 
     The kernel releases it when this process dies, however it does, so no lock is ever left behind. The file stays;
-    whoever deletes it lets a second run in. Subprocesses do not inherit the lock.
+    deleting it lets a second run in. Subprocesses do not inherit the lock.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -38,14 +38,15 @@ class RunLock:
         self._descriptor: int | None = None
 
     def acquire(self, wait_s: float = 0.0, on_held: Callable[[], None] = lambda: None) -> None:
-        """Take the lock or raise; makes ``run_dir`` if need be.
+        """Take the lock or raise; make ``run_dir`` if need be.
 
-        A file system without locks is a warning on stderr, and no error: it cannot tell two runs apart.
+        A file system without locks gives a warning on stderr, not an error: it cannot tell two runs apart.
 
         Args:
-            wait_s: how long to wait for a process that holds it. A job that was started again waits for what is left of
-                its former self on a node that was cut off.
-            on_held: called each time that it has looked in vain, twice a second.
+            wait_s: how long to wait for a process that holds it. A restarted job waits for what is left of its previous
+                start
+                on a node that was cut off.
+            on_held: called after each failed attempt, twice a second.
 
         Raises:
             RunLockedError: another process holds it.
@@ -94,7 +95,7 @@ class RunLock:
             time.sleep(_LOOK_EVERY_S)
 
     def release(self) -> None:
-        """Give the lock back; nothing if it is not held."""
+        """Release the lock; do nothing if it is not held."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -110,13 +111,13 @@ class RunLock:
 
 
 def _refuse_foreign(descriptor: int, path: Path) -> None:
-    """The file is about to be emptied. It is ours if it names a holder, or is empty, as a killed start may leave it."""
+    """Refuse to empty a file that is not ours: ours names a holder, or is empty after a killed start."""
     regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
     refuse([] if regular and is_lock(path) else [path], f"locking {path.parent}")
 
 
 def holder_of(run_dir: Path) -> str | None:
-    """Who holds the lock of ``run_dir``, in words; ``None`` if nobody does, or the file system cannot tell.
+    """Describe who holds the lock of ``run_dir``; ``None`` if nobody does, or the file system cannot tell.
 
     Looking takes a shared lock for a moment, in which :meth:`RunLock.acquire` would be refused.
     """
@@ -149,7 +150,7 @@ def _this_process() -> dict[str, str | int]:
 
 
 def _holder(path: Path) -> str:
-    """Who wrote the lock file; the file is empty for a moment after the lock was taken."""
+    """Return who wrote the lock file; it is empty for a moment after the lock was taken."""
     try:
         holder = read_json(path)
         job = f", SLURM job {holder['slurm_job']}" if "slurm_job" in holder else ""

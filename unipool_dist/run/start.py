@@ -1,4 +1,4 @@
-"""How a run is to begin, as the command line says; apart from the session, which takes seconds to import."""
+"""How a run begins, as the command line says; apart from the session, which takes seconds to import."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ BACKWARD_OVER_FORWARD = 2
 
 
 def forward_flops(config: Config) -> dict[str, int]:
-    """FLOPs of one token's forward pass, mean over the positions of a sequence, by what they are spent on."""
+    """Return the FLOPs of one token's forward pass, mean over the positions of a sequence, by part of the model."""
     model, active = config.model, count_parameters(config).active
     # A router's scale, one number for each layer, multiplies no matrix.
     router_weights = active["routers"] - (model.num_layers if config.pool.router == "norm" else 0)
@@ -40,5 +40,5 @@ def forward_flops(config: Config) -> dict[str, int]:
 
 
 def training_flops(config: Config) -> int:
-    """FLOPs of one token's forward and backward pass."""
+    """Return the FLOPs of one token's forward and backward pass."""
     return (1 + BACKWARD_OVER_FORWARD) * sum(forward_flops(config).values())
