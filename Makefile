@@ -47,7 +47,7 @@ help: ## this list
 	@echo "  PYTHON=...       interpreter for $(VENV) (3.11 or 3.12)"
 	@echo "  TORCH_INDEX=...  package index to take torch from (for its CPU or a CUDA build)"
 	@echo "  PYTEST_ARGS=...  further arguments of pytest, e.g. PYTEST_ARGS='-k router -x'"
-	@echo "  PYTEST_WORKERS=2 how many tests go on side by side; 0 with --pdb"
+	@echo "  PYTEST_WORKERS=2 how many tests run at a time; 0 with --pdb"
 	@echo "  TRAIN_CONFIG=... NPROC=... TRAIN_ARGS=...      what \`make train\` trains: configs/small.yaml, 4 processes"
 	@echo "  BENCH_ARGS=...   SOAK_KILLS=200  SOAK_ARGS=... of bench and bench-checkpoint, and of soak"
 	@echo "  FUZZ_ARGS=...    of fuzz, e.g. FUZZ_ARGS='--class corpora --seed 7 --only 123'"
@@ -85,7 +85,7 @@ format: $(INSTALLED) ## reformat, and fix what lint can fix
 bench-checkpoint: $(INSTALLED) ## speed of saving and loading against the disk's own, and the stall of training
 	$(BIN)/python -W ignore -m benchmarks.checkpoint $(BENCH_ARGS)
 
-soak: $(INSTALLED) ## kill runs SOAK_KILLS times and see what is lost; half an hour; goes on when called again
+soak: $(INSTALLED) ## kill runs SOAK_KILLS times and see what is lost; half an hour; continues when called again
 	$(BIN)/python -W ignore -m tests.soak --kills $(SOAK_KILLS) $(SOAK_ARGS)
 
 fuzz: $(INSTALLED) ## thousands of hostile inputs: none may crash, hang, be executed or get out; ten minutes

@@ -50,10 +50,10 @@ find_program() {
     fi
 }
 
-# number NAME: the value of this variable, 0 if it is not set. What else stands in it bash would run in arithmetic.
+# number NAME: the value of this variable, 0 if it is not set. Any other content bash would run in arithmetic.
 number() {
     local value=${!1:-0}
-    [[ $value =~ ^[0-9]{1,15}$ ]] || die "$1=$value is no number: unset it"
+    [[ $value =~ ^[0-9]{1,15}$ ]] || die "$1=$value is not a number: unset it"
     echo "$((10#$value))"
 }
 
@@ -84,7 +84,7 @@ start_program() {
 first_node() {
     local list=${SLURM_STEP_NODELIST:-${SLURM_JOB_NODELIST:-}} names
     [[ -n $list ]] || die "SLURM_JOB_NODELIST is not set: this is not a SLURM job"
-    if [[ $list != *\[* ]]; then # no ranges: a container without scontrol is no obstacle
+    if [[ $list != *\[* ]]; then # no ranges: a container without scontrol does not matter
         echo "${list%%,*}"
         return
     fi
@@ -112,5 +112,5 @@ split_address() {
         *:*) host=${1%:*} port=${1##*:} ;;
     esac
     host=${host#[} host=${host%]}
-    [[ -n $host && $port =~ ^[0-9]*$ ]] || die "$1 is no HOST[:PORT]; an IPv6 address with a port is [ADDRESS]:PORT"
+    [[ -n $host && $port =~ ^[0-9]*$ ]] || die "$1 is not HOST[:PORT]; an IPv6 address with a port is [ADDRESS]:PORT"
 }

@@ -100,7 +100,7 @@ def test_without_its_tokenizer_it_says_so(trained: Path, tiny_corpus: Path, tmp_
         assert not (tmp_path / name / "tokenizer.model").exists()
         return str(document("export", tmp_path / "run", tmp_path / f"{name} again")["tokenizer_missing"])
 
-    assert missing("no corpus") == f"data.path={corpus} is no corpus here"
+    assert missing("no corpus") == f"data.path={corpus} is not a corpus here"
     shutil.copytree(tiny_corpus, corpus)
     (corpus / "tokenizer.model").unlink()
     assert "lacks a file" in missing("no file")

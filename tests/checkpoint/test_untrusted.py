@@ -117,7 +117,7 @@ def test_an_index_gets_no_function(tmp_path: Path, name: str) -> None:
 def test_another_object_is_no_index(tmp_path: Path) -> None:
     for content in (MetadataIndex("w"), [1, 2], torch.Size([3])):
         (tmp_path / INDEX_FILE).write_bytes(pickle.dumps(content))
-        with pytest.raises(CheckpointError, match="is no index of a checkpoint"):
+        with pytest.raises(CheckpointError, match="is not an index of a checkpoint"):
             read_index(tmp_path, {})
 
 

@@ -32,7 +32,7 @@ from unipool_dist.errors import CheckpointError
 
 _MAX_BYTES = 256 << 20
 _SPARE_BYTES = 1 << 20
-"""An index may be as large as the tensors that it lists, each of which takes longer to write down, and this."""
+"""An index may be as large as the tensors that it lists, with a longer text for each, plus this."""
 _MAX_NAME = 1000
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.int64, torch.int32, torch.uint8, torch.bool)
 """Types of tensors of a checkpoint that numpy has too."""
@@ -64,7 +64,7 @@ def read_index(folder: Path, files: Mapping[str, FileRecord]) -> Metadata:
         return _checked(saved, files)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(
-            f"{path} is no index of a checkpoint: {printable(error)}; restore the file or delete the checkpoint"
+            f"{path} is not an index of a checkpoint: {printable(error)}; restore the file or delete the checkpoint"
         ) from None
 
 
@@ -189,7 +189,7 @@ def _name(name: Any) -> str:
 
 def _shape(sizes: Any) -> torch.Size:
     if not isinstance(sizes, tuple) or not sizes:
-        _refuse(f"{type(sizes).__name__} is no shape")
+        _refuse(f"{type(sizes).__name__} is not a shape")
     return torch.Size(_count(size) for size in sizes)
 
 
@@ -201,7 +201,7 @@ def _count(value: Any) -> int:
 
 def _dictionary(value: Any) -> dict[Any, Any]:
     if not isinstance(value, dict):
-        _refuse(f"{type(value).__name__} is no dictionary")
+        _refuse(f"{type(value).__name__} is not a dictionary")
     return value
 
 

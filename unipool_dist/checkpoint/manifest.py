@@ -161,7 +161,7 @@ def _unreadable(path: Path, error: Exception) -> str:
 def _count(value: object) -> int:
     """Return ``value`` if it can be a step or a size."""
     if type(value) is not int or not 0 <= value < 1 << 62:
-        raise ValueError(f"{value!r:.50} is no count")
+        raise ValueError(f"{value!r:.50} is not a count")
     return value
 
 

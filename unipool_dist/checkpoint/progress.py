@@ -48,7 +48,7 @@ class Progress(_Record):
     step: Count
     consumed_samples: Count
     schedule_steps: Count
-    """Where the learning-rate schedule stands, and Adam's bias correction."""
+    """Position in the learning-rate schedule, and in Adam's bias correction."""
     optimizer_states: bool
     """Whether there are optimizer states; not in a checkpoint made from an exported model."""
     data: DataIdentity

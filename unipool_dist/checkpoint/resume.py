@@ -174,7 +174,7 @@ def find_checkpoint(
         faults = "\n  ".join(f"step {step}: {fault}" for step, fault in passed_over.items())
         raise CheckpointError(
             f"{directory.path} has no checkpoint that is whole:\n  {faults}\nRestore the files from a copy, or begin "
-            f"the run anew with --overwrite, which deletes them"
+            f"the run again with --overwrite, which deletes them"
         )
     return None
 

@@ -34,7 +34,7 @@ from unipool_dist.config import Config, dump_config
 from unipool_dist.errors import CheckpointError
 from unipool_dist.topology.agreement import failing_together
 
-_BOX_BYTES = 2048  # of a box on disk, beside its elements: a little less
+_BOX_BYTES = 2048  # of a box on disk, in addition to its elements: a little less
 
 
 def write_checkpoint(

@@ -33,7 +33,7 @@ class _Train(click.Command):
     "--resume",
     type=click.Choice([IF_ANY, MUST]),
     metavar=f"[={MUST}]",
-    help=f"Go on from the newest whole checkpoint; begin if there is none yet, or with ={MUST} refuse to.",
+    help=f"Resume from the newest whole checkpoint; begin if there is none yet, or with ={MUST} refuse to.",
 )
 @click.option("--from", "from_step", type=STEP, metavar="STEP", help="Resume from this checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that run.dir already holds, checkpoints included.")

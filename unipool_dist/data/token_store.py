@@ -44,7 +44,7 @@ def _fault(path: Path, corpus: Corpus, domain: str, split: Literal["train", "val
     with open_regular(path) as file:
         magic, version, code, sequences, ends = _HEADER.unpack(file.read(_HEADER.size))
         if (magic, version) != (_MAGIC, 1):
-            return "is no index of tokens"
+            return "is not an index of tokens"
         if code != _TYPE_CODES[dtype]:
             return f"holds tokens of another type than a vocabulary of {corpus.vocab_size:,} has"
         if (sequences, ends) != (documents, documents + 1):

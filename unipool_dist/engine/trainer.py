@@ -110,7 +110,7 @@ class Trainer:
                 window = Window()
             with clock.stopped():
                 due = train.eval_interval > 0 and step % train.eval_interval == 0 and not reason
-                # After the last step even if told to stop: no resumed run would make up for it.
+                # After the last step even when stopping: no resumed run would make up for it.
                 if self._validation and (due or last):
                     losses = self._evaluation.run(self._validation)
                     if observer is not None:

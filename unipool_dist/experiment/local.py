@@ -131,7 +131,7 @@ class LocalTrainings:
         )
 
     def _end(self, training: _Training) -> None:
-        with self._starting:  # a signal must not be sent to a process that is no more
+        with self._starting:  # a signal must not be sent to a process that has ended
             self._under_way.remove(training)
         run, status = training.run, training.process.returncode
         started = training.attempts.attempts[-1].started

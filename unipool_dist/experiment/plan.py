@@ -121,7 +121,7 @@ def check_unchanged(runs: Sequence[Run], resolved: Mapping[str, Config]) -> None
             "these runs were begun with another configuration than the experiment's file describes now:\n  "
             + "\n  ".join(faults)
             + "\nSet the fields back, give the changed variant another name, or delete these directories to train "
-            "them anew"
+            "them again"
         )
 
 
@@ -151,7 +151,7 @@ def _begun(path: Path) -> Config:
     except ConfigError as error:
         raise ConfigError(
             f"{error}\n{path.parent} may be a run of another version of unipool-dist; use that, or delete the "
-            f"directory to train it anew"
+            f"directory to train it again"
         ) from None
 
 

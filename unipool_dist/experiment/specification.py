@@ -22,6 +22,7 @@ from unipool_dist.errors import ConfigError
 
 FROZEN_FILE = "experiment.yaml"
 """In the experiment's directory: what its file said when the experiment was last started."""
+# Recognizes the file, also those of earlier versions: it must not change.
 _FROZEN_MARK = "# What `unipool-dist experiment` was last given; written anew by the next call.\n"
 _OF_THE_OUTPUT = (RunDirectory.report_figures, RunDirectory.job, RunDirectory.logs)
 _RESERVED = ("report", *(entry.name for entry in _OF_THE_OUTPUT))

@@ -15,7 +15,7 @@ from unipool_dist.errors import DataError, UnipoolError
 
 HELD_OUT = "heldout"
 PAPER = "paper"
-"""Stands for the seven tasks."""
+"""Means all seven tasks."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def freeze_code(folder: JobFolder, task_python: str) -> dict[str, str | bool] | 
     """
     launchers = _PACKAGE.parent / "launchers"
     if not launchers.is_dir():
-        raise UnipoolError(f"no launchers/ beside {_PACKAGE}: submit from a checkout of the project")
+        raise UnipoolError(f"no launchers/ next to {_PACKAGE}: submit from a checkout of the project")
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
     for source, target in ((_PACKAGE, folder.files.code / _PACKAGE.name), (launchers, folder.files.launchers)):
         remove(target, CODE)

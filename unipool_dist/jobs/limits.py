@@ -34,6 +34,6 @@ def check_time_limit(limit: str, warning_s: int) -> None:
     if limit_s is not None and warning_s and limit_s <= warning_s + _EARLY_S:
         raise ConfigError(
             f"--time={limit} is {limit_s} s, and warning_s={warning_s} s before its end (or up to {_EARLY_S} s "
-            f"earlier) the run is told to save and stop: no time would be left to train. Give --time more than "
+            f"earlier) the run is asked to save and stop: no time would be left to train. Give --time more than "
             f"{(warning_s + _EARLY_S) / 60:g} minutes, or lower warning_s in the profile"
         )

@@ -111,5 +111,5 @@ def parse_profile(values: Any, source: str) -> Profile:
         raise ConfigError(f"profile {source}: container.image={profile.container.image!r} is an option, and no image")
     for name in profile.environment:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ConfigError(f"profile {source}: environment: {name!r} is no name of a variable")
+            raise ConfigError(f"profile {source}: environment: {name!r} is not a name of a variable")
     return profile

@@ -95,7 +95,7 @@ def options(folder: JobFolder, resources: Resources, profile: Profile) -> list[V
     log = "%A_%a.log" if resources.array is not None else "%j.log"
     chosen += [
         f"--output={folder.files.logs / log}",
-        "--open-mode=append",  # a restart goes on in the same file
+        "--open-mode=append",  # a restart appends to the same file
         "--requeue" if resources.requeue else "--no-requeue",
     ]
     further = [Verbatim(" ".join(map(sbatch_option, one_option(text)))) for text in profile.sbatch]

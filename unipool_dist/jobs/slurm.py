@@ -86,7 +86,7 @@ def _call(command: list[str]) -> str:
         done = run_program(command, timeout_s=_PATIENCE_S)
     except FileNotFoundError:
         raise SlurmError(
-            f"there is no {command[0]} on PATH: this is no SLURM machine; work on a login node, or use "
+            f"there is no {command[0]} on PATH: this is not a SLURM machine; work on a login node, or use "
             f"launchers/local.sh on a single machine"
         ) from None
     except TimeoutError:

@@ -35,7 +35,7 @@ class LossCurves:
     unigram_entropy: dict[str, float] = field(default_factory=dict)
     tokens_per_step: float | None = None
     train_max: list[float] = field(default_factory=list)
-    """Beside each training loss the highest of its window; of a record of one step that loss itself. May be empty."""
+    """For each training loss the highest of its window; for a record of one step that loss itself. May be empty."""
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Relied on by readers of metrics.jsonl; a training record may have more. ``tokens`` counts from the start of the run.
 # ``loss``, ``aux_loss`` and ``grad_norm`` are means over the ``window_steps`` steps that end with ``step``, with
-# ``loss_max`` and so on beside; in a file of a version that had no ``window_steps`` they are those of ``step`` alone.
+# ``loss_max`` and so on; in a file of a version that had no ``window_steps`` they are those of ``step`` alone.
 TRAIN_KEYS = ("step", "loss", "aux_loss", "grad_norm", "lr", "tokens", "tokens_per_s")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 RESUME = 75
-"""Start me again to go on: the state is saved, or the watchdog has ended a run that was stuck.
+"""Start the run again to continue: the state is saved, or the watchdog has ended a run that was stuck.
 
 EX_TEMPFAIL of sysexits.h, which nothing else here ends with.
 """

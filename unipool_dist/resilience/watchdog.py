@@ -137,7 +137,7 @@ class Watchdog:
             self._held.rearm()
             while not self._stop.wait(self._tick_s):
                 self._tick()
-        except Exception as error:  # a watchdog that fails is no reason to end a run
+        except Exception as error:  # a failing watchdog must not end the run
             if not self._stop.is_set():
                 say_at_once(f"warning: rank {self._rank}: the watchdog has failed, nobody watches this rank: {error!r}")
             with suppress(Exception):
@@ -188,9 +188,9 @@ class Watchdog:
         found = stacks()
         now, main = self._now, found[0]
         self._on_alarm()
-        beside = [t.ident for t in threading.enumerate() if t is not threading.main_thread() and t.ident is not None]
+        others = [t.ident for t in threading.enumerate() if t is not threading.main_thread() and t.ident is not None]
         collectives = recorded(self._groups)
-        of_training = recorded(self._groups, without_threads=beside)
+        of_training = recorded(self._groups, without_threads=others)
         report = Report(
             rank=self._rank,
             host=socket.gethostname(),

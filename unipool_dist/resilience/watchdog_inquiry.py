@@ -30,7 +30,7 @@ ANSWER_S = 5.0
 LOOK_S = 3.0
 """How long the ranks of a host have to look at those of it that do not."""
 END_S = 30.0
-"""After this a rank ends, whatever it still waits for; beside :meth:`Inquiry.run`."""
+"""After this a rank ends, whatever it still waits for; in addition to :meth:`Inquiry.run`."""
 _POLL_S = 0.2
 
 

@@ -32,7 +32,7 @@ class Heartbeat:
     steps: int
     """Of the whole run."""
     resumed_from: int
-    """The step of the checkpoint that this start of the run went on from; 0: it began anew."""
+    """The step of the checkpoint that this start of the run resumed from; 0: it began at step 1."""
     reason: str | None
     """Why the run was stopped."""
     time: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 IF_ANY, MUST = "if-any", "must"
-"""Values of ``--resume``: go on from a checkpoint if there is one, which is what it means without a value; or fail."""
+"""Values of ``--resume``: resume from a checkpoint if there is one (the meaning without a value), or fail."""
 
 
 @dataclass(frozen=True)
@@ -15,5 +15,5 @@ class Start:
     overwrite: bool = False
     resume: bool = False
     must_resume: bool = False
-    """Whether it is an error if there is no checkpoint to go on from."""
+    """Whether it is an error if there is no checkpoint to resume from."""
     from_step: int | None = None

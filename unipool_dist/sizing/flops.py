@@ -35,7 +35,7 @@ def forward_flops(config: Config) -> dict[str, int]:
         "attention_scores": 2 * model.num_layers * model.hidden_size * (model.sequence_length + 1),
         "routers": 2 * router_weights,
         "experts": 2 * active["experts"],
-        "output": active["embedding"],  # of which the output layer is half
+        "output": active["embedding"],  # half of it is the output layer
     }
 
 

@@ -70,8 +70,8 @@ def open_store(environment: Environment, address: str, wait: Wait) -> dist.Store
     serves = environment.rank == 0 and not environment.launcher_serves
     if not serves:
         _wait_for_server(environment, address, wait)
-    # Of several tenants: a process may open its store anew. As if there were one process: who waits for whom is decided
-    # elsewhere, and torch would wait three times as long as it is told to.
+    # Of several tenants: a process may reopen its store. As if there were one process: who waits for whom is decided
+    # elsewhere, and torch would wait three times as long as the timeout.
     return dist.TCPStore(
         address,
         environment.master_port,

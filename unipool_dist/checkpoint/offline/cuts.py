@@ -12,7 +12,7 @@ from dataclasses import replace
 from unipool_dist.checkpoint.pieces import Piece
 
 BOX_BYTES = 1600
-"""What a box takes up in a file beside its elements, as torch.save writes it."""
+"""Bytes of a box in a file in addition to its elements, as torch.save writes it."""
 
 _SMALL = 0.02
 """A piece below this share of a file is not cut."""

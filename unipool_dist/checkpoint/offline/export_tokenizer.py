@@ -24,7 +24,7 @@ def copy_tokenizer(corpus: Path, tokenizer_hash: str | None, out: Path) -> tuple
     try:
         tokenizer = read_manifest(corpus).tokenizer
     except DataError:
-        return (), f"data.path={corpus} is no corpus here"
+        return (), f"data.path={corpus} is not a corpus here"
     if tokenizer.sha256 != tokenizer_hash:
         return (), f"the corpus at data.path={corpus} has another tokenizer now"
     names = TOKENIZER_FILES[tokenizer.kind]

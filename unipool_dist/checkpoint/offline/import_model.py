@@ -152,7 +152,7 @@ def _open_files(paths: list[Path]) -> dict[str, Any]:
             file = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is not a safetensors file: {error}; export again") from None
-        for name in file.keys():  # noqa: SIM118 it is no mapping
+        for name in file.keys():  # noqa: SIM118 it is not a mapping
             if name in files:
                 raise CheckpointError(f"tensor {name} is in {path} and in another file too; export again")
             files[name] = file
