@@ -26,6 +26,8 @@ from unipool_dist.run.heartbeat import read_heartbeat
 if TYPE_CHECKING:
     from unipool_dist.jobs.submission import Request
 
+_OF_SLURM = ("nodes", "gpus_per_node", "tasks_per_node", "limit", "profile")
+
 
 @dataclass(frozen=True)
 class _Asked:
@@ -93,16 +95,8 @@ def experiment(
     SIGTERM stopped it, or a run stopped, with the states saved: the same command continues.
     """
     check_time(limit)
-    slurm_options = {
-        "--nodes": nodes,
-        "--gpus-per-node": gpus_per_node,
-        "--tasks-per-node": tasks_per_node,
-        "--time": limit,
-        "--profile": profile,
-    }
-    given = [name for name, value in slurm_options.items() if value is not None]
-    if given and not slurm:
-        raise click.UsageError(f"{', '.join(given)}: only with --slurm")
+    if not slurm:
+        _refuse_slurm_options(click.get_current_context())
     described = read_experiment(file)
     names = [name for name in (only or "").split(",") if name]
     asked = _Asked(file, described, planned_runs(described, file.parent, only=names, seeds=_numbers(seeds)))
@@ -119,6 +113,16 @@ def experiment(
 
     resources = resources_of(file.stem, nodes or "1", gpus_per_node, tasks_per_node, limit)
     _submit(asked, Request(resources, load_profile(profile)), max_parallel=jobs, dry_run=dry_run)
+
+
+def _refuse_slurm_options(context: click.Context) -> None:
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in _OF_SLURM and context.params[parameter.name] is not None
+    ]
+    if given:
+        raise click.UsageError(f"{', '.join(given)}: only with --slurm")
 
 
 def _train_here(asked: _Asked, *, num_at_once: int, num_processes: int, dry_run: bool) -> None:

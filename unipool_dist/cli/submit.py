@@ -19,6 +19,7 @@ from unipool_dist.errors import UnipoolError
 
 if TYPE_CHECKING:
     from unipool_dist.jobs.render import Resources
+    from unipool_dist.jobs.submission import Prepared, Request
 
 _TIME = re.compile(r"N+|N+:N+(:N+)?|N+-N+(:N+){0,2}|UNLIMITED".replace("N+", "[0-9]{1,9}"))
 _AFTER = re.compile(r"J(:J){0,999}".replace("J", r"[0-9]{1,18}(_([0-9]{1,9}|\*))?"))
@@ -74,36 +75,40 @@ def submit(
     unipool-dist submit --resume runs/small-20260102-030405 --time 48:00:00
     """
     check_time(limit)
-    if after is not None and not _AFTER.fullmatch(after):
-        raise click.UsageError(
-            f"--after {printable(after)}: give the numbers of jobs, separated by colons: 4711:4712, or 4711_3 for one "
-            f"task of an array"
-        )
+    _check_after(after)
     if run_dir is not None:
         _refuse_what_is_frozen(click.get_current_context())
         _submit_again(run_dir, nodes=nodes, limit=limit, after=after, dry_run=dry_run)
         return
-    missing = [
-        option for option, value in (("CONFIG", config_path), ("--nodes", nodes), ("--time", limit)) if value is None
-    ]
-    if gpus_per_node is None and tasks_per_node is None:
-        missing.append("--gpus-per-node (or --tasks-per-node, without GPUs)")
+    needed = {
+        "CONFIG": config_path,
+        "--nodes": nodes,
+        "--time": limit,
+        "--gpus-per-node (or --tasks-per-node, without GPUs)": tasks_per_node
+        if gpus_per_node is None
+        else gpus_per_node,
+    }
+    missing = [option for option, value in needed.items() if value is None]
     if missing:
         raise click.UsageError(f"missing: {', '.join(missing)}")
     assert config_path is not None and nodes is not None and limit is not None
     from unipool_dist.jobs.profile import load_profile
-    from unipool_dist.jobs.slurm import NoAnswerError
-    from unipool_dist.jobs.submission import Request, discard, prepare, script_of, write
-    from unipool_dist.jobs.submission import submit as hand_in
+    from unipool_dist.jobs.submission import Request, prepare
 
-    resources = replace(
-        resources_of(name or config_path.stem, nodes, gpus_per_node, tasks_per_node, limit),
-        after=after,
-        requeue=not no_requeue,
-    )
+    resources = resources_of(name or config_path.stem, nodes, gpus_per_node, tasks_per_node, limit)
+    resources = replace(resources, after=after, requeue=not no_requeue)
     request = Request(resources, load_profile(profile_path), doctor, template)
     prepared = prepare(request, config_path, overrides, sweeps, max_parallel=max_parallel)
     check_corpora(config.data.path for config in prepared.configs.values())
+    _hand_in(request, prepared, array=bool(sweeps), dry_run=dry_run)
+
+
+def _hand_in(request: Request, prepared: Prepared, *, array: bool, dry_run: bool) -> None:
+    """Freeze the run and submit it, or print its script; an unsuccessful submission leaves nothing behind."""
+    from unipool_dist.jobs.slurm import NoAnswerError
+    from unipool_dist.jobs.submission import discard, script_of, write
+    from unipool_dist.jobs.submission import submit as hand_in
+
     for note in prepared.notes:
         say(f"note: {note}", err=True)
     if dry_run:
@@ -117,7 +122,7 @@ def submit(
     except UnipoolError:
         discard(prepared)
         raise
-    tell_submitted(job_id, prepared.folder.run_dir, array=bool(sweeps))
+    tell_submitted(job_id, prepared.folder.run_dir, array=array)
 
 
 def _refuse_what_is_frozen(context: click.Context) -> None:
@@ -133,6 +138,14 @@ def _refuse_what_is_frozen(context: click.Context) -> None:
         raise click.UsageError(
             f"--resume RUN submits the run as it was frozen, without {', '.join(frozen)}: it takes --nodes, --time, "
             f"--after and --dry-run; the rest is changed in RUN/job/"
+        )
+
+
+def _check_after(after: str | None) -> None:
+    if after is not None and not _AFTER.fullmatch(after):
+        raise click.UsageError(
+            f"--after {printable(after)}: give the numbers of jobs, separated by colons: 4711:4712, or 4711_3 for one "
+            f"task of an array"
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -106,7 +107,6 @@ def usage_figure(counts_LE: Counts, num_pools: int, step: int, run_name: str) ->
     summary = summarize(counts_LE, num_pools)
     order = expert_order(counts_LE, num_pools)
     sorted_LE = counts_LE[:, order]
-    totals_E = sorted_LE.sum(axis=0)
     num_layers, num_experts = counts_LE.shape
 
     figure = Figure(figsize=(11, 6.4), layout="constrained")
@@ -127,17 +127,7 @@ def usage_figure(counts_LE: Counts, num_pools: int, step: int, run_name: str) ->
     heat.yaxis.set_major_locator(MaxNLocator(nbins=16, integer=True))
     heat.tick_params(labelbottom=False)
 
-    bars.bar(np.arange(num_experts), totals_E, width=1.0, color="#4c78a8", edgecolor="white", linewidth=0.3)
-    bars.axhline(totals_E.mean(), color="0.2", linestyle="--", linewidth=1, label="mean")
-    dead = np.flatnonzero(totals_E == 0)
-    if len(dead):
-        bars.plot(dead, np.zeros(len(dead)), "x", color=DEAD_COLOUR, markersize=5, clip_on=False, label="dead expert")
-    bars.legend(loc="upper right", fontsize=8, frameon=False, ncols=2)
-    bars.set_ylim(0, 1.25 * max(int(totals_E.max()), 1))
-    bars.set_ylabel("assignments,\nall layers (tokens)")
-    bars.set_xlabel("experts, sorted by the layer that uses them most")
-    bars.xaxis.set_major_locator(MaxNLocator(integer=True))
-
+    _draw_totals(bars, sorted_LE.sum(axis=0))
     side.barh(np.arange(num_layers), summary.effective_experts_L, color="#72b7b2", height=0.8)
     side.set_xlim(0, None)
     side.set_title("effective\nexperts", fontsize=9)
@@ -157,6 +147,19 @@ def usage_figure(counts_LE: Counts, num_pools: int, step: int, run_name: str) ->
         fontsize=10,
     )
     return figure
+
+
+def _draw_totals(bars: Axes, totals_E: Counts) -> None:
+    bars.bar(np.arange(len(totals_E)), totals_E, width=1.0, color="#4c78a8", edgecolor="white", linewidth=0.3)
+    bars.axhline(totals_E.mean(), color="0.2", linestyle="--", linewidth=1, label="mean")
+    dead = np.flatnonzero(totals_E == 0)
+    if len(dead):
+        bars.plot(dead, np.zeros(len(dead)), "x", color=DEAD_COLOUR, markersize=5, clip_on=False, label="dead expert")
+    bars.legend(loc="upper right", fontsize=8, frameon=False, ncols=2)
+    bars.set_ylim(0, 1.25 * max(int(totals_E.max()), 1))
+    bars.set_ylabel("assignments,\nall layers (tokens)")
+    bars.set_xlabel("experts, sorted by the layer that uses them most")
+    bars.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def expert_order(counts_LE: Counts, num_pools: int) -> Counts:
