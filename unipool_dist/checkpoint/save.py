@@ -82,7 +82,7 @@ def write_checkpoint(
         if rank == 0:
             directory.abandon(step)
         raise CheckpointError(_describe(step, draft, error)) from None
-    except Exception:
+    except Exception:  # whatever the writer raised, no draft may be left
         if rank == 0:
             directory.abandon(step)
         raise

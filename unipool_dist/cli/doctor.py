@@ -131,7 +131,7 @@ def _take_part(
             return 1
         except SystemExit as ended:  # by a signal
             return int(ended.code or 0)
-        except Exception:
+        except Exception:  # the launcher has to get a status, whatever happened
             traceback.print_exc()
             return 1
     _ignore_signals()  # there is a verdict

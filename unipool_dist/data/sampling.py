@@ -86,7 +86,7 @@ def training_dataset(
     failure: str | None = None
     try:
         dataset = TrainingDataset(index.open(answer[0]), num_samples, corpus)
-    except Exception as error:
+    except Exception as error:  # likewise: the ranks agree on it below
         failure = f"{type(error).__name__}: {error}"
     failures = [failure]
     if distributed:

@@ -160,7 +160,7 @@ class Examination:
             return {"brief": probe.brief()}
         except NotMeasuredError as error:
             self._checks += probe.so_far() or [Check(probe.name, "warn", "not measured", "", str(error))]
-        except Exception as error:
+        except Exception as error:  # whatever it is becomes a failed check, and the other probes are made
             self._checks += [*probe.so_far(), Check(probe.name, "fail", _reason(error), "", probe.advice())]
         return {"brief": None}
 
@@ -174,7 +174,7 @@ class Examination:
         else:
             try:
                 found = probe.judge([adapter.validate_python(answer["measured"]) for answer in answers])
-            except Exception as error:
+            except Exception as error:  # likewise
                 found = [Check(probe.name, "fail", _reason(error), "", probe.advice())]
         self._checks += found
         vital = next((check for check in found if check.status == "fail" and check.name in _VITAL), None)

@@ -46,7 +46,7 @@ def driven_by_rank_0(
 
     try:
         result = drive(call)
-    except Exception as error:
+    except Exception as error:  # the other ranks wait for a call and must hear of it
         if not working:  # else the others are in the same work, where they would not hear
             _exchange(group, ("failed", f"{type(error).__name__}: {error}"))
         raise

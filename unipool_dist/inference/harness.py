@@ -84,7 +84,7 @@ def accuracies(
         model = _Model(answer, corpus.tokenizer, at_once, partial(progress, name))
         try:
             results = lm_eval.evaluate(model, manager.load([task]), limit=limit, bootstrap_iters=1, log_samples=False)
-        except Exception as error:
+        except Exception as error:  # lm-eval raises anything at rows of another form
             if error is model.failure or name == HELD_OUT:
                 raise
             raise _unusable(name, files[name], error) from error
@@ -115,7 +115,7 @@ def _task(manager: TaskManager, name: str, corpus: Corpus, files: dict[str, list
     try:
         # lm-eval lets fields of its tasks be set in the definition of a group.
         return manager.load([{"group": "local", "task": [definition]}])["tasks"][name]
-    except Exception as error:
+    except Exception as error:  # likewise
         raise _unusable(name, files[name], error) from error
 
 
@@ -175,7 +175,7 @@ class _Model(TemplateLM):
     def _scores(self, requests: list[Request]) -> list[Score]:
         try:
             return self._answer(requests)
-        except Exception as error:
+        except Exception as error:  # kept, to tell it from what lm-eval raises at the rows
             self.failure = error
             raise
 
