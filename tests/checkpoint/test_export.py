@@ -18,7 +18,7 @@ from tests.support.trees import snapshot
 from unipool_dist.checkpoint.offline import export as export_module
 from unipool_dist.config import dump_config, load_config
 from unipool_dist.data import Corpus
-from unipool_dist.data.manifest import combined_hash
+from unipool_dist.data.corpus_manifest import combined_hash
 
 
 def masters_of(run_dir: Path, scratch: Path, step: int = 4) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from unipool_dist.cli.data import data
 from unipool_dist.data import Corpus, training_dataset, validation_sequences
-from unipool_dist.data.manifest import combined_hash, record_file
+from unipool_dist.data.corpus_manifest import combined_hash, record_file
 from unipool_dist.errors import DataError
 
 Values = dict[str, Any]

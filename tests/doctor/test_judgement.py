@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unipool_dist.base.units import named_ranges
 from unipool_dist.doctor.judgement import (
     bus_factor,
     clock_offset,
@@ -16,7 +17,7 @@ from unipool_dist.doctor.judgement import (
     slow_members_and_pairs,
     slow_nodes_and_ranks,
 )
-from unipool_dist.doctor.roster import Roster, ranks_text
+from unipool_dist.doctor.roster import Roster
 
 FACTOR = 1.5
 
@@ -84,7 +85,7 @@ def test_bus_bandwidth_is_that_of_nccl_tests() -> None:
 
 def test_ranks_and_nodes_have_short_names() -> None:
     roster = Roster(["a", "a", "b", "b", "a"])
-    assert ranks_text([3]) == "rank 3" and ranks_text([6, 0, 1, 2]) == "ranks 0-2, 6"
+    assert named_ranges("rank", [3]) == "rank 3" and named_ranges("rank", [6, 0, 1, 2]) == "ranks 0-2, 6"
     assert roster.name([2, 3]) == "b (ranks 2-3)"
     assert roster.name([3, 0, 1]) == "ranks 0-1 (a), rank 3 (b)"
     assert roster.leaders == (0, 2) and roster.ranks_of("a") == [0, 1, 4]

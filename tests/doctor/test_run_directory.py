@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.small_disk import small_disk
-from unipool_dist.doctor import run_directory
+from unipool_dist.doctor import shared_directory
 from unipool_dist.doctor.checks import Check
 from unipool_dist.doctor.disk_space import CheckpointNeed, FreeSpace
 from unipool_dist.doctor.disk_speed import DiskRead, DiskWrite
 from unipool_dist.doctor.measurement import NotMeasuredError
 from unipool_dist.doctor.roster import Roster
-from unipool_dist.doctor.run_directory import RunDirectory
+from unipool_dist.doctor.shared_directory import RunDirectory
 
 ALONE = Roster(["a"])
 
@@ -53,7 +53,7 @@ def test_a_directory_that_cannot_be_written_fails(tmp_path: Path, path: str) -> 
 
 
 def test_two_directories_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_directory, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(shared_directory, "_PATIENCE_S", 0.2)
     roster = Roster(["a", "b"])
     (tmp_path / "b").mkdir()
     ours, theirs = RunDirectory(tmp_path / "a", roster), RunDirectory(tmp_path / "b", roster)
@@ -71,7 +71,7 @@ def test_locks_that_do_not_hold_are_a_warning(
         if code is not None:
             raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(run_directory.fcntl, "flock", flock)
+    monkeypatch.setattr(shared_directory.fcntl, "flock", flock)
     directory, (seen, locks) = examine(tmp_path)
     assert seen.status == "ok" and locks.status == "warn" and word in locks.advice
     directory.close()

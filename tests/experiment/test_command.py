@@ -12,8 +12,8 @@ import yaml
 
 from tests.experiment.support import command, complete, write_experiment
 from tests.support.running import last_step, one_thread
+from unipool_dist.base.exit_statuses import RESUME
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.run.lock import RunLock
 
 RUNS = ("plain/seed-1", "vanilla/seed-1", "plain/seed-2", "vanilla/seed-2")

@@ -12,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from unipool_dist.data.manifest import combined_hash
+from unipool_dist.data.corpus_manifest import combined_hash
 
 
 def seal_checkpoint(folder: Path, manifest: Any = None) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from unipool_dist.resilience.collectives import Collective, as_ranges, entered, from_ranges, from_traces, last_of
+from unipool_dist.base.units import as_ranges, from_ranges
+from unipool_dist.resilience.collectives import Collective, entered, from_traces, last_of
 from unipool_dist.resilience.collectives import Group as KnownGroup
 from unipool_dist.resilience.watchdog_report import Report
 from unipool_dist.resilience.watchdog_summary import MAX_LINES, differing_ranks, summarize

@@ -11,8 +11,15 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+T = TypeVar("T")
 
 MAX_TEXT_BYTES = 64 << 20
 """Far above any manifest or record that this program writes."""
@@ -111,3 +118,23 @@ def open_regular(path: Path) -> Any:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def record_of(kind: type[T], values: object) -> T:
+    """Make a ``kind``, a dataclass, from ``values``.
+
+    Raises:
+        ValueError: ``values`` is not a dictionary, or a field is missing, unknown or of another type.
+    """
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(values, dict) or not values.keys() <= names:
+        raise ValueError(f"it is not a record with the fields {', '.join(sorted(names))}")
+    made: T = _adapter(kind).validate_python(values)  # type: ignore[arg-type]
+    return made  # errors of pydantic are ValueErrors
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter  # here, as most readers of files need none
+
+    return TypeAdapter(kind)

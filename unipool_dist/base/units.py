@@ -1,8 +1,8 @@
-"""Quantities as text for people: times, bytes, rates, counts."""
+"""Quantities as text for people: times, bytes, rates, counts, ranges of numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 
 def seconds(value_s: float) -> str:
@@ -33,3 +33,28 @@ def ratios(values: Mapping[str, float]) -> str:
 def counted(number: int, one: str, many: str = "") -> str:
     """Return ``1 node``, ``2 nodes``."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def as_ranges(numbers: Iterable[int], separator: str = ",") -> str:
+    """Return ``0-3,8`` for 0, 1, 2, 3 and 8."""
+    parts: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], number]
+        else:
+            parts.append([number])
+    return separator.join("-".join(map(str, part)) for part in parts)
+
+
+def named_ranges(one: str, numbers: Collection[int], separator: str = ", ") -> str:
+    """Return ``rank 3``, or ``ranks 0-3, 6``, for ``one="rank"``."""
+    return f"{one if len(set(numbers)) == 1 else one + 's'} {as_ranges(numbers, separator)}"
+
+
+def from_ranges(text: str) -> set[int]:
+    """Parse the result of :func:`as_ranges`."""
+    numbers: set[int] = set()
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        numbers.update(range(int(first), int(last or first) + 1))
+    return numbers

@@ -1,4 +1,8 @@
-"""Replacing a file atomically: under its name is the old content or the new, even after an interruption."""
+"""Writing files atomically, or durably.
+
+Atomically: under the name is the old content or the new, even after an interruption. Durably: the file or name survives
+a power cut once the function has returned.
+"""
 
 from __future__ import annotations
 
@@ -36,3 +40,26 @@ def replace_bytes(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a small text file and flush it to disk."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def flush(path: Path) -> None:
+    """Flush a file's content, or the names in a directory, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename_durably(old: Path, new: Path) -> None:
+    """Rename within one directory; after a crash there is either the old name or the new one."""
+    os.rename(old, new)
+    flush(new.parent)

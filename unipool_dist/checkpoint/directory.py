@@ -30,7 +30,7 @@ from unipool_dist.base.belongings import (
     unlink_link,
 )
 from unipool_dist.base.run_directory import RunDirectory
-from unipool_dist.checkpoint.durable import flush, rename_durably
+from unipool_dist.base.writing import flush, rename_durably
 
 _NAME = re.compile(r"step-(\d{8,})")
 _WRITING, _DELETING = ".writing", ".deleting"

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.utils.serialization import config as serialization_config
 
+from unipool_dist.base.writing import flush, write_durably
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.checkpoint.durable import flush, write_durably
 from unipool_dist.checkpoint.manifest import (
     CONFIG_FILE,
     INDEX_FILE,

@@ -18,7 +18,7 @@ import click
 from unipool_dist.base.console import lasting_text, say
 from unipool_dist.base.printable import aligned, printable
 from unipool_dist.base.system_errors import explained
-from unipool_dist.cli.numbers import MAX_SECONDS, PROCESSES_HERE, Finite
+from unipool_dist.cli.parameters import MAX_SECONDS, PROCESSES_HERE, Finite
 from unipool_dist.config import Config, load_config, resolve_config
 from unipool_dist.errors import UnipoolError
 from unipool_dist.resilience.orphans import end_with_launcher

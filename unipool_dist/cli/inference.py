@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from unipool_dist.base.console import say
-from unipool_dist.cli.numbers import PROCESSES_HERE, STEP
+from unipool_dist.cli.parameters import PROCESSES_HERE, STEP
 from unipool_dist.errors import UnipoolError
 from unipool_dist.resilience.orphans import end_with_launcher
 from unipool_dist.topology.environment import read_environment

@@ -10,9 +10,9 @@ import click
 
 from unipool_dist.base.console import put, say
 from unipool_dist.base.printable import aligned
-from unipool_dist.base.units import size
+from unipool_dist.base.units import named_ranges, size
 from unipool_dist.cli.checkpoint.common import json_option, print_json
-from unipool_dist.cli.numbers import PROCESSES
+from unipool_dist.cli.parameters import PROCESSES
 from unipool_dist.config import Config, config_text, load_config, resolve_config
 from unipool_dist.config.deepspeed import read_deepspeed_config
 from unipool_dist.config.describe import describe_layout, describe_model, describe_owners
@@ -138,7 +138,7 @@ def _memory_table(kinds: list[RankKind]) -> list[str]:
         numbers = (each.weight_bytes, each.gradient_bytes, each.master_bytes, each.moment_bytes, each.total_bytes)
         rows.append(
             (
-                _stages(kind.stages),
+                named_ranges("stage", kind.stages),
                 str(kind.num_ranks),
                 f"{each.dense_parameters + each.expert_parameters:,}",
                 *map(size, numbers),
@@ -146,12 +146,3 @@ def _memory_table(kinds: list[RankKind]) -> list[str]:
             )
         )
     return aligned(rows, right=range(1, 8))
-
-
-def _stages(stages: tuple[int, ...]) -> str:
-    """Return ``stage 0``, ``stages 1-6``, ``stages 1, 3``."""
-    if len(stages) == 1:
-        return f"stage {stages[0]}"
-    if len(stages) == stages[-1] - stages[0] + 1:
-        return f"stages {stages[0]}-{stages[-1]}"
-    return f"stages {', '.join(map(str, stages))}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from unipool_dist.cli.numbers import PROCESSES_HERE, STEP
+from unipool_dist.cli.parameters import PROCESSES_HERE, STEP
 from unipool_dist.config import Config, load_config, resolve_config
 from unipool_dist.resilience.orphans import end_with_launcher
 from unipool_dist.resilience.signals import StopSignals

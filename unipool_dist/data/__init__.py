@@ -2,7 +2,7 @@
 
 from unipool_dist.data.batches import Batch, SampleDataset, micro_batch, validation_sequences
 from unipool_dist.data.corpus import Corpus
-from unipool_dist.data.manifest import Domain
+from unipool_dist.data.corpus_manifest import Domain
 from unipool_dist.data.sampling import TrainingDataset, training_dataset
 from unipool_dist.data.segments import SegmentedDataset, extended, training_data
 from unipool_dist.data.tokenizer import Tokenizer

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from unipool_dist.data.corpus import Corpus
-from unipool_dist.data.manifest import store_dtype
+from unipool_dist.data.corpus_manifest import store_dtype
 from unipool_dist.errors import DataError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from unipool_dist.base.names import OutsideError, regular_inside
-from unipool_dist.data.manifest import Domain, FileRecord, Manifest, combined_hash, file_sha256, read_manifest
+from unipool_dist.data.corpus_manifest import Domain, FileRecord, Manifest, combined_hash, file_sha256, read_manifest
 from unipool_dist.data.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 from unipool_dist.errors import DataError
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from unipool_dist.base.belongings import free_name
 from unipool_dist.base.names import regular_inside
 from unipool_dist.base.reading import UnsafeFileError, open_regular, read_json
-from unipool_dist.data.manifest import record_file
+from unipool_dist.data.corpus_manifest import record_file
 from unipool_dist.errors import DataError
 
 RECORD = "index.json"

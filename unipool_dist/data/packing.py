@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unipool_dist.base.progress_bars import Progress
-from unipool_dist.data.manifest import Domain, store_dtype
+from unipool_dist.data.corpus_manifest import Domain, store_dtype
 from unipool_dist.data.spool import Spool
 from unipool_dist.data.tokenizer import Tokenizer
 from unipool_dist.topology.megatron_import import import_megatron

@@ -27,7 +27,7 @@ from unipool_dist.base.belongings import (
 )
 from unipool_dist.base.drafts import LOCK_FILE, DraftLockedError, check_draft, draft_kind, locked_draft
 from unipool_dist.base.forms import json_object
-from unipool_dist.data.manifest import MANIFEST_NAME, SPLITS
+from unipool_dist.data.corpus_manifest import MANIFEST_NAME, SPLITS
 from unipool_dist.data.tokenizer import TOKENIZER_FILES
 from unipool_dist.errors import DataError
 

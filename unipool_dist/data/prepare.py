@@ -15,8 +15,7 @@ from typing import Any
 from unipool_dist.base.belongings import discard
 from unipool_dist.base.progress_bars import Progress
 from unipool_dist.data.corpus import Corpus
-from unipool_dist.data.documents import MAX_VALIDATION_FRACTION
-from unipool_dist.data.manifest import (
+from unipool_dist.data.corpus_manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     SPLITS,
@@ -26,6 +25,7 @@ from unipool_dist.data.manifest import (
     record_file,
     write_manifest,
 )
+from unipool_dist.data.documents import MAX_VALIDATION_FRACTION
 from unipool_dist.data.packing import pack_domain
 from unipool_dist.data.place import SPOOL, Place
 from unipool_dist.data.sources import Source, corpus_sources, local_source

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unipool_dist.base.progress_bars import Progress
+from unipool_dist.data.corpus_manifest import Origin
 from unipool_dist.data.documents import DocumentKey, Split, key_of, split_documents, unique_documents
-from unipool_dist.data.manifest import Origin
 from unipool_dist.data.sources.base import Source
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 
 from unipool_dist.base.reading import open_regular
 from unipool_dist.data.corpus import Corpus
-from unipool_dist.data.manifest import store_dtype
+from unipool_dist.data.corpus_manifest import store_dtype
 from unipool_dist.errors import DataError
 
 _MAGIC = b"MMIDIDX\x00\x00"

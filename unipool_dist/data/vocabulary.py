@@ -12,7 +12,7 @@ from pathlib import Path
 
 from unipool_dist.base.printable import printable
 from unipool_dist.base.progress_bars import Progress
-from unipool_dist.data.manifest import TokenizerRecord, combined_hash, file_sha256
+from unipool_dist.data.corpus_manifest import TokenizerRecord, combined_hash, file_sha256
 from unipool_dist.data.spool import Spool
 from unipool_dist.data.tokenizer import TOKENIZER_FILES, TokenizerKind, load_tokenizer
 from unipool_dist.errors import DataError

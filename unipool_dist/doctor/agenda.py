@@ -21,7 +21,7 @@ from unipool_dist.doctor.group_forming import GroupForming, Groups, groups_of_ru
 from unipool_dist.doctor.links import Links, faster_links
 from unipool_dist.doctor.measurement import M, Probe
 from unipool_dist.doctor.roster import Roster
-from unipool_dist.doctor.run_directory import RunDirectory
+from unipool_dist.doctor.shared_directory import RunDirectory
 from unipool_dist.topology.environment import Environment
 
 

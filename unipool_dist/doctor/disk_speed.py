@@ -15,7 +15,7 @@ from unipool_dist.doctor.checks import Check
 from unipool_dist.doctor.judgement import slow
 from unipool_dist.doctor.measurement import NotMeasuredError, Probe
 from unipool_dist.doctor.roster import Roster
-from unipool_dist.doctor.run_directory import RunDirectory
+from unipool_dist.doctor.shared_directory import RunDirectory
 
 _BLOCK_BYTES = 4_000_000
 _LONGEST_S = 5.0

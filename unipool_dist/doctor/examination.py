@@ -20,7 +20,7 @@ from unipool_dist.doctor.fact_probe import FactsProbe
 from unipool_dist.doctor.measurement import NotMeasuredError, Probe
 from unipool_dist.doctor.meeting import judge_meeting, missing_ranks, open_store
 from unipool_dist.doctor.roster import Roster
-from unipool_dist.doctor.run_directory import RunDirectory
+from unipool_dist.doctor.shared_directory import RunDirectory
 from unipool_dist.errors import CommunicationError
 from unipool_dist.topology.environment import Environment
 

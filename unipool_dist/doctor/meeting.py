@@ -8,9 +8,8 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from unipool_dist.base.units import counted, seconds
+from unipool_dist.base.units import counted, named_ranges, seconds
 from unipool_dist.doctor.checks import Check
-from unipool_dist.doctor.roster import ranks_text
 from unipool_dist.errors import CommunicationError
 from unipool_dist.topology import stores
 from unipool_dist.topology.environment import Environment
@@ -68,13 +67,14 @@ def missing_ranks(present: Mapping[int, str], environment: Environment, timeout_
     hosts: dict[str, list[int]] = {}
     for rank, host in sorted(present.items()):
         hosts.setdefault(host, []).append(rank)
-    there = "; ".join(f"{host}: {ranks_text(ranks)}" for host, ranks in hosts.items())
+    absent = named_ranges("rank", missing)
+    there = "; ".join(f"{host}: {named_ranges('rank', ranks)}" for host, ranks in hosts.items())
     return Check(
         "rendezvous",
         "fail",
-        f"{ranks_text(missing)} of {environment.world_size} missing after {timeout_s:g} s",
+        f"{absent} of {environment.world_size} missing after {timeout_s:g} s",
         f"all ranks within {timeout_s:g} s",
-        f"there are only {there}. See whether {ranks_text(missing)} was started, what it said, and whether its machine "
+        f"there are only {there}. See whether {absent} was started, what it said, and whether its machine "
         f"reaches MASTER_ADDR={environment.master_addr}, MASTER_PORT={environment.master_port}",
         figures={"missing": missing, "present": hosts},
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
+from unipool_dist.base.units import named_ranges
+
 
 class Roster:
     """The nodes of all ranks; a node is known by its host name.
@@ -41,18 +43,6 @@ class Roster:
             if not here:
                 continue
             whole = here == self.ranks_of(node) and len(self.nodes) > 1
-            parts.append(f"{node} ({ranks_text(here)})" if whole else f"{ranks_text(here)} ({node})")
+            named = named_ranges("rank", here)
+            parts.append(f"{node} ({named})" if whole else f"{named} ({node})")
         return ", ".join(parts)
-
-
-def ranks_text(ranks: Iterable[int]) -> str:
-    """Return ``rank 3`` or ``ranks 0-3, 6``."""
-    chosen = sorted(set(ranks))
-    runs: list[list[int]] = []
-    for rank in chosen:
-        if runs and rank == runs[-1][1] + 1:
-            runs[-1][1] = rank
-        else:
-            runs.append([rank, rank])
-    text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
-    return f"rank {text}" if len(chosen) == 1 else f"ranks {text}"

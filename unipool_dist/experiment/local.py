@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unipool_dist.base.exit_statuses import RESUME
 from unipool_dist.base.machine import cores_here, gpus_here
 from unipool_dist.base.programs import Process, start_program
 from unipool_dist.errors import RunLockedError
@@ -20,7 +21,6 @@ from unipool_dist.experiment.machine import share_of_machine
 from unipool_dist.experiment.plan import Run
 from unipool_dist.experiment.progress import progress_of
 from unipool_dist.jobs.freeze import freeze_config
-from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.resilience.signal_watch import SignalWatch, hold_signals
 from unipool_dist.run.attempts import LOCAL, Attempt, AttemptLog, Outcome
 from unipool_dist.run.heartbeat import read_heartbeat

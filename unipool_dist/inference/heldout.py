@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unipool_dist.data import Corpus
-from unipool_dist.data.manifest import store_dtype
+from unipool_dist.data.corpus_manifest import store_dtype
 from unipool_dist.errors import DataError
 
 CONTEXT_WORDS = 32

@@ -6,8 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from unipool_dist.base.reading import read_json, read_text
-from unipool_dist.base.records import record_of
+from unipool_dist.base.reading import read_json, read_text, record_of
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.writing import replace_text
 from unipool_dist.config import Config, load_config

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from unipool_dist.jobs.exit_statuses import signal_of
+from unipool_dist.base.exit_statuses import signal_of
 from unipool_dist.run.attempts import Attempt, Outcome
 
 # How many starts without progress are enough. Others may lie between them that came no further either.

@@ -15,12 +15,12 @@ from types import FrameType
 
 from unipool_dist.base.belongings import any_file, remove
 from unipool_dist.base.console import guard_streams, say, say_at_once
+from unipool_dist.base.exit_statuses import RESUME, meaning
 from unipool_dist.base.programs import run_program, shown
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs import slurm
-from unipool_dist.jobs.exit_statuses import meaning
 from unipool_dist.jobs.folder import JobFolder, run_config
 from unipool_dist.jobs.layout import Layout, choose_layout
 from unipool_dist.jobs.policy import (
@@ -35,7 +35,6 @@ from unipool_dist.jobs.policy import (
 from unipool_dist.jobs.requeue import requeue
 from unipool_dist.jobs.takeover import wait_for_run
 from unipool_dist.jobs.tasks import doctor_command, task_environment, train_command
-from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.run.attempts import Attempt, AttemptLog
 from unipool_dist.run.heartbeat import Heartbeat, read_heartbeat
 

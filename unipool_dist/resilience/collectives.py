@@ -107,23 +107,3 @@ def last_of(collectives: list[Collective]) -> Collective | None:
 def entered(collectives: list[Collective]) -> dict[str, int]:
     """Return by group the number of the newest collective that was entered."""
     return {c.group: c.number for c in collectives if not c.point_to_point}
-
-
-def as_ranges(ranks: Collection[int]) -> str:
-    """Return ``0-3,8`` for 0, 1, 2, 3 and 8."""
-    parts: list[list[int]] = []
-    for rank in sorted(ranks):
-        if parts and rank == parts[-1][-1] + 1:
-            parts[-1] = [parts[-1][0], rank]
-        else:
-            parts.append([rank])
-    return ",".join("-".join(map(str, part)) for part in parts)
-
-
-def from_ranges(text: str) -> set[int]:
-    """Parse the result of :func:`as_ranges`."""
-    ranks: set[int] = set()
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        ranks.update(range(int(first), int(last or first) + 1))
-    return ranks

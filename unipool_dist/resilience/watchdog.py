@@ -19,11 +19,12 @@ import psutil
 import torch.distributed as dist
 
 from unipool_dist.base.console import say_at_once
+from unipool_dist.base.exit_statuses import RESUME
 from unipool_dist.base.run_directory import WatchdogFolder
+from unipool_dist.base.units import as_ranges
 from unipool_dist.resilience.activity import Activity
 from unipool_dist.resilience.board import Board, BoardLostError
-from unipool_dist.resilience.collectives import Group, as_ranges, entered, last_of, recorded
-from unipool_dist.resilience.exit_codes import RESUME
+from unipool_dist.resilience.collectives import Group, entered, last_of, recorded
 from unipool_dist.resilience.patience import Patience
 from unipool_dist.resilience.stacks import (
     HeldInterpreterDump,

@@ -15,11 +15,11 @@ import psutil
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from unipool_dist.base.console import say_at_once
+from unipool_dist.base.exit_statuses import RESUME
 from unipool_dist.base.printable import printable
 from unipool_dist.base.run_directory import WatchdogFolder
 from unipool_dist.resilience.board import Board, BoardLostError
 from unipool_dist.resilience.collectives import NUM_SHOWN, Collective
-from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.resilience.same_run import find_rank, kill_rank
 from unipool_dist.resilience.stacks import Stack, place_in_dump, read_held_dump, render
 from unipool_dist.resilience.watchdog_report import NoProgressError, Report, Whereabouts

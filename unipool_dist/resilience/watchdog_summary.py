@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import TypeVar
 
-from unipool_dist.resilience.collectives import Collective, as_ranges, from_ranges
+from unipool_dist.base.units import from_ranges, named_ranges
+from unipool_dist.resilience.collectives import Collective
 from unipool_dist.resilience.watchdog_report import Report
 
 MAX_LINES = 8
@@ -161,7 +162,7 @@ def grouped(ranks: Collection[int], key: Callable[[int], Key]) -> list[tuple[Key
 
 def name(ranks: Collection[int]) -> str:
     """Return ``rank 3`` or ``ranks 0-2,5``."""
-    return f"rank{'s' * (len(ranks) > 1)} {as_ranges(ranks)}"
+    return named_ranges("rank", ranks, ",")
 
 
 def _has(ranks: Collection[int]) -> str:

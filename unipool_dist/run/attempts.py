@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unipool_dist.base.console import say
-from unipool_dist.base.reading import parse_json, read_bytes
-from unipool_dist.base.records import record_of
+from unipool_dist.base.reading import parse_json, read_bytes, record_of
 from unipool_dist.base.run_directory import RunDirectory
 
 LOCAL = "local"

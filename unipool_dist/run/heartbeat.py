@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from unipool_dist.base.reading import read_json
-from unipool_dist.base.records import record_of
+from unipool_dist.base.reading import read_json, record_of
 from unipool_dist.base.run_directory import RunDirectory
 
 _LINE_BYTES = 512

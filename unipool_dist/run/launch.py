@@ -16,7 +16,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import unipool_dist
 from unipool_dist.base.console import say
-from unipool_dist.resilience.exit_codes import RESUME
+from unipool_dist.base.exit_statuses import RESUME
 from unipool_dist.resilience.forwarding import SignalForwarder
 from unipool_dist.resilience.orphans import announce_launcher, end_with_launcher
 from unipool_dist.resilience.signal_watch import STOP_SIGNALS, hold_signals

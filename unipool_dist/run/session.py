@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from unipool_dist.base.console import say
+from unipool_dist.base.exit_statuses import RESUME
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.checkpoint.compatibility import check_compatible
 from unipool_dist.checkpoint.directory import CheckpointDirectory
@@ -28,7 +29,6 @@ from unipool_dist.engine.trainer import Trainer
 from unipool_dist.errors import NonFiniteError
 from unipool_dist.model.assembly import build_model
 from unipool_dist.resilience.deadline import Deadline
-from unipool_dist.resilience.exit_codes import RESUME
 from unipool_dist.resilience.handover import Handover
 from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.resilience.stop import StopRequest

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from unipool_dist.base.belongings import any_file, exists, listed, remove
 from unipool_dist.base.drafts import LOCK_FILE, DraftLockedError, check_draft, draft_kind, locked_draft
 from unipool_dist.base.progress_bars import Bar, Count, no_bar
-from unipool_dist.checkpoint.durable import flush, rename_durably, write_durably
+from unipool_dist.base.writing import flush, rename_durably, write_durably
 from unipool_dist.checkpoint.manifest import CONFIG_FILE, hash_file
 from unipool_dist.checkpoint.offline.export_format import (
     EXPORT_FILE,

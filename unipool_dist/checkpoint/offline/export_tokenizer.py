@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from unipool_dist.data.manifest import combined_hash, file_sha256, read_manifest
+from unipool_dist.data.corpus_manifest import combined_hash, file_sha256, read_manifest
 from unipool_dist.data.tokenizer import TOKENIZER_FILES
 from unipool_dist.errors import DataError
 

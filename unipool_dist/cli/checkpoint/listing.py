@@ -17,7 +17,7 @@ from unipool_dist.checkpoint.manifest import join_faults, read_manifest
 from unipool_dist.checkpoint.offline.locate import checkpoint_folders
 from unipool_dist.checkpoint.offline.survey import Entry, step_in_name, survey, thorough_faults
 from unipool_dist.cli.checkpoint.common import json_option, layout, print_json, run_argument
-from unipool_dist.cli.numbers import STEP
+from unipool_dist.cli.parameters import STEP
 from unipool_dist.errors import CheckpointError
 
 _HEAD = ("step", "written at", "size", "files", "written by", "state")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from unipool_dist.data.corpus_manifest import Origin
 from unipool_dist.data.documents import Document
-from unipool_dist.data.manifest import Origin
 
 
 @dataclass(frozen=True)

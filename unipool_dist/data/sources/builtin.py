@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from unipool_dist.data.corpus_manifest import Origin
 from unipool_dist.data.documents import Document
-from unipool_dist.data.manifest import Origin
 from unipool_dist.data.sources import debian, wheels
 from unipool_dist.data.sources.base import Files, Source
 from unipool_dist.data.sources.packages import Runner, Wheel, fetch_deb, run_command, wheel_files

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from unipool_dist.base.belongings import discard, exists, free_name, refuse
 from unipool_dist.base.programs import run_program
-from unipool_dist.data.manifest import Origin, file_sha256
+from unipool_dist.data.corpus_manifest import Origin, file_sha256
 from unipool_dist.data.sources.base import Files, FolderFiles, ZipFiles
 from unipool_dist.errors import DataError
 

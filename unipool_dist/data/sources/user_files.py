@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from unipool_dist.data.corpus_manifest import Origin, combined_hash, file_sha256
 from unipool_dist.data.documents import Document
-from unipool_dist.data.manifest import Origin, combined_hash, file_sha256
 from unipool_dist.data.sources.apart import read_texts
 from unipool_dist.data.sources.base import Source
 from unipool_dist.errors import DataError

@@ -1,10 +1,14 @@
-"""Exit statuses of srun, as a shell gives them, in words."""
+"""Exit statuses of this program, and of srun as a shell gives them."""
 
 from __future__ import annotations
 
 import signal
 
-from unipool_dist.resilience.exit_codes import RESUME
+RESUME = 75
+"""Start the run again to continue: the state is saved, or the watchdog has ended a run that was stuck.
+
+EX_TEMPFAIL of sysexits.h, which nothing else here ends with.
+"""
 
 
 def signal_of(status: int) -> signal.Signals | None:
