@@ -12,7 +12,7 @@ EX_TEMPFAIL of sysexits.h, which nothing else here ends with.
 
 
 def signal_of(status: int) -> signal.Signals | None:
-    """Return the signal that ``status`` stands for, if any."""
+    """Return the signal in ``status``, if it names one."""
     try:
         return signal.Signals(status - 128)
     except ValueError:
