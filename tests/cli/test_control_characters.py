@@ -10,10 +10,12 @@ import pytest
 
 from tests.checkpoint.support import DATA
 from tests.support.command import Command
+from unipool_dist.base.stopping import Stop, StopReason
 from unipool_dist.checkpoint.manifest import MANIFEST_FILE, Manifest, hash_file
 from unipool_dist.checkpoint.progress import STATE_FILE, Progress
 from unipool_dist.checkpoint.randomness import random_state
 from unipool_dist.run.heartbeat import HeartbeatWriter
+from unipool_dist.run.state import RunState
 
 WILD = "\x1b[2J\x1b]0;owned\x07\r\x9b1m\u202e\nrow"
 SHOWN = r"\x1b[2J\x1b]0;owned\x07\r\x9b1m\u202e\nrow"
@@ -73,7 +75,7 @@ def test_the_name_and_the_state_of_a_run(unipool_dist: Command, tmp_path: Path) 
     run_dir = tmp_path / WILD
     run_dir.mkdir()
     beat = HeartbeatWriter(run_dir, steps=9, resumed_from=0)
-    beat.write(3, "stopped", WILD)
+    beat.write(3, RunState.STOPPED, Stop(StopReason.UNKNOWN, WILD))
     beat.close()
     (run_dir / "config.yaml").write_text("{}")
     said = _shows(unipool_dist, "status", run_dir)

@@ -13,6 +13,7 @@ from tests.support.running import one_thread
 from unipool_dist.jobs.folder import JobFolder, run_config
 from unipool_dist.jobs.status import status_of
 from unipool_dist.run.heartbeat import HeartbeatWriter
+from unipool_dist.run.state import RunState
 
 __all__ = ["fake_slurm"]
 
@@ -27,7 +28,7 @@ def variables(fake_slurm: Path) -> dict[str, str]:
 def finish(run_dir: Path, steps: int) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     beat = HeartbeatWriter(run_dir, steps=steps, resumed_from=0)
-    beat.write(steps, "finished")
+    beat.write(steps, RunState.FINISHED)
     beat.close()
 
 

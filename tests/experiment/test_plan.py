@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from unipool_dist.experiment.specification import read_experiment
 from unipool_dist.run.attempts import Attempt, AttemptLog
 from unipool_dist.run.heartbeat import HeartbeatWriter
 from unipool_dist.run.lock import RunLock
+from unipool_dist.run.state import RunState
 
 
 def runs_of(folder: Path, only: tuple[str, ...] = (), of_seeds: tuple[int, ...] = (), **fields: Any) -> list[Run]:
@@ -128,19 +130,19 @@ def test_paths_layout_and_logging_make_no_other_run(tmp_path: Path) -> None:
 def test_how_far_a_run_is(tmp_path: Path) -> None:
     run = runs_of(tmp_path)[0]
     assert progress_of(run).describe() == "not started"
-    log = AttemptLog(run.directory / "job")
+    log, now = AttemptLog(run.directory / "job"), time.time()
     log.folder.mkdir(parents=True)
-    log.start(Attempt("local", 0, ["here"], 1, 0, 100.0))
+    log.start(Attempt("local", 0, ["here"], 1, 0, now + 100))
     assert progress_of(run).describe() == "not started"
-    log.end(ended=160.0, outcome="failed", status=1, step=None, detail="error (rank 0): no")
+    log.end(ended=now + 160, outcome="failed", status=1, step=None, detail="error (rank 0): no")
     failed = progress_of(run)
-    assert (failed.describe(), failed.detail, failed.time_s) == (
+    assert (failed.describe(), failed.detail, round(failed.time_s or 0)) == (
         "failed before its first step",
         "error (rank 0): no",
         60,
     )
 
-    log.start(Attempt("local", 0, ["here"], 1, 0, 200.0))
+    log.start(Attempt("local", 0, ["here"], 1, 0, now + 200))
     beat = HeartbeatWriter(run.directory, steps=6, resumed_from=0)
     beat.write(3)
     assert progress_of(run).describe() == "step 3 of 6, no checkpoint"  # it was cut off
@@ -149,16 +151,18 @@ def test_how_far_a_run_is(tmp_path: Path) -> None:
     with RunLock(run.directory):
         running = progress_of(run)
         assert running.describe() == "running, step 3 of 6" and "process" in (running.detail or "")
-    log.end(ended=230.0, outcome="failed", status=1, step=3, detail="x")
-    assert progress_of(run).describe() == "failed after step 3 of 6" and progress_of(run).time_s == 90
+    log.end(ended=now + 230, outcome="failed", status=1, step=3, detail="x")
+    assert progress_of(run).describe() == "failed after step 3 of 6" and round(progress_of(run).time_s or 0) == 90
 
     records = [{"step": 3, "validation": {"a": 9.0, "b": 9.0}}, {"step": 6, "validation": {"a": 1.0, "b": 2.0}}]
     metrics = run.directory / "metrics.jsonl"
     metrics.write_text(json.dumps(records[0]) + "\n")
     assert progress_of(run).loss is None
-    beat.write(6, "finished")
+    beat.write(6, RunState.FINISHED)
     beat.close()
-    assert (progress_of(run).state, progress_of(run).loss) == ("done", None), "an earlier evaluation is not the final"
+    assert (progress_of(run).state, progress_of(run).loss) == (RunState.FINISHED, None), (
+        "an earlier evaluation is not the final"
+    )
     metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
     done = progress_of(run)
     assert (done.describe(), done.loss) == ("done", 1.5)

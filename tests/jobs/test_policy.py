@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from unipool_dist.base.records import record_of
+from unipool_dist.base.stopping import with_reason
 from unipool_dist.jobs.policy import (
     MAX_CUT_OFF,
     MAX_FRUITLESS,
@@ -16,10 +18,20 @@ from unipool_dist.jobs.policy import (
     outcome_of,
 )
 from unipool_dist.run.attempts import Attempt
+from unipool_dist.run.state import RunState
 
 
 def attempt(step_before: int = 0, job_id: str = "7", **ended: Any) -> Attempt:
-    return Attempt(job_id, 0, ["n1"], 4, step_before, 0.0, **ended)
+    """As it is read from a file of an earlier version, which has the reason in words alone."""
+    start = {
+        "job_id": job_id,
+        "restart": 0,
+        "nodes": ["n1"],
+        "num_tasks": 4,
+        "step_before": step_before,
+        "started": 0.0,
+    }
+    return record_of(Attempt, with_reason(start | ended, text="detail"))
 
 
 def failed(step: int | None, job_id: str = "7") -> Attempt:
@@ -56,7 +68,10 @@ def refused(attempts: list[Attempt], step: int, checkpoint: int = 0, job_id: str
     ],
 )
 def test_outcome(status: int, state: str | None, finished: bool, ended_by_slurm: bool, outcome: str) -> None:
-    assert outcome_of(status, state, finished=finished, ended_by_slurm=ended_by_slurm) == outcome
+    assert (
+        outcome_of(status, RunState(state) if state else None, finished=finished, ended_by_slurm=ended_by_slurm)
+        == outcome
+    )
 
 
 def test_a_finished_run_ends() -> None:
@@ -126,7 +141,9 @@ def test_starts_that_are_stopped_before_a_step_end_soon() -> None:
 def test_a_run_that_repeats_lost_steps_and_saves_them_comes_further() -> None:
     """It was at step 90 when it was cut off, and saves some steps more of those that were lost each time."""
     again = [
-        Attempt("7", 0, ["n1"], 4, step_before, 0.0, outcome="stopped", detail="SIGUSR1", checkpoint_before=saved)
+        Attempt(
+            "7", 0, ["n1"], 4, step_before, 0.0, outcome=RunState.STOPPED, detail="SIGUSR1", checkpoint_before=saved
+        )
         for step_before, saved in ((90, 10), (20, 20), (30, 30), (40, 40))
     ]
     assert decide(again, step=50, checkpoint=50).action == "requeue"

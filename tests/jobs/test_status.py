@@ -10,13 +10,18 @@ import pytest
 from click.testing import CliRunner
 
 from tests.jobs.test_tasks import folder_with
+from unipool_dist.base.stopping import Stop, StopReason
 from unipool_dist.cli.status import status as status_command
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs import status as status_module
 from unipool_dist.jobs.slurm import parse_fields
 from unipool_dist.jobs.status import status_of
+from unipool_dist.run import condition
 from unipool_dist.run.attempts import LOCAL, Attempt, AttemptLog
-from unipool_dist.run.heartbeat import HeartbeatWriter, State
+from unipool_dist.run.heartbeat import HeartbeatWriter
+from unipool_dist.run.state import RunState
+
+TERMINATED = Stop(StopReason.TERMINATED, "SIGTERM on a rank")
 
 
 def record(run_dir: Path, step: int) -> None:
@@ -48,14 +53,14 @@ def test_a_run_that_trains(run_dir: Path) -> None:
 
 
 def test_a_run_that_has_been_silent_for_long(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_module, "SILENT_S", -1.0)
+    monkeypatch.setattr(condition, "SILENT_S", -1.0)
     (state,) = status_of(run_dir)
     assert state.job_state == "silent" and "no step for" in (state.reason or "") and state.time_left_s is None
 
 
 @pytest.mark.parametrize(("state", "reason"), [("finished", None), ("stopped", "SIGTERM on a rank")])
 def test_a_run_that_ended(run_dir: Path, state: str, reason: str | None) -> None:
-    HeartbeatWriter(run_dir, steps=100, resumed_from=20).write(31, state, reason)  # type: ignore[arg-type]
+    HeartbeatWriter(run_dir, steps=100, resumed_from=20).write(31, RunState(state), TERMINATED if reason else None)
     (found,) = status_of(run_dir)
     assert (found.job_state, found.reason, found.step) == (state, reason, 31)
 
@@ -79,9 +84,9 @@ OUTCOMES = [
 @pytest.mark.parametrize(("outcome", "detail", "state", "reason"), OUTCOMES)
 @pytest.mark.parametrize("beat", ["stopped", "training"])
 def test_the_last_start_that_ended_is_newer_than_an_old_heartbeat(
-    run_dir: Path, beat: State, outcome: str, detail: str | None, state: str, reason: str | None
+    run_dir: Path, beat: str, outcome: str, detail: str | None, state: str, reason: str | None
 ) -> None:
-    HeartbeatWriter(run_dir, steps=100, resumed_from=20).write(30, beat, "SIGTERM on a rank")
+    HeartbeatWriter(run_dir, steps=100, resumed_from=20).write(30, RunState(beat), TERMINATED)
     started(run_dir, 10).end(ended=time.time() + 20, outcome=outcome, status=1, step=None, detail=detail)
     (found,) = status_of(run_dir)
     assert (found.job_state, found.reason) == (state, reason)
@@ -109,7 +114,7 @@ def test_a_start_of_an_experiment_on_this_machine_is_not_said_to_be_slurm_s(run_
 
 
 def test_a_start_after_a_stop_trains_until_it_has_been_silent_for_long(run_dir: Path) -> None:
-    HeartbeatWriter(run_dir, steps=100, resumed_from=20).write(30, "stopped", "SIGTERM on a rank")
+    HeartbeatWriter(run_dir, steps=100, resumed_from=20).write(30, RunState.STOPPED, TERMINATED)
     log = started(run_dir, 0.01)
     assert status_of(run_dir)[0].job_state == "training"
     log.end(ended=time.time() - 0.5, outcome="failed", status=1, step=None, detail="an error")

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from unipool_dist.base.stopping import Stop, StopReason
 from unipool_dist.config import dump_config, load_config, resolve_config
 from unipool_dist.observe.metrics import MetricsWriter
 from unipool_dist.probe.record import MATCHED, Probe, Randomized, write_probe
 from unipool_dist.run.heartbeat import HeartbeatWriter
+from unipool_dist.run.state import RunState
 
 STEPS = 80
 TOKENS_PER_STEP = 16 * 256
@@ -55,7 +57,10 @@ def make_run(
             writer.validation(step, losses, losses)
     writer.close()
     beat = HeartbeatWriter(run_dir, steps=STEPS, resumed_from=0)
-    beat.write(steps, "finished" if steps == STEPS else "stopped", None if steps == STEPS else "SIGTERM")
+    if steps == STEPS:
+        beat.write(steps, RunState.FINISHED)
+    else:
+        beat.write(steps, RunState.STOPPED, Stop(StopReason.TERMINATED, "SIGTERM"))
     beat.close()
     if probed:
         write_probe(made_probe(run_dir.name, counts, num_pools, loss), run_dir)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from unipool_dist.base.stopping import Stop, StopReason
 from unipool_dist.run.heartbeat import HeartbeatWriter, read_heartbeat
+from unipool_dist.run.state import RunState
 
 
 def test_every_step_is_there_at_once(tmp_path: Path) -> None:
@@ -18,19 +20,30 @@ def test_every_step_is_there_at_once(tmp_path: Path) -> None:
         writer.write(step)
         beat = read_heartbeat(tmp_path)
         assert beat is not None and beat.step == step
-    writer.write(42, "stopped", "SIGUSR1 on a rank")
+    writer.write(42, RunState.STOPPED, Stop(StopReason.WARNED, "SIGUSR1 on a rank"))
     writer.close()
     beat = read_heartbeat(tmp_path)
-    assert beat is not None and (beat.state, beat.reason) == ("stopped", "SIGUSR1 on a rank")
+    assert beat is not None and (beat.state, beat.reason, beat.detail) == ("stopped", "warned", "SIGUSR1 on a rank")
 
 
 def test_a_shorter_line_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None:
     writer = HeartbeatWriter(tmp_path, steps=10**9, resumed_from=10**8)
-    writer.write(10**8, "stopped", "x" * 300)
+    writer.write(10**8, RunState.STOPPED, Stop(StopReason.HANDED_OVER, "x" * 300))
     writer.close()
     HeartbeatWriter(tmp_path, steps=5, resumed_from=0).close()
     beat = read_heartbeat(tmp_path)
     assert beat is not None and (beat.step, beat.reason) == (0, None)
+
+
+def test_a_heartbeat_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    line = '{"state": "stopped", "step": 4, "steps": 9, "resumed_from": 0, "reason": "SIGTERM on a rank", "time": 1.5}'
+    (tmp_path / "heartbeat.json").write_text(line.ljust(511) + "\n")
+    beat = read_heartbeat(tmp_path)
+    assert beat is not None and (beat.state, beat.reason, beat.detail) == (
+        RunState.STOPPED,
+        StopReason.TERMINATED,
+        "SIGTERM on a rank",
+    )
 
 
 @pytest.mark.parametrize("text", ["", '{"step": 4', "[]", '{"unknown": 1}'])

@@ -13,13 +13,14 @@ import torch
 import torch.distributed as dist
 
 from tests.support.workers import Workers, free_port
+from unipool_dist.base.stopping import Stop, StopReason
 from unipool_dist.resilience.deadline import Deadline
 from unipool_dist.resilience.handover import Handover
 from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.resilience.stop import StopRequest
 from unipool_dist.topology.environment import Environment
 
-Answers = list[str | None]
+Answers = list[Stop | None]
 
 
 def _polls(environment: Environment, port: int, sent: Mapping[int, signal.Signals], late: tuple[int, ...]) -> Answers:
@@ -49,21 +50,21 @@ def _polls(environment: Environment, port: int, sent: Mapping[int, signal.Signal
 @pytest.mark.parametrize(
     ("sent", "late", "reason"),
     [
-        ({2: signal.SIGTERM}, (), "SIGTERM on a rank"),
-        ({0: signal.SIGUSR1}, (), "SIGUSR1 on a rank"),
-        ({1: signal.SIGUSR1, 3: signal.SIGINT}, (0,), "SIGINT on a rank"),
-        ({}, (3,), "the time limit run.time_limit_s=3600 is near"),
+        ({2: signal.SIGTERM}, (), Stop(StopReason.TERMINATED, "SIGTERM on a rank")),
+        ({0: signal.SIGUSR1}, (), Stop(StopReason.WARNED, "SIGUSR1 on a rank")),
+        ({1: signal.SIGUSR1, 3: signal.SIGINT}, (0,), Stop(StopReason.BY_HAND, "SIGINT on a rank")),
+        ({}, (3,), Stop(StopReason.TIME_LIMIT, "the time limit run.time_limit_s=3600 is near")),
         ({}, (), None),
     ],
 )
 def test_the_reason_of_one_rank_is_the_reason_of_all(
-    workers: Workers, sent: dict[int, signal.Signals], late: tuple[int, ...], reason: str | None
+    workers: Workers, sent: dict[int, signal.Signals], late: tuple[int, ...], reason: Stop | None
 ) -> None:
     ranks = workers.run(_polls, 4, free_port(), sent, late)
     assert ranks == [[None, reason, reason]] * 4
 
 
-def _poll_as_job(environment: Environment, port: int, run_dir: Path) -> str | None:
+def _poll_as_job(environment: Environment, port: int, run_dir: Path) -> Stop | None:
     rank = environment.rank
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=environment.world_size)
     try:
@@ -79,4 +80,4 @@ def test_all_ranks_hand_the_run_over_to_a_later_start_of_their_job(workers: Work
     assert workers.run(_poll_as_job, 4, free_port(), tmp_path) == [None] * 4
     Handover(tmp_path, "17", 1).ask()
     reason = "SLURM has restarted this job elsewhere, and that start waits for the run"
-    assert workers.run(_poll_as_job, 4, free_port(), tmp_path) == [reason] * 4
+    assert workers.run(_poll_as_job, 4, free_port(), tmp_path) == [Stop(StopReason.HANDED_OVER, reason)] * 4

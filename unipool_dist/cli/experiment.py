@@ -22,6 +22,7 @@ from unipool_dist.experiment.plan import Run, check_distinct, check_unchanged, p
 from unipool_dist.experiment.progress import Progress, progress_of
 from unipool_dist.experiment.specification import Experiment, freeze_experiment, read_experiment
 from unipool_dist.run.heartbeat import read_heartbeat
+from unipool_dist.run.state import RunState
 
 if TYPE_CHECKING:
     from unipool_dist.jobs.submission import Request
@@ -135,7 +136,7 @@ def _train_here(asked: _Asked, *, num_at_once: int, num_processes: int, dry_run:
     freeze_experiment(asked.experiment, asked.file)
     from unipool_dist.experiment.local import LocalTrainings
 
-    todo = [run for run in asked.runs if progress_of(run).state != "done"]
+    todo = [run for run in asked.runs if progress_of(run).state is not RunState.FINISHED]
     say(f"{asked.output}: {len(asked.runs) - len(todo)} of {len(asked.runs)} runs are done")
     with _display(asked.runs) as (tell, look):
         trainings = LocalTrainings(todo, num_at_once=num_at_once, num_processes=num_processes, tell=tell, look=look)
@@ -158,9 +159,9 @@ def _submit(asked: _Asked, request: Request, *, max_parallel: int | None, dry_ru
     todo = []
     for run in asked.runs:
         progress = progress_of(run)
-        if progress.state == "running":
+        if progress.state is RunState.TRAINING:
             say(f"note: {run.name} is left out: {progress.detail} is training it", err=True)
-        elif progress.state != "done":
+        elif progress.state is not RunState.FINISHED:
             todo.append(run)
     if not todo:
         say(f"{asked.output}: there is nothing to submit")

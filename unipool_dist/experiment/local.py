@@ -22,9 +22,10 @@ from unipool_dist.experiment.plan import Run
 from unipool_dist.experiment.progress import progress_of
 from unipool_dist.jobs.freeze import freeze_config
 from unipool_dist.resilience.signal_watch import SignalWatch, hold_signals
-from unipool_dist.run.attempts import LOCAL, Attempt, AttemptLog, Outcome
+from unipool_dist.run.attempts import LOCAL, Attempt, AttemptLog
 from unipool_dist.run.heartbeat import read_heartbeat
 from unipool_dist.run.lock import RunLock
+from unipool_dist.run.state import RunState
 
 _LOOK_EVERY_S = 0.2
 
@@ -90,7 +91,7 @@ class LocalTrainings:
             self._tell(f"{run.name}: another `unipool-dist experiment` is at it; left to that")
             return
         progress = progress_of(run)  # another command may have trained it since this one began
-        if progress.state in ("running", "done"):
+        if progress.state in (RunState.TRAINING, RunState.FINISHED):
             self._tell(f"{run.name}: {progress.describe()}; left alone")
             claim.release()
             return
@@ -144,26 +145,27 @@ class LocalTrainings:
             outcome=outcome,
             status=status,
             step=beat.step if beat else None,
-            detail=_first_error(training) or _meaning(status) if outcome == "failed" else None,
+            reason=beat.reason if beat and outcome is RunState.STOPPED else None,
+            detail=_first_error(training) or _meaning(status) if outcome is RunState.FAILED else None,
         )
         progress = progress_of(run)
         training.claim.release()
-        if outcome == "finished":
+        if outcome is RunState.FINISHED:
             loss = "" if progress.loss is None else f", validation loss {progress.loss:.4f}"
             self._tell(f"{run.name}: done{loss}")
-        elif outcome == "failed":
+        elif outcome is RunState.FAILED:
             self.failed.append(run)
             self._tell(f"{run.name}: {progress.describe()}: {progress.detail}")
         else:
             self.stopped.append(run)
             self._tell(f"{run.name}: stopped at {progress.describe()}")
 
-    def _outcome(self, status: int) -> Outcome:
+    def _outcome(self, status: int) -> RunState:
         if status == 0:
-            return "finished"
+            return RunState.FINISHED
         if status == RESUME:
-            return "stopped"
-        return "failed" if self.stopped_by is None else "interrupted"
+            return RunState.STOPPED
+        return RunState.FAILED if self.stopped_by is None else RunState.INTERRUPTED
 
     def _on_signal(self, number: signal.Signals) -> None:
         with self._starting:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.experiment.plan import Run
 from unipool_dist.observe.jsonlines import read_json_lines
-from unipool_dist.run.attempts import AttemptLog
-from unipool_dist.run.heartbeat import read_heartbeat
+from unipool_dist.run.condition import Condition, read_condition
 from unipool_dist.run.lock import holder_of
-
-State = Literal["not started", "running", "stopped", "failed", "done"]
+from unipool_dist.run.state import RunState
 
 
 @dataclass(frozen=True)
 class Progress:
     """Where a run stands."""
 
-    state: State
-    """``running``: a process is writing into its directory; ``stopped``: it is to go on, or was cut off."""
+    state: RunState
+    """``waiting``: not started; ``training``: a process holds its lock; ``stopped``: to be continued."""
     step: int
     """The last that was completed."""
     steps: int
@@ -36,43 +32,43 @@ class Progress:
     def describe(self) -> str:
         """In words: ``done``, ``step 30 of 200``, ``failed after step 30 of 200``."""
         where = f"step {self.step} of {self.steps}"
-        if self.state == "running":
+        if self.state is RunState.TRAINING:
             return f"running, {where}"
-        if self.state == "failed":
+        if self.state is RunState.FAILED:
             return f"failed after {where}" if self.step else "failed before its first step"
-        if self.state == "stopped":
+        if self.state is RunState.STOPPED:
             return where if self.checkpoint is not None else f"{where}, no checkpoint"
-        return self.state
+        return "done" if self.state is RunState.FINISHED else "not started"
 
 
 def progress_of(run: Run) -> Progress:
     """How far ``run`` is now."""
-    beat = read_heartbeat(run.directory)
-    attempts = AttemptLog.read(run.files.job).attempts
-    checkpoints = CheckpointDirectory(run.directory).steps()
-    last = attempts[-1] if attempts else None
+    condition = read_condition(run.directory)
+    beat, checkpoint = condition.beat, condition.checkpoint
     step, steps = (beat.step, beat.steps) if beat else (0, run.config.train.steps)
     holder = holder_of(run.directory)
-    state: State = "stopped" if beat else "not started"
-    detail = None
-    if holder is not None:
-        state, detail = "running", holder
-    elif beat is not None and step >= steps and (beat.state == "finished" or steps in checkpoints):
-        state = "done"
-    elif last is not None and last.outcome == "failed":
-        state, detail = "failed", last.detail
-        if last.step is None:  # what it had done before is still there, if it has a checkpoint
-            step = checkpoints[-1] if checkpoints else 0
-    times = [attempt.ended - attempt.started for attempt in attempts if attempt.ended is not None]
+    state, detail = _state(condition, holder)
+    if state is RunState.FAILED and condition.attempts[-1].step is None:
+        step = checkpoint or 0  # what it had done before is still there, if it has a checkpoint
+    times = [attempt.ended - attempt.started for attempt in condition.attempts if attempt.ended is not None]
     return Progress(
         state,
         step,
         steps,
-        checkpoint=checkpoints[-1] if checkpoints else None,
+        checkpoint=checkpoint,
         detail=detail,
-        loss=_validation_after(run, step) if state == "done" else None,
+        loss=_validation_after(run, step) if state is RunState.FINISHED else None,
         time_s=sum(times) if times else None,
     )
+
+
+def _state(condition: Condition, holder: str | None) -> tuple[RunState, str | None]:
+    """Return state and detail; only a lock that is held shows that a run is training."""
+    if holder is not None:
+        return RunState.TRAINING, holder
+    if condition.state in (RunState.FINISHED, RunState.FAILED):
+        return condition.state, condition.detail
+    return RunState.WAITING if condition.beat is None else RunState.STOPPED, None
 
 
 def _validation_after(run: Run, step: int) -> float | None:

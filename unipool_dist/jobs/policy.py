@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unipool_dist.base.exit_statuses import signal_of
-from unipool_dist.run.attempts import Attempt, Outcome
+from unipool_dist.base.stopping import StopReason
+from unipool_dist.run.attempts import Attempt
+from unipool_dist.run.state import RunState
 
 # How many starts without progress are enough. Others may lie between them that came no further either.
 MAX_CUT_OFF = 5
@@ -48,7 +50,7 @@ def may_start(attempts: Iterable[Attempt], job_id: str, *, step: int, checkpoint
         checkpoint: step of its newest checkpoint; 0: there is none.
     """
     fruitless = _fruitless([attempt for attempt in attempts if attempt.job_id == job_id], step, checkpoint)
-    stopped = [attempt for attempt in fruitless if attempt.outcome == "stopped" and not _is_preemption(attempt)]
+    stopped = [attempt for attempt in fruitless if attempt.outcome is RunState.STOPPED and not _is_preemption(attempt)]
     num_cut_off = sum(attempt.outcome is None for attempt in fruitless)
     nothing_new = f"without a step or a checkpoint beyond step {step}"
     if len(stopped) >= MAX_STOPPED:
@@ -76,16 +78,16 @@ def may_start(attempts: Iterable[Attempt], job_id: str, *, step: int, checkpoint
 def after_tasks(attempts: Sequence[Attempt], *, step: int, checkpoint: int) -> Decision:
     """What to do after the last of ``attempts`` has ended; ``step`` and ``checkpoint`` as in :func:`may_start`, now."""
     last = attempts[-1]
-    if last.outcome == "finished":
+    if last.outcome is RunState.FINISHED:
         return Decision("end", "the run is finished")
-    if last.outcome == "interrupted":
+    if last.outcome is RunState.INTERRUPTED:
         return ENDED_BY_SLURM
-    if last.outcome == "stopped" and "SIGINT" in (last.detail or ""):
+    if last.outcome is RunState.STOPPED and last.reason is not None and last.reason.is_final:
         return Decision("end", "the run was stopped by SIGINT, which means: save, and do not start again")
-    if last.outcome == "failed" and last.status is not None and signal_of(last.status) == signal.SIGINT:
+    if last.outcome is RunState.FAILED and last.status is not None and signal_of(last.status) == signal.SIGINT:
         return Decision("end", "the run was ended by a second SIGINT, without a save; it is not started again")
     earlier = [attempt for attempt in attempts[:-1] if attempt.job_id == last.job_id]
-    if last.outcome == "stopped":
+    if last.outcome is RunState.STOPPED:
         decision = Decision("requeue", f"the run was stopped and its state saved ({last.detail})")
     else:
         decision = _after_failure(last, earlier)
@@ -126,7 +128,7 @@ def after_doctor(status: int, verdict: str, *, ended_by_slurm: bool) -> Decision
     return Decision("requeue", because)
 
 
-def outcome_of(status: int, state: str | None, *, finished: bool, ended_by_slurm: bool) -> Outcome:
+def outcome_of(status: int, state: RunState | None, *, finished: bool, ended_by_slurm: bool) -> RunState:
     """How an attempt has ended.
 
     Args:
@@ -134,19 +136,17 @@ def outcome_of(status: int, state: str | None, *, finished: bool, ended_by_slurm
         finished: whether the run has come to its last step and saved that.
     """
     if status == 0 and finished:
-        return "finished"
+        return RunState.FINISHED
     if ended_by_slurm or status == 0:  # srun succeeds, too, when SLURM gives up a node of it
-        return "interrupted"
-    if state == "stopped":
-        return "stopped"
-    return "failed"
+        return RunState.INTERRUPTED
+    return RunState.STOPPED if state is RunState.STOPPED else RunState.FAILED
 
 
 def _after_failure(last: Attempt, earlier: Sequence[Attempt]) -> Decision:
     # A start that failed before its first step says nothing of a step: only two of them in a row count.
     compared = earlier[-1:] if last.step is None else earlier
     where = "before its first step" if last.step is None else f"after step {last.step}"
-    if any(attempt.outcome == "failed" and attempt.step == last.step for attempt in compared):
+    if any(attempt.outcome is RunState.FAILED and attempt.step == last.step for attempt in compared):
         return Decision(
             "give_up",
             f"the run has failed twice {where}: {last.detail}",
@@ -172,10 +172,15 @@ def _fruitless(attempts: Sequence[Attempt], step: int, checkpoint: int) -> list[
 
 def _is_preemption(attempt: Attempt) -> bool:
     """SLURM preempts with SIGTERM, which the tasks of a job with a grace time are the only ones to get."""
-    return "SIGTERM" in (attempt.detail or "")
+    return attempt.reason is StopReason.TERMINATED
 
 
 def _kinds(attempts: Sequence[Attempt]) -> str:
-    names = {None: "cut off", "interrupted": "ended by SLURM", "stopped": "stopped", "failed": "failed"}
+    names = {
+        None: "cut off",
+        RunState.INTERRUPTED: "ended by SLURM",
+        RunState.STOPPED: "stopped",
+        RunState.FAILED: "failed",
+    }
     counts = {name: sum(attempt.outcome == kind for attempt in attempts) for kind, name in names.items()}
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)

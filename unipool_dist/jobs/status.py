@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from unipool_dist.base.reading import open_regular, parse_json
 from unipool_dist.base.run_directory import RunDirectory
-from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.jobs.slurm import ALIVE, SlurmError, show_array
-from unipool_dist.run.attempts import LOCAL, Attempt, AttemptLog
-from unipool_dist.run.heartbeat import Heartbeat, read_heartbeat
+from unipool_dist.run.condition import SlurmWord, read_condition
+from unipool_dist.run.heartbeat import Heartbeat
+from unipool_dist.run.state import RunState
 
 _TAIL_BYTES = 1 << 16
-SILENT_S = 600.0
-"""A run that has not completed a step for this long is said to be silent."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class RunStatus:
     run: str
     job_id: str | None
     job_state: str
-    """SLURM's word (PENDING, RUNNING, ...), or what the run's files tell: see :func:`_state`."""
+    """SLURM's word (PENDING, RUNNING, ...) or a :class:`~unipool_dist.run.state.RunState`."""
     reason: str | None
     """Why it waits, stopped or failed."""
     nodes: str | None
@@ -101,66 +99,33 @@ def _indices(listed: str) -> set[int]:
 
 
 def _status(run_dir: Path, job_id: str | None, fields: Mapping[str, str]) -> RunStatus:
-    beat = read_heartbeat(run_dir)
-    attempts = AttemptLog.read(RunDirectory(run_dir).job).attempts
+    condition = read_condition(run_dir, _slurm_word(fields))
+    beat, attempts, word = condition.beat, condition.attempts, condition.word
     last = _last_training_record(run_dir)
-    state, reason = _state(fields, beat, attempts)
-    checkpoints = CheckpointDirectory(run_dir).steps()
     return RunStatus(
         run=str(run_dir),
         job_id=job_id,
-        job_state=state,
-        reason=reason,
+        job_state=word,
+        reason=condition.detail,
         nodes=fields.get("NodeList") if fields.get("NodeList") not in ("", "(null)") else None,
         step=beat.step if beat else None,
         steps=beat.steps if beat else None,
         loss=last.get("loss"),
         tokens_per_s=last.get("tokens_per_s"),
-        time_left_s=_time_left(beat, last) if state in ("RUNNING", "training") else None,
-        limit_left_s=_limit_left(fields) if state == "RUNNING" else None,
-        last_checkpoint=checkpoints[-1] if checkpoints else None,
+        time_left_s=_time_left(beat, last) if word in ("RUNNING", RunState.TRAINING) else None,
+        limit_left_s=_limit_left(fields) if word == "RUNNING" else None,
+        last_checkpoint=condition.checkpoint,
         starts=len(attempts),
         restarts=int(fields.get("Restarts", attempts[-1].restart if attempts else 0)),
         updated_s_ago=round(time.time() - beat.time, 1) if beat else None,
     )
 
 
-def _state(fields: Mapping[str, str], beat: Heartbeat | None, attempts: Sequence[Attempt]) -> tuple[str, str | None]:
-    """State and reason: of SLURM as long as it has not done with the job; else of the last start, if its end is written
-    down; else of the heartbeat, unless that is older than the last start.
-
-    Without SLURM: finished, stopped, failed, interrupted (SLURM ended it), training, silent (it was training and has
-    not completed a step for long: crashed, cut off or stuck), or waiting (never started).
-    """
-    state = fields.get("JobState")
-    if state is not None and state in ALIVE:
-        reason = fields.get("Reason")
-        return state, reason if state == "PENDING" and reason not in (None, "None") else None
-    last = attempts[-1] if attempts else None
-    if last is not None and last.ended is not None and (beat is None or beat.time <= last.ended):
-        return _outcome(last, beat, state)
-    if beat is not None and beat.state != "training" and (last is None or beat.time >= last.started):
-        return beat.state, beat.reason
-    if state is not None and state != "COMPLETED":
-        return state, None
-    if beat is None and last is None:
-        return "waiting", None
-    silent_s = time.time() - max(beat.time if beat else 0.0, last.started if last else 0.0)
-    return ("training", None) if silent_s < SILENT_S else ("silent", f"no step for {silent_s / 60:.0f} minutes")
-
-
-def _outcome(last: Attempt, beat: Heartbeat | None, state: str | None) -> tuple[str, str | None]:
-    """State and reason of a start whose end is known; ``state`` is SLURM's, if it still knows the job."""
-    if last.outcome == "stopped":
-        is_of_last = beat is not None and beat.time >= last.started and beat.state == "stopped"
-        return "stopped", beat.reason if beat is not None and is_of_last else last.detail
-    if last.outcome == "interrupted":
-        if last.job_id == LOCAL:
-            return "interrupted", "a signal has ended it; the same `unipool-dist experiment` continues"
-        if state is not None and state != "COMPLETED":
-            return state, None
-        return "interrupted", "SLURM has ended the job; submit --resume continues"
-    return last.outcome or "failed", last.detail if last.outcome == "failed" else None
+def _slurm_word(fields: Mapping[str, str]) -> SlurmWord | None:
+    state, reason = fields.get("JobState"), fields.get("Reason")
+    if state is None:
+        return None
+    return SlurmWord(state, state not in ALIVE, None if reason == "None" else reason)
 
 
 def _time_left(beat: Heartbeat | None, last: Mapping[str, Any]) -> float | None:

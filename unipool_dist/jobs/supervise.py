@@ -37,6 +37,7 @@ from unipool_dist.jobs.takeover import wait_for_run
 from unipool_dist.jobs.tasks import doctor_command, task_environment, train_command
 from unipool_dist.run.attempts import Attempt, AttemptLog
 from unipool_dist.run.heartbeat import Heartbeat, read_heartbeat
+from unipool_dist.run.state import RunState
 
 
 class Supervisor:
@@ -108,7 +109,7 @@ class Supervisor:
             self._run_dir, self._job_id, self._restart, is_ending=lambda: self._ended_by is not None, say=self._say
         ):
             if self._ended_by is not None:
-                self._log.end(ended=round(time.time(), 3), outcome="interrupted")
+                self._log.end(ended=round(time.time(), 3), outcome=RunState.INTERRUPTED)
                 return self._carry_out(ENDED_BY_SLURM, RESUME)
             self._environment["MASTER_PORT"] = self._free_port()  # the one chosen before may be taken by now
             started = time.time()  # what the former start has written since is not of this one
@@ -131,18 +132,19 @@ class Supervisor:
             outcome=outcome,
             status=status,
             step=beat.step if beat else None,
-            detail=beat.reason or detail if beat and outcome == "stopped" else detail,
+            detail=beat.detail or detail if beat and outcome is RunState.STOPPED else detail,
+            reason=beat.reason if beat and outcome is RunState.STOPPED else None,
         )
         decision = after_tasks(
             self._log.attempts, step=beat.step if beat else step, checkpoint=self._newest_checkpoint()
         )
-        if outcome == "finished":
+        if outcome is RunState.FINISHED:
             self._say(decision.because)
             return 0
         if taken:
             self._say(f"SLURM has restarted job {self._job_id} elsewhere: its restart {self._restart}, this one, ends")
             return RESUME
-        return self._carry_out(decision, RESUME if outcome == "stopped" or status == 0 else status)
+        return self._carry_out(decision, RESUME if outcome is RunState.STOPPED or status == 0 else status)
 
     def _carry_out(self, decision: Decision, status: int) -> int:
         """Carry out the decision; return the job's exit status: ``status``, unless the decision says otherwise."""
@@ -218,7 +220,7 @@ class Supervisor:
         return f"job {self._job_id}{times}: {where}; {before.step} of {before.steps} steps were done before"
 
     def _is_finished(self, before: Heartbeat | None) -> bool:
-        return before is not None and before.state == "finished" and before.step >= self._config.train.steps
+        return before is not None and before.state is RunState.FINISHED and before.step >= self._config.train.steps
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Take note that SLURM ends the job: wait for the tasks, which SLURM signals itself, and start nothing more."""

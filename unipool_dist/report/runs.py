@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +17,12 @@ from unipool_dist.checkpoint.progress import Progress, read_progress
 from unipool_dist.config import Config, load_config
 from unipool_dist.errors import CheckpointError, ConfigError, UnipoolError
 from unipool_dist.experiment.specification import FROZEN_FILE
-from unipool_dist.jobs.status import SILENT_S
 from unipool_dist.observe.jsonlines import read_json_lines
 from unipool_dist.probe.record import Probe, read_probe
 from unipool_dist.report.expert_use import Usage, read_usage
 from unipool_dist.report.variants import Experiment, Variant, named_experiment, read_experiment
-from unipool_dist.run.attempts import AttemptLog
-from unipool_dist.run.heartbeat import read_heartbeat
+from unipool_dist.run.condition import read_condition
+from unipool_dist.run.state import RunState
 
 _TRAINING = ("loss", "tokens", "tokens_per_s", "window_steps")
 _OF_A_RUN = (RunDirectory.metrics.name, RunDirectory.data_summary.name)
@@ -216,20 +214,20 @@ def _state(
         if config.train.eval_sequences and last_step not in evaluations:
             return "unfinished", f"all {steps} steps are done, but not the evaluation after the last"
         return "finished", ""
-    beat = read_heartbeat(run_dir)
+    condition = read_condition(run_dir)
+    beat, because = condition.beat, f": {condition.detail}" if condition.detail else ""
     where = f"at step {max(last_step, beat.step if beat else 0)} of {steps}"
-    attempts = AttemptLog.read(RunDirectory(run_dir).job).attempts
-    if attempts and attempts[-1].outcome == "failed":
-        return "failed", f"failed {where}" + (f": {attempts[-1].detail}" if attempts[-1].detail else "")
-    if attempts and attempts[-1].outcome == "interrupted" and (beat is None or beat.time <= (attempts[-1].ended or 0)):
-        return "unfinished", f"interrupted {where}"
-    if beat is None:
-        return "unfinished", f"no end was recorded; {where}"
-    if beat.state == "stopped":
-        return "unfinished", f"stopped {where}" + (f": {beat.reason}" if beat.reason else "")
-    if time.time() - beat.time < SILENT_S:
-        return "unfinished", f"still training, {where}"
-    return "failed", f"broke off {where}, without saying why"
+    details = {
+        RunState.WAITING: f"no end was recorded; {where}",
+        RunState.TRAINING: f"still training, {where}",
+        RunState.SILENT: f"broke off {where}, without saying why",
+        RunState.STOPPED: f"stopped {where}{because}",
+        RunState.INTERRUPTED: f"interrupted {where}",
+        RunState.FAILED: f"failed {where}{because}",
+        RunState.FINISHED: f"finished, but its records end at step {last_step} of {steps}",
+    }
+    has_failed = condition.state in (RunState.FAILED, RunState.SILENT)
+    return "failed" if has_failed else "unfinished", details[condition.state]
 
 
 def _newest_checkpoint(run_dir: Path) -> Progress | None:

@@ -11,16 +11,16 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from unipool_dist.base.console import say
 from unipool_dist.base.reading import parse_json, read_bytes, record_of
 from unipool_dist.base.run_directory import RunDirectory
+from unipool_dist.base.stopping import StopReason, with_reason
+from unipool_dist.run.state import RunState
 
 LOCAL = "local"
 """The job of starts that `unipool-dist experiment` makes on this machine."""
-
-Outcome = Literal["finished", "stopped", "failed", "interrupted"]
 
 
 @dataclass
@@ -37,14 +37,16 @@ class Attempt:
     started: float
     """Seconds since 1970."""
     ended: float | None = None
-    outcome: Outcome | None = None
-    """``interrupted``: SLURM was ending the job. ``None``: running, or cut off."""
+    outcome: RunState | None = None
+    """``None``: running, or cut off."""
     status: int | None = None
     """Exit status of the tasks, as srun gives it."""
     step: int | None = None
     """Last step completed when it ended; ``None`` if it had not come to training."""
     detail: str | None = None
-    """Why it was stopped, or how it failed."""
+    """Why it was stopped, or how it failed, in words."""
+    reason: StopReason | None = None
+    """Why it was stopped."""
     checkpoint_before: int = 0
     """Step of the newest checkpoint when it started; 0: there was none."""
 
@@ -87,7 +89,7 @@ class AttemptLog:
     def start(self, attempt: Attempt) -> None:
         """Write down that ``attempt`` starts."""
         self.attempts.append(attempt)
-        unset = ("ended", "outcome", "status", "step", "detail")
+        unset = ("ended", "outcome", "status", "step", "detail", "reason")
         self._append({"event": "start"} | {k: v for k, v in asdict(attempt).items() if k not in unset})
 
     def end(self, **fields: Any) -> None:
@@ -110,6 +112,8 @@ class AttemptLog:
         """Without a job, as earlier versions wrote it, the end is that of the last start."""
         key = event.pop("job_id", None), event.pop("restart", None)
         ends = [i for i, item in enumerate(self.attempts) if key in ((None, None), (item.job_id, item.restart))]
+        if event.get("outcome") == RunState.STOPPED:
+            event = with_reason(event, text="detail")
         if ends:
             self.attempts[ends[-1]] = record_of(Attempt, vars(self.attempts[ends[-1]]) | event)
 

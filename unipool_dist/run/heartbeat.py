@@ -10,32 +10,33 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from unipool_dist.base.reading import read_json, record_of
 from unipool_dist.base.run_directory import RunDirectory
+from unipool_dist.base.stopping import Stop, StopReason, with_reason
+from unipool_dist.run.state import RunState
 
 _LINE_BYTES = 512
-
-State = Literal["training", "stopped", "finished"]
 
 
 @dataclass(frozen=True)
 class Heartbeat:
     """What the file says."""
 
-    state: State
-    """``training`` is also what a crash leaves behind."""
+    state: RunState
+    """``training``, ``stopped`` or ``finished``; ``training`` is also what a crash leaves behind."""
     step: int
     """The last step that was completed."""
     steps: int
     """Of the whole run."""
     resumed_from: int
     """The step of the checkpoint that this start of the run resumed from; 0: it began at step 1."""
-    reason: str | None
+    reason: StopReason | None
     """Why the run was stopped."""
     time: float
     """Of writing, seconds since 1970."""
+    detail: str | None = None
+    """The reason in words."""
 
 
 class HeartbeatWriter:
@@ -46,13 +47,16 @@ class HeartbeatWriter:
     """
 
     def __init__(self, run_dir: Path, *, steps: int, resumed_from: int) -> None:
-        self._steps, self._resumed_from = steps, resumed_from
+        self._steps, self._resumed_from, self._state = steps, resumed_from, RunState.TRAINING
         self._descriptor = os.open(RunDirectory(run_dir).heartbeat, os.O_WRONLY | os.O_CREAT, 0o644)
         self.write(resumed_from)
 
-    def write(self, step: int, state: State = "training", reason: str | None = None) -> None:
-        """``step`` is done. A file system that fails is no reason to end training."""
-        beat = Heartbeat(state, step, self._steps, self._resumed_from, reason, round(time.time(), 3))
+    def write(self, step: int, state: RunState = RunState.TRAINING, stop: Stop | None = None) -> None:
+        """Record that ``step`` is done. An error of the file system does not end training."""
+        assert state.may_follow(self._state), (self._state, state)
+        self._state = state
+        reason, detail = (stop.reason, stop.detail) if stop else (None, None)
+        beat = Heartbeat(state, step, self._steps, self._resumed_from, reason, round(time.time(), 3), detail)
         line = json.dumps(asdict(beat)).encode()
         assert len(line) < _LINE_BYTES
         try:
@@ -68,6 +72,6 @@ class HeartbeatWriter:
 def read_heartbeat(run_dir: Path) -> Heartbeat | None:
     """The heartbeat of the run in ``run_dir``; ``None`` if it has not begun or the file cannot be read."""
     try:
-        return record_of(Heartbeat, read_json(RunDirectory(run_dir).heartbeat))
-    except (OSError, ValueError):
+        return record_of(Heartbeat, with_reason(read_json(RunDirectory(run_dir).heartbeat), text="reason"))
+    except (OSError, ValueError, AttributeError):
         return None

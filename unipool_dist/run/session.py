@@ -13,6 +13,7 @@ import torch
 from unipool_dist.base.console import say
 from unipool_dist.base.exit_statuses import RESUME
 from unipool_dist.base.run_directory import RunDirectory
+from unipool_dist.base.stopping import Stop
 from unipool_dist.checkpoint.compatibility import check_compatible
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.progress import DataIdentity
@@ -40,6 +41,7 @@ from unipool_dist.run.heartbeat import HeartbeatWriter, read_heartbeat
 from unipool_dist.run.lock import RunLock
 from unipool_dist.run.observer import RunObserver
 from unipool_dist.run.start import Start
+from unipool_dist.run.state import RunState
 from unipool_dist.topology.agreement import failing_together, on_rank_0
 from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.groups import ParallelGroups, process_groups
@@ -131,6 +133,7 @@ class _Session:
         self._heartbeat: HeartbeatWriter | None = None
         self._step = 0
         self._asked_at: float | None = None
+        self._stopped_by: Stop | None = None
 
     @property
     def step(self) -> int:
@@ -219,7 +222,8 @@ class _Session:
                 if self._observer is not None:
                     self._observer.close()
         if self._heartbeat is not None:
-            self._heartbeat.write(self._step, "finished" if reason is None else "stopped", reason)
+            state = RunState.FINISHED if reason is None else RunState.STOPPED
+            self._heartbeat.write(self._step, state, None if reason is None else self._stopped_by)
             self._heartbeat.close()
         if self._observer is not None and reason is None:
             self._observer.finish()
@@ -312,7 +316,8 @@ class _Session:
         if self._asked_at is not None:
             self._deadline.observe_step(now - self._asked_at)
         self._asked_at = now
-        return self._stop.poll()
+        self._stopped_by = self._stop.poll()
+        return None if self._stopped_by is None else self._stopped_by.detail
 
     def _report_save(self, report: SaveReport) -> None:
         if report.error is None:  # one that failed may have been quick
