@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from unipool_dist.base.records import record_of
+from unipool_dist.base.reading import record_of
 from unipool_dist.base.stopping import with_reason
 from unipool_dist.jobs.policy import (
     MAX_CUT_OFF,
