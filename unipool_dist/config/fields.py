@@ -22,7 +22,7 @@ Flag = Annotated[bool, BeforeValidator(_spelled)]
 
 
 def allowed(annotation: Any, limits: Iterable[Any] = ()) -> str:
-    """The values of a type within ``limits``, as YAML writes them: ``a whole number >= 1``, ``norm or softmax``."""
+    """Describe the values of a type within ``limits``, as YAML has them: ``a whole number >= 1``, ``norm or none``."""
     if hasattr(annotation, "__metadata__"):  # Annotated[type, Field(...), ...]
         inner = [limit for item in annotation.__metadata__ for limit in getattr(item, "metadata", [item])]
         return allowed(annotation.__origin__, inner)

@@ -1,4 +1,4 @@
-"""How far a run of an experiment is, from the files that training leaves in its directory."""
+"""The progress of an experiment's run, from the files that training leaves in its directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unipool_dist.run.state import RunState
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands."""
+    """The progress of a run."""
 
     state: RunState
     """``waiting``: not started; ``training``: a process holds its lock; ``stopped``: to be continued."""
@@ -30,7 +30,7 @@ class Progress:
     """Of all its starts together, as far as their ends were seen."""
 
     def describe(self) -> str:
-        """In words: ``done``, ``step 30 of 200``, ``failed after step 30 of 200``."""
+        """Describe it in words: ``done``, ``step 30 of 200``, ``failed after step 30 of 200``."""
         where = f"step {self.step} of {self.steps}"
         if self.state is RunState.TRAINING:
             return f"running, {where}"
@@ -42,7 +42,7 @@ class Progress:
 
 
 def progress_of(run: Run) -> Progress:
-    """How far ``run`` is now."""
+    """Return the present progress of ``run``."""
     condition = read_condition(run.directory)
     beat, checkpoint = condition.beat, condition.checkpoint
     step, steps = (beat.step, beat.steps) if beat else (0, run.config.train.steps)

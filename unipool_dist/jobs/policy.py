@@ -1,6 +1,6 @@
-"""Whether a run whose tasks have ended is to be started again: pure, from what is known of the starts of its job.
+"""Whether a run whose tasks have ended is restarted: pure, from what is known of the starts of its job.
 
-Only the starts of the present job count: who submits a run again means to have it tried again.
+Only the starts of the present job count: submitting a run again is a request to try it again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_FRUITLESS = 10
 
 @dataclass(frozen=True)
 class Decision:
-    """What the batch script does now."""
+    """The next action of the batch script."""
 
     action: Literal["end", "requeue", "give_up"]
     because: str
@@ -43,10 +43,10 @@ ENDED_BY_SLURM = Decision(
 
 
 def may_start(attempts: Iterable[Attempt], job_id: str, *, step: int, checkpoint: int) -> Decision | None:
-    """``give_up`` if the last starts of the job came to nothing, so that one more promises nothing; else ``None``.
+    """Return ``give_up`` if recent attempts made no progress, so that another restart is pointless; else ``None``.
 
     Args:
-        step: that the run has come to.
+        step: the run's last step.
         checkpoint: step of its newest checkpoint; 0: there is none.
     """
     fruitless = _fruitless([attempt for attempt in attempts if attempt.job_id == job_id], step, checkpoint)
@@ -76,7 +76,7 @@ def may_start(attempts: Iterable[Attempt], job_id: str, *, step: int, checkpoint
 
 
 def after_tasks(attempts: Sequence[Attempt], *, step: int, checkpoint: int) -> Decision:
-    """What to do after the last of ``attempts`` has ended; ``step`` and ``checkpoint`` as in :func:`may_start`, now."""
+    """Decide what to do after the last of ``attempts`` has ended; other arguments as in :func:`may_start`."""
     last = attempts[-1]
     if last.outcome is RunState.FINISHED:
         return Decision("end", "the run is finished")
@@ -97,8 +97,10 @@ def after_tasks(attempts: Sequence[Attempt], *, step: int, checkpoint: int) -> D
 
 
 def may_examine(restart: int) -> Decision | None:
-    """As :func:`may_start`, for the doctor before the run's first start. ``restart``: how often the job was started
-    anew; all of its starts came to an end before that of doctor."""
+    """Decide like :func:`may_start`, for the doctor before the run's first start.
+
+    ``restart``: how often the job was restarted; all of these starts ended before the end of the doctor.
+    """
     if restart < MAX_FRUITLESS:
         return None
     because = f"{restart} starts of this job have ended before doctor had come to a verdict"
@@ -106,11 +108,11 @@ def may_examine(restart: int) -> Decision | None:
 
 
 def after_doctor(status: int, verdict: str, *, ended_by_slurm: bool) -> Decision | None:
-    """What to do when the doctor before the first start has ended; ``None``: start the run.
+    """Decide what to do when the doctor before the first start has ended; ``None``: start the run.
 
     Args:
         status: of its tasks.
-        verdict: exit status that it has come to, if only by a signal; empty: it did not come so far.
+        verdict: its exit status, even if caused by a signal; empty: it reached none.
     """
     if ended_by_slurm:
         return ENDED_BY_SLURM
@@ -129,11 +131,11 @@ def after_doctor(status: int, verdict: str, *, ended_by_slurm: bool) -> Decision
 
 
 def outcome_of(status: int, state: RunState | None, *, finished: bool, ended_by_slurm: bool) -> RunState:
-    """How an attempt has ended.
+    """Return how an attempt has ended.
 
     Args:
         state: that of the heartbeat, if this attempt has written one.
-        finished: whether the run has come to its last step and saved that.
+        finished: whether the run has done its last step and saved it.
     """
     if status == 0 and finished:
         return RunState.FINISHED
@@ -156,7 +158,7 @@ def _after_failure(last: Attempt, earlier: Sequence[Attempt]) -> Decision:
 
 
 def _fruitless(attempts: Sequence[Attempt], step: int, checkpoint: int) -> list[Attempt]:
-    """The last ones, since which the run has done no step and saved no checkpoint beyond those it had then.
+    """Return the last attempts since which the run has neither done a new step nor saved a new checkpoint.
 
     A step alone does not tell: a run that has lost some repeats them, and each new checkpoint is progress meanwhile.
     """
@@ -171,7 +173,7 @@ def _fruitless(attempts: Sequence[Attempt], step: int, checkpoint: int) -> list[
 
 
 def _is_preemption(attempt: Attempt) -> bool:
-    """SLURM preempts with SIGTERM, which the tasks of a job with a grace time are the only ones to get."""
+    """Return whether it was preempted: SLURM then sends SIGTERM, and only to the tasks of a job with a grace time."""
     return attempt.reason is StopReason.TERMINATED
 
 

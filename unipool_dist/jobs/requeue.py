@@ -1,4 +1,4 @@
-"""Putting a job back into the queue from its own batch script, however long SLURM takes to answer."""
+"""Requeue a job from its own batch script, however long SLURM takes to answer."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _END_PATIENCE_S = 120
 
 
 def requeue(job_id: str, restart: int, *, is_ending: Callable[[], bool], say: Callable[[str], None]) -> bool:
-    """Put the job back into the queue and wait until SLURM ends this script for it; asks again while it cannot be.
+    """Requeue the job and wait until SLURM ends this script for it; ask again while SLURM cannot.
 
     Returns whether the job is out of this script's hands: by this, or because SLURM had taken it anyway.
 
     Args:
         restart: how often the job had been restarted when this script began.
-        is_ending: whether SLURM has told this script to end.
-        say: is given a line for each thing that a user should know.
+        is_ending: whether SLURM has asked this script to end.
+        say: called with each line that the user should see.
     """
     until = time.monotonic() + RETRY_FOR_S
     pauses = iter(_PAUSES_S)
@@ -50,7 +50,7 @@ def requeue(job_id: str, restart: int, *, is_ending: Callable[[], bool], say: Ca
 
 
 def _is_ours(job_id: str, restart: int) -> bool:
-    """Whether the job still runs in the start that this script belongs to."""
+    """Return whether the job still runs in the start that this script belongs to."""
     fields = slurm.show_job(job_id)
     if fields is None or int(fields.get("Restarts", 0)) != restart:
         return False
@@ -58,7 +58,7 @@ def _is_ours(job_id: str, restart: int) -> bool:
 
 
 def _wait(until: float, is_ending: Callable[[], bool]) -> bool:
-    """Whether SLURM told this script to end before ``until``."""
+    """Wait until ``until``; return whether SLURM asked this script to end before."""
     while not is_ending() and time.monotonic() < until:
         time.sleep(0.1)
     return is_ending()

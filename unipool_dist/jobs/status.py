@@ -1,4 +1,4 @@
-"""What has become of a run: from its own files, and from SLURM if it is there and still knows the job."""
+"""The state of a run: from its own files, and from SLURM if it is installed and still knows the job."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TAIL_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run."""
+    """The status of one run."""
 
     run: str
     job_id: str | None
@@ -51,7 +51,7 @@ class RunStatus:
 
 
 def status_of(run_dir: Path) -> list[RunStatus]:
-    """The status of the run in ``run_dir``; of every run if it is an array of runs. Asks SLURM once.
+    """Return the status of the run in ``run_dir``; of every run if it is an array of runs. Asks SLURM once.
 
     Raises:
         UnipoolError: there is no run.
@@ -85,7 +85,7 @@ def _ask_slurm(folder: JobFolder) -> list[dict[str, str]]:
 
 
 def _task_fields(jobs: list[dict[str, str]], index: int) -> dict[str, str]:
-    """Of the array task; one record stands for all tasks that still wait, such as ``0,2-5%4``."""
+    """Return the fields of the array task; one record covers all tasks that still wait, such as ``0,2-5%4``."""
     return next((fields for fields in jobs if index in _indices(fields.get("ArrayTaskId", ""))), {})
 
 
@@ -135,7 +135,7 @@ def _time_left(beat: Heartbeat | None, last: Mapping[str, Any]) -> float | None:
 
 
 def _limit_left(fields: Mapping[str, str]) -> float | None:
-    """From SLURM's ``EndTime=2026-01-02T03:04:05``, local time."""
+    """Return the time left by SLURM's ``EndTime=2026-01-02T03:04:05``, local time."""
     try:
         end = time.mktime(time.strptime(fields.get("EndTime", ""), "%Y-%m-%dT%H:%M:%S"))
     except (ValueError, OverflowError):  # Unknown
@@ -144,7 +144,7 @@ def _limit_left(fields: Mapping[str, str]) -> float | None:
 
 
 def _last_training_record(run_dir: Path) -> dict[str, Any]:
-    """The last logged step in ``metrics.jsonl``; reads only the end of the file."""
+    """Return the last logged step in ``metrics.jsonl``; reads only the end of the file."""
     try:
         with open_regular(RunDirectory(run_dir).metrics) as file:
             size = file.seek(0, 2)

@@ -17,9 +17,10 @@ _MAX_NAME = 120
 
 
 def combinations(sweeps: Sequence[str]) -> list[tuple[str, ...]]:
-    """``["a.b=1,2", "c.d=x,y"]`` as overrides of each run: ``("a.b=1", "c.d=x")`` and so on; one empty one of none.
+    """Return the overrides of each run, one for every combination of values; without sweeps, one empty tuple.
 
-    Commas in brackets and in quotes are part of a value: ``data.weights={a: 1, b: 2},{a: 2, b: 1}`` are two.
+    ``["a.b=1,2", "c.d=x,y"]`` gives ``("a.b=1", "c.d=x")`` and so on. Commas in brackets and in quotes are part of a
+    value: ``data.weights={a: 1, b: 2},{a: 2, b: 1}`` are two.
 
     Raises:
         ConfigError: a sweep is not of this form, sweeps the same field twice, or there are too many runs.

@@ -1,4 +1,4 @@
-"""Waiting, before the tasks are started, for a former start of the job that nobody has ended."""
+"""Before launching, wait for a previous attempt of this job that is still running."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _LOOK_EVERY_S = 1.0
 def wait_for_run(
     run_dir: Path, job_id: str, restart: int, *, is_ending: Callable[[], bool], say: Callable[[str], None]
 ) -> bool:
-    """Return once nobody trains in ``run_dir``, or ``PATIENCE_S`` later; a former start of this job is asked to end.
+    """Return once nobody trains in ``run_dir``, or after ``PATIENCE_S``; ask a previous start of this job to end.
 
     The tasks would wait too, but not for long: to their watchdog they would look stuck.
 
     Returns whether there was anything to wait for.
 
     Args:
-        is_ending: whether SLURM has told this script to end: then there is no point in waiting.
-        say: is given a line for each thing that a user should know.
+        is_ending: whether SLURM has asked this script to end: then there is no point in waiting.
+        say: called with each line that the user should see.
     """
     holder = holder_of(run_dir)
     if holder is None:

@@ -1,4 +1,4 @@
-"""Stopping together: whatever reason one rank has to stop is every rank's reason, after the same step."""
+"""Stopping together: a reason of one rank to stop becomes every rank's reason, after the same step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CODES = [None, *StopReason]
 
 
 class StopRequest:
-    """Asks all ranks of ``group`` whether one of them was told to stop or runs out of time.
+    """An agreement between all ranks of ``group`` on whether one of them was asked to stop or runs out of time.
 
     ``device`` is one that the backend of ``group`` communicates from. ``deadline.limit_s`` is the same on all ranks.
     ``handover`` is that of rank 0; the others have none.

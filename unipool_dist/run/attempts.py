@@ -55,7 +55,7 @@ class Attempt:
 class AttemptLog:
     """The attempts of the run whose job folder is ``folder``, oldest first.
 
-    A file system that fails is no reason to end a run, or not to requeue it: what cannot be written is said on stderr.
+    A failing file system is no reason to end a run, or not to requeue it: what cannot be written is reported on stderr.
     """
 
     folder: Path
@@ -63,10 +63,10 @@ class AttemptLog:
 
     @classmethod
     def read(cls, folder: Path) -> AttemptLog:
-        """What there is; lines that a crash cut short, or that make no sense, are ignored.
+        """Read the attempts; lines that a crash cut short, or that make no sense, are ignored.
 
         Raises:
-            OSError: the file is there and cannot be read, or is no file of text.
+            OSError: the file is there and cannot be read, or is not a text file.
         """
         log = cls(folder)
         path = folder / RunDirectory.attempts.name
@@ -87,20 +87,20 @@ class AttemptLog:
         return log
 
     def start(self, attempt: Attempt) -> None:
-        """Write down that ``attempt`` starts."""
+        """Record that ``attempt`` starts."""
         self.attempts.append(attempt)
         unset = ("ended", "outcome", "status", "step", "detail", "reason")
         self._append({"event": "start"} | {k: v for k, v in asdict(attempt).items() if k not in unset})
 
     def end(self, **fields: Any) -> None:
-        """Write down how the attempt that was started last through this object has ended."""
+        """Record how the attempt that was started last through this object has ended."""
         last = self.attempts[-1]
         for name, value in fields.items():
             setattr(last, name, value)
         self._append({"event": "end", "job_id": last.job_id, "restart": last.restart} | fields)
 
     def is_superseded(self) -> bool:
-        """Whether SLURM has meanwhile restarted the job of the last attempt here, as far as the file can be read."""
+        """Return whether SLURM has restarted the job of the last attempt here, as far as the file can be read."""
         last = self.attempts[-1]
         try:
             written = AttemptLog.read(self.folder).attempts
@@ -109,7 +109,7 @@ class AttemptLog:
         return any(attempt.job_id == last.job_id and attempt.restart > last.restart for attempt in written)
 
     def _ended(self, event: dict[str, Any]) -> None:
-        """Without a job, as earlier versions wrote it, the end is that of the last start."""
+        """Record an end: without a job, as earlier versions wrote it, it is that of the last start."""
         key = event.pop("job_id", None), event.pop("restart", None)
         ends = [i for i, item in enumerate(self.attempts) if key in ((None, None), (item.job_id, item.restart))]
         if event.get("outcome") == RunState.STOPPED:
@@ -137,5 +137,5 @@ class AttemptLog:
 
 
 def _private(path: str, flags: int) -> int:
-    """For ``open``: a new file is readable by the user alone, as a start's end may quote what the run has said."""
+    """Open a file that, if new, only the user can read, as a start's end may quote the run's output. For ``open``."""
     return os.open(path, flags, 0o600)

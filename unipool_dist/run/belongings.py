@@ -97,7 +97,7 @@ def things_of_a_run(run_dir: Path) -> dict[str, Kind]:
 
 
 def is_mark(name: str) -> bool:
-    """Whether a file or folder of this name shows that training has begun."""
+    """Return whether a file or folder of this name shows that training has begun."""
     return name not in _LEFT_BEHIND
 
 
@@ -110,6 +110,6 @@ def _begins_as(name: str) -> Form:
 
 
 def _has_our_curves(path: Path) -> bool:
-    """Whether an event file without suffix, of an earlier version, holds one of its curves, or none at all."""
+    """Return whether an event file without suffix, of an earlier version, holds one of its curves, or none at all."""
     found = head(path, 1 << 20)
     return len(found) < 256 or b"train/aux_loss" in found or b"validation/bits_per_byte" in found

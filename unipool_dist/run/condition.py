@@ -86,7 +86,7 @@ def _judge(
 
 
 def _is_done(beat: Heartbeat, checkpoint: int | None) -> bool:
-    """Whether the last step is done and saved."""
+    """Return whether the last step is done and saved."""
     return beat.step >= beat.steps and (beat.state is RunState.FINISHED or checkpoint == beat.steps)
 
 

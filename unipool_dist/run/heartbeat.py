@@ -1,6 +1,6 @@
-"""``heartbeat.json``: where a run is, rewritten after every step, for those who watch it from outside.
+"""``heartbeat.json``: the progress of a run, rewritten after every step, for observers outside.
 
-It is there after a crash too, so it tells at which step the run crashed, and how many steps a resume does anew.
+It survives a crash, so it shows at which step the run crashed, and how many steps a resume repeats.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LINE_BYTES = 512
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What the file says."""
+    """The content of the file."""
 
     state: RunState
     """``training``, ``stopped`` or ``finished``; ``training`` is also what a crash leaves behind."""
@@ -40,7 +40,7 @@ class Heartbeat:
 
 
 class HeartbeatWriter:
-    """Writes the heartbeat of one start of a run; belongs to the process that holds the run's lock.
+    """The writer of one start's heartbeat; belongs to the process that holds the run's lock.
 
     Each write is one ``pwrite`` of one block in place, which costs microseconds and no metadata; it is not flushed to
     disk, so a power cut may lose the last ones.
@@ -70,7 +70,7 @@ class HeartbeatWriter:
 
 
 def read_heartbeat(run_dir: Path) -> Heartbeat | None:
-    """The heartbeat of the run in ``run_dir``; ``None`` if it has not begun or the file cannot be read."""
+    """Read the heartbeat of the run in ``run_dir``; ``None`` if it has not begun or the file cannot be read."""
     try:
         return record_of(Heartbeat, with_reason(read_json(RunDirectory(run_dir).heartbeat), text="reason"))
     except (OSError, ValueError, AttributeError):

@@ -29,7 +29,7 @@ class RunState(StrEnum):
         return self in _ENDS
 
     def may_follow(self, before: RunState) -> bool:
-        """Whether a run that was in state ``before`` can be seen in this one next, or still."""
+        """Return whether a run that was in state ``before`` can be seen in this one next, or still."""
         return self is before or self in _NEXT[before]
 
 
