@@ -31,7 +31,7 @@ from unipool_dist.checkpoint.progress import DataIdentity
 from unipool_dist.checkpoint.resume import find_checkpoint, load_checkpoint
 from unipool_dist.checkpoint.saver import Saver, SaveReport
 from unipool_dist.checkpoint.state import TrainingState
-from unipool_dist.config import Config, load_config, resolve_config
+from unipool_dist.config import Plan, load_config, resolve
 from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.engine.step import TrainStep
 from unipool_dist.model.assembly import build_model
@@ -59,7 +59,7 @@ class Round:
     """By which training is later than without the save that was written meanwhile, the stall included."""
 
 
-def config_of(quick: bool) -> Config:
+def config_of(quick: bool) -> Plan:
     """About 1 GB of fp32 masters and Adam moments; 3 MB if ``quick``."""
     hidden, vocab = (64, 512) if quick else (768, 16384)
     overrides = (
@@ -76,7 +76,7 @@ def config_of(quick: bool) -> Config:
         "checkpoint.keep_last=0",
         "parallel.timeout_s=300",
     )
-    return resolve_config(load_config(None, overrides), WORLD)
+    return resolve(load_config(None, overrides), WORLD)
 
 
 def run_rank(environment: Environment, folder: Path, rounds: int, quick: bool) -> list[Round]:
@@ -91,14 +91,14 @@ def run_rank(environment: Environment, folder: Path, rounds: int, quick: bool) -
 
 class _Bench:
     def __init__(
-        self, config: Config, groups: ParallelGroups, step: TrainStep, state: TrainingState, folder: Path
+        self, config: Plan, groups: ParallelGroups, step: TrainStep, state: TrainingState, folder: Path
     ) -> None:
         self._config, self._groups, self._step, self._state, self._folder = config, groups, step, state, folder
         self._directory = CheckpointDirectory(folder / "run")
         self._reports: list[SaveReport] = []
         data = DataIdentity(tokenizer_hash=None, content_hash="benchmark", segments=(1,))
-        self._saver = Saver(config, groups, state, self._directory, data, self._reports.append)
-        tokens = torch.randint(0, config.model.vocab_size or 1, (2, config.model.sequence_length))
+        self._saver = Saver(config.config, groups, state, self._directory, data, self._reports.append)
+        tokens = torch.randint(0, config.model.vocab_size, (2, config.model.sequence_length))
         batch = StageBatch(tokens, tokens, torch.ones(tokens.shape))
         self._batches = [batch] * step.num_microbatches
         self._saved = 0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from unipool_dist.config import Config, load_config, resolve_config
+from unipool_dist.config import Plan, load_config, resolve
 from unipool_dist.engine.gradients import GradientBuffers
 from unipool_dist.engine.pipeline import Pipeline, StageBatch
 from unipool_dist.engine.schedule import SCHEDULES
@@ -34,7 +34,7 @@ class Workload:
         """Tokens in a micro-batch."""
         return self.micro_batch_size * self.sequence_length
 
-    def config(self, world_size: int, *overrides: str) -> Config:
+    def config(self, world_size: int, *overrides: str) -> Plan:
         """A UniPool of these sizes: one pool of ``experts_per_layer * num_layers`` experts."""
         sizes = [
             f"model.num_layers={self.num_layers}",
@@ -47,13 +47,13 @@ class Workload:
             f"pool.num_experts={self.experts_per_layer * self.num_layers}",
             f"train.micro_batch_size={self.micro_batch_size}",
         ]
-        return resolve_config(load_config(None, [*sizes, *overrides]), world_size)
+        return resolve(load_config(None, [*sizes, *overrides]), world_size)
 
 
 class Rank:
     """One rank's part of a UniPool: forward and backward of whole steps, gradients into ``main_grad``, no optimizer."""
 
-    def __init__(self, config: Config, groups: ParallelGroups) -> None:
+    def __init__(self, config: Plan, groups: ParallelGroups) -> None:
         self.config, self.groups = config, groups
         self.model: PooledModel = build_model(config, groups)
         self._gradients = GradientBuffers(self.model)
@@ -75,7 +75,7 @@ class Rank:
 
 
 @contextmanager
-def rank_of(config: Config, environment: Environment) -> Iterator[Rank]:
+def rank_of(config: Plan, environment: Environment) -> Iterator[Rank]:
     """This process's part of the model that ``config`` describes, among all processes of ``environment``."""
     with process_groups(config, environment) as groups:
         yield Rank(config, groups)

@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from unipool_dist.engine.schedule import Schedule, lockstep_1f1b
+from unipool_dist.layout.rank_grid import RankGrid
 from unipool_dist.pool.placement import Placement, contiguous_placement
-from unipool_dist.topology.rank_grid import RankGrid
 
 STAGES, MICROBATCHES, LAYERS, EXPERTS = 3, 4, 6, 12
 GRID = RankGrid(pp=STAGES, dp=2, tp=1, pool_parallel_size=6, stages_per_group=STAGES)

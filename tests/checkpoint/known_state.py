@@ -14,7 +14,7 @@ import torch
 from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 from torch import Tensor, nn
 
-from unipool_dist.config import Config
+from unipool_dist.config import Plan
 from unipool_dist.engine.step import TrainStep
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.topology.groups import ParallelGroups
@@ -83,7 +83,7 @@ def _expected(groups: ParallelGroups, model: PooledModel, salt: str) -> Iterator
             yield kind, name, parameter, torch.stack(each)
 
 
-def tensors_on_disk(config: Config) -> set[str]:
+def tensors_on_disk(config: Plan) -> set[str]:
     """Canonical names of everything that a checkpoint of this AdamW run must hold, written down independently."""
     dense = ["embedding.weight", "output.weight", "final_norm.weight"]
     for layer in range(config.model.num_layers):

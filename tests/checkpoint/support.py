@@ -9,7 +9,7 @@ from unipool_dist.checkpoint.progress import DataIdentity
 from unipool_dist.checkpoint.resume import find_checkpoint, load_checkpoint
 from unipool_dist.checkpoint.saver import Saver, SaveReport
 from unipool_dist.checkpoint.state import TrainingState
-from unipool_dist.config import Config
+from unipool_dist.config import Plan
 from unipool_dist.engine.step import TrainStep
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.topology.groups import ParallelGroups
@@ -18,12 +18,14 @@ DATA = DataIdentity(tokenizer_hash="t", content_hash="c", segments=(100,))
 
 
 def save_step(
-    config: Config, groups: ParallelGroups, model: PooledModel, train_step: TrainStep, run_dir: Path, step: int
+    config: Plan, groups: ParallelGroups, model: PooledModel, train_step: TrainStep, run_dir: Path, step: int
 ) -> SaveReport:
     """Save the state as that of ``step``; raises if that fails."""
     reports: list[SaveReport] = []
     state = TrainingState(groups, model, train_step.optimizer)
-    Saver(config, groups, state, CheckpointDirectory(run_dir), DATA, reports.append).after_step(step, closing=True)
+    Saver(config.config, groups, state, CheckpointDirectory(run_dir), DATA, reports.append).after_step(
+        step, closing=True
+    )
     return reports[0]
 
 

@@ -13,7 +13,7 @@ from tests.checkpoint.command_line import call, document, fail, step_folder, suc
 from tests.checkpoint.damage import copy_run, replace_file
 from tests.checkpoint.known_state import tensors_on_disk
 from unipool_dist.cli import cli
-from unipool_dist.config import load_config
+from unipool_dist.config import load_config, resolve_model
 
 COMMANDS = ("list", "verify", "inspect", "reshard", "export", "import")
 
@@ -97,7 +97,7 @@ def test_inspect_counts_and_lists_tensors(trained: Path) -> None:
     shown = document("inspect", trained, "--tensors")
     config = load_config(step_folder(trained, 4) / "config.yaml")
     by_name = {tensor["name"]: tensor for tensor in shown["tensors"]}
-    assert set(by_name) == tensors_on_disk(config)
+    assert set(by_name) == tensors_on_disk(resolve_model(config))
     assert by_name["exp_avg/experts.3.down"] == {
         "name": "exp_avg/experts.3.down",
         "shape": [32, 48],

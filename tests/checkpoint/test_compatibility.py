@@ -8,17 +8,17 @@ import pytest
 
 from unipool_dist.checkpoint.compatibility import check_compatible, run_differences
 from unipool_dist.checkpoint.progress import DataIdentity
-from unipool_dist.config import Config, dump_config, load_config, resolve_config
+from unipool_dist.config import Config, dump_config, load_config, resolve
 from unipool_dist.config.roles import Role, is_for_inference, role_of, settings_of
 from unipool_dist.errors import CheckpointError, ConfigError
-from unipool_dist.inference.layout import inference_config
+from unipool_dist.inference.layout import inference_plan
 from unipool_dist.report.summary import _fields
 
 DATA = DataIdentity(tokenizer_hash="t", content_hash="c", segments=(100,))
 
 
 def config(*overrides: str, world_size: int = 1) -> Config:
-    return resolve_config(load_config(None, ["model.vocab_size=512", *overrides]), world_size)
+    return resolve(load_config(None, ["model.vocab_size=512", *overrides]), world_size).config
 
 
 def check(*overrides: str, data: DataIdentity = DATA, saved: DataIdentity = DATA, world_size: int = 1) -> list[str]:
@@ -226,8 +226,8 @@ def test_inference_takes_every_field_by_its_mark(name: str, tmp_path: Path) -> N
     dump_config(config(), tmp_path / "config.yaml")
     override = f"{name}={CHANGES[name]}"
     if is_for_inference(settings_of(Config)[name]):
-        inference_config(tmp_path, [override], 2)
+        inference_plan(tmp_path, [override], 2)
     else:
         with pytest.raises(ConfigError) as refused:
-            inference_config(tmp_path, [override], 2)
+            inference_plan(tmp_path, [override], 2)
         assert f"{override}: cannot be set for a model that is trained" in str(refused.value)

@@ -41,7 +41,7 @@ def _beside_training(environment: Environment, folder: Path) -> Seen:
         seen = Seen([], [], [])
         state = TrainingState(groups, model, train_step.optimizer)
         directory = CheckpointDirectory(folder)
-        saver = Saver(config, groups, state, directory, DATA, seen.reports.append)
+        saver = Saver(config.config, groups, state, directory, DATA, seen.reports.append)
         saver.save(1)
         train_step.run(0, batches_of(config, groups, 0))
         assert saver.busy and not seen.reports, "training did not wait"
@@ -106,7 +106,7 @@ def _slowly_copied(environment: Environment, folder: Path) -> Seen:
         fill(groups, model, train_step)
         seen = Seen([], [], [])
         state = TrainingState(groups, model, train_step.optimizer)
-        saver = Saver(config, groups, state, CheckpointDirectory(folder), DATA, seen.reports.append)
+        saver = Saver(config.config, groups, state, CheckpointDirectory(folder), DATA, seen.reports.append)
         saver.save(1)
         threading.Timer(1.0, copy_now.set).start()
         train_step.run(0, batches_of(config, groups, 0))
@@ -131,7 +131,7 @@ def _failing(environment: Environment, folder: Path, closing: bool) -> Seen:
         seen = Seen([], [], [])
         state = TrainingState(groups, model, train_step.optimizer)
         directory = CheckpointDirectory(folder)
-        saver = Saver(config, groups, state, directory, DATA, seen.reports.append)
+        saver = Saver(config.config, groups, state, directory, DATA, seen.reports.append)
         saver.after_step(1, closing=False)
         saver.wait()
         obstacle = directory.draft(2)
@@ -163,7 +163,7 @@ def _disconnected(environment: Environment, folder: Path) -> str:
     ):
         state = TrainingState(groups, model, train_step.optimizer)
         seen: list[SaveReport] = []
-        saver = Saver(config, groups, state, CheckpointDirectory(folder), DATA, seen.append)
+        saver = Saver(config.config, groups, state, CheckpointDirectory(folder), DATA, seen.append)
         saver.save(1)
         try:
             saver.wait()

@@ -9,11 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from unipool_dist.cli.model import model
-from unipool_dist.config import load_config, resolve_config
+from unipool_dist.config import load_config, outline, resolve
 from unipool_dist.errors import UnipoolError
 from unipool_dist.sizing.memory import rank_kinds
 from unipool_dist.sizing.parameters import count_parameters
-from unipool_dist.topology.layout import rank_grid
 
 ABSURD = [
     "pool.num_experts=1000000000000",
@@ -91,7 +90,7 @@ def test_a_field_has_bounds(override: str, config_file: Path) -> None:
 def test_fields_that_cannot_go_together_are_refused_at_once(overrides: tuple[str, ...], world_size: int) -> None:
     began = time.process_time()
     with pytest.raises(UnipoolError) as caught:
-        rank_grid(resolve_config(load_config(None, overrides), world_size))
+        outline(load_config(None, overrides), world_size)
     assert len(str(caught.value)) < 1500
     assert time.process_time() - began < 2
 
@@ -103,7 +102,7 @@ def test_what_is_large_and_real_is_counted_at_once(overrides: tuple[str, ...]) -
     parallel = config.parallel
     assert isinstance(parallel.dp, int)
     world_size = parallel.pp * parallel.tp * parallel.dp
-    resolved = resolve_config(config, world_size)
+    resolved = resolve(config, world_size)
     kinds = rank_kinds(resolved)
     assert sum(kind.num_ranks for kind in kinds) == world_size
     assert sum(count_parameters(resolved).stored.values()) > 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from unipool_dist.config import Config, dump_config, load_config, resolve_config
+from unipool_dist.config import Config, dump_config, load_config, outline
 from unipool_dist.errors import ConfigError
 
 OVERRIDES = [
@@ -54,7 +54,7 @@ def test_override_values_are_yaml() -> None:
 @pytest.mark.parametrize("overrides", [[], OVERRIDES])
 def test_dump_and_load_give_the_same_configuration(tmp_path: Path, overrides: list[str]) -> None:
     config = load_config(None, overrides)
-    for number, version in enumerate((config, resolve_config(config, 2))):
+    for number, version in enumerate((config, outline(config, 2).config)):
         dump_config(version, tmp_path / f"{number}.yaml")
         assert load_config(tmp_path / f"{number}.yaml") == version
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -69,11 +70,10 @@ def test_masters_and_moments_count_and_so_does_what_is_there(tmp_path: Path) -> 
 def test_what_is_kept_is_what_the_run_would_keep(last: int, interval: int, keep_last: int, keep_every: int) -> None:
     fields = {"steps": last}, {"interval": interval, "keep_last": keep_last, "keep_every": keep_every}
     config = tiny_config("model.vocab_size=512", "run.dir=nowhere", "data.path=nowhere", "optimizer.decay=constant")
-    config = config.model_copy(
-        update={
-            "train": config.train.model_copy(update=fields[0]),
-            "checkpoint": config.checkpoint.model_copy(update=fields[1]),
-        }
+    config = replace(
+        config,
+        train=config.train.model_copy(update=fields[0]),
+        checkpoint=config.checkpoint.model_copy(update=fields[1]),
     )
     steps = sorted({*(range(interval, last, interval) if interval else ()), last})
     kept = len(steps) - len(outdated(steps, keep_last, keep_every))

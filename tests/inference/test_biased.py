@@ -96,7 +96,7 @@ def _counts(run: OpenedRun) -> dict[str, list[int]]:
     """Choices of each expert: as the probe sees them, as rows are dispatched, and as the scores alone would have it."""
     batch = validation_batches(run, 4)["prose"]
     recorder, route = Recorder(run), client.route
-    dispatched, highest = torch.zeros(2, run.config.pool.num_experts, dtype=torch.int64)
+    dispatched, highest = torch.zeros(2, run.plan.pool.num_experts, dtype=torch.int64)
 
     def recorded(
         scores_TM: Tensor, top_k: int, position_M: Tensor, num_positions: int, bias_M: Tensor | None = None
@@ -111,7 +111,7 @@ def _counts(run: OpenedRun) -> dict[str, list[int]]:
 
     client.route = recorded
     try:
-        with tapped(run, on_scores, range(run.config.model.num_layers)):
+        with tapped(run, on_scores, range(run.plan.model.num_layers)):
             validation_losses(run, {"prose": batch}, rows=recorder.rows)
     finally:
         client.route = route

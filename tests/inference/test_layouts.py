@@ -74,7 +74,7 @@ def test_losses_are_those_that_training_wrote(workers: Workers, small_run: Path)
 
 
 def _losses_as_in_training(run: OpenedRun) -> dict[str, tuple[float, float]]:
-    found = validation_losses(run, validation_batches(run, run.config.train.eval_sequences))
+    found = validation_losses(run, validation_batches(run, run.plan.train.eval_sequences))
     return {name: (loss.nats_per_token, loss.bits_per_byte) for name, loss in found.items()}
 
 

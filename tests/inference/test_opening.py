@@ -17,7 +17,7 @@ from tests.support.workers import Workers, free_port
 from unipool_dist.config import load_config
 from unipool_dist.data.prepare import PrepareOptions, prepare
 from unipool_dist.errors import ConfigError
-from unipool_dist.inference.layout import inference_config
+from unipool_dist.inference.layout import inference_plan
 from unipool_dist.inference.opened import OpenedRun
 from unipool_dist.run.lock import RunLock
 
@@ -85,16 +85,16 @@ def _weights(run: OpenedRun) -> dict[str, torch.Tensor]:
 
 
 def test_by_default_all_processes_are_replicas_that_own_the_pool_together(small_run: Path) -> None:
-    config = inference_config(small_run, (), 4)
+    config = inference_plan(small_run, (), 4)
     assert (config.parallel.pp, config.parallel.dp, config.parallel.tp, config.pool.parallel_size) == (1, 4, 1, 4)
-    config = inference_config(small_run, ("parallel.pp=2", "pool.parallel_size=2"), 4)
+    config = inference_plan(small_run, ("parallel.pp=2", "pool.parallel_size=2"), 4)
     assert (config.parallel.pp, config.parallel.dp, config.pool.parallel_size) == (2, 2, 2)
-    assert inference_config(small_run, (), 1).model == load_config(small_run / "config.yaml").model
+    assert inference_plan(small_run, (), 1).model == load_config(small_run / "config.yaml").model
 
 
 def test_no_number_of_processes_is_refused_for_its_batch(small_run: Path) -> None:
     """Training would refuse three replicas: its 8 sequences do not divide."""
-    assert inference_config(small_run, ("pool.parallel_size=1",), 3).parallel.dp == 3
+    assert inference_plan(small_run, ("pool.parallel_size=1",), 3).parallel.dp == 3
 
 
 @pytest.mark.parametrize("command", [("eval",), ("generate", "--prompt=x"), ("probe",)])
@@ -113,7 +113,7 @@ def test_a_run_of_another_version_is_refused(small_run: Path, tmp_path: Path) ->
     text = (small_run / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(text.replace("model:", "model:\n  flux_capacitor: 3"))
     with pytest.raises(ConfigError, match=r"flux_capacitor: no such field(.|\n)*another version of unipool_dist"):
-        inference_config(tmp_path, (), 1)
+        inference_plan(tmp_path, (), 1)
 
 
 def test_a_checkpoint_of_another_version_is_refused(workers: Workers, small_run: Path, tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ def config(*overrides: str) -> Config:
 @pytest.mark.parametrize(("nodes", "dp"), [(1, 1), (2, 2), (3, 3), (4, 4), (6, 6)])
 def test_dp_follows_the_nodes(nodes: int, dp: int) -> None:
     layout = choose_layout(config("parallel.pp=2"), [f"n{i}" for i in range(nodes)], 2)
-    assert layout.config.parallel.dp == dp and layout.num_tasks == 2 * nodes and len(layout.nodes) == nodes
+    assert layout.plan.parallel.dp == dp and layout.num_tasks == 2 * nodes and len(layout.nodes) == nodes
 
 
 def test_the_pool_follows_too() -> None:
     names = ["a", "b", "c", "d"]
-    sizes = {n: choose_layout(config(), names[:n], 1).config.pool.parallel_size for n in (1, 2, 3, 4)}
+    sizes = {n: choose_layout(config(), names[:n], 1).plan.pool.parallel_size for n in (1, 2, 3, 4)}
     assert sizes == {1: 1, 2: 2, 3: 3, 4: 4}
 
 

@@ -24,7 +24,7 @@ from tests.support.training import (
     tiny_config,
 )
 from tests.support.workers import Workers
-from unipool_dist.config import Config
+from unipool_dist.config import Plan
 from unipool_dist.topology.environment import Environment
 
 TOLERANCE = 3e-6
@@ -55,7 +55,7 @@ def rotate(x: Tensor, base: float) -> Tensor:
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 
-def attention(x: Tensor, qkv: Tensor, output: Tensor, config: Config) -> Tensor:
+def attention(x: Tensor, qkv: Tensor, output: Tensor, config: Plan) -> Tensor:
     model = config.model
     assert model.num_query_groups is not None
     (b, s, h), g, d = x.shape, model.num_query_groups, model.hidden_size // model.num_attention_heads
@@ -74,7 +74,7 @@ def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     return (F.silu(gate) * up) @ down.T
 
 
-def mixture(x: Tensor, layer: int, weights: Weights, config: Config) -> tuple[Tensor, Tensor]:
+def mixture(x: Tensor, layer: int, weights: Weights, config: Plan) -> tuple[Tensor, Tensor]:
     """Output of the layer's own experts for tokens [T, h], and ``alpha M sum_i f_i P_i`` (arXiv 2101.03961)."""
     num_experts, top_k = config.pool.num_experts, config.pool.top_k
     experts = [(weights[f"experts.{e}.gate_up"], weights[f"experts.{e}.down"]) for e in _experts(layer, num_experts)]
@@ -96,7 +96,7 @@ def _experts(layer: int, num_experts: int) -> range:
     return range(layer * num_experts, (layer + 1) * num_experts)
 
 
-def transformer(tokens: Tensor, weights: Weights, config: Config) -> tuple[Tensor, Tensor]:
+def transformer(tokens: Tensor, weights: Weights, config: Plan) -> tuple[Tensor, Tensor]:
     """Logits [b, s, V], and the auxiliary loss summed over layers."""
     epsilon, aux = config.model.norm_epsilon, torch.zeros((), dtype=torch.float64)
     x = weights["embedding.weight"][tokens]

@@ -13,6 +13,7 @@ from tests.support.training import batches_of, built, sequences, tiny_config
 from tests.support.workers import Workers, free_port
 from unipool_dist.data.batches import Batch
 from unipool_dist.engine.evaluate import Evaluation
+from unipool_dist.layout.pool_map import PoolMap
 from unipool_dist.pool.bias import move_biases
 from unipool_dist.pool.dispatch import choose, route
 from unipool_dist.topology.environment import Environment
@@ -43,7 +44,7 @@ def test_a_bias_lets_no_expert_be_chosen_whose_score_is_zero() -> None:
 def test_biases_of_a_pool_move_against_its_load() -> None:
     assignments = torch.tensor([[4, 0, 0], [0, 2, 0], [1, 1, 1], [5, 0, 1]])
     biases = {layer: torch.full((3,), 0.5) for layer in (0, 1, 3)}
-    move_biases(biases, assignments, layers_per_group=2, rate=0.125)
+    move_biases(biases, assignments, PoolMap(4, 2, 3), rate=0.125)
     # The loads of the pools are 4, 2, 0 and 6, 1, 2: means of 2 and 3.
     assert [biases[layer].tolist() for layer in (0, 1, 3)] == [[0.375, 0.5, 0.625]] * 2 + [[0.375, 0.625, 0.625]]
 

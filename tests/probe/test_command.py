@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.support.using import complete, refused
-from unipool_dist.config import dump_config, load_config, resolve_config
+from unipool_dist.config import dump_config, load_config, outline
 from unipool_dist.errors import UnipoolError
 from unipool_dist.probe.plots import randomized_figure
 from unipool_dist.probe.record import Probe, check_comparable, read_probe
@@ -63,7 +63,7 @@ def test_a_run_that_is_not_probed_cannot_be_drawn_beside(small_run: Path, tmp_pa
 
 def test_a_dense_model_is_refused_before_anything_starts(tmp_path: Path) -> None:
     dense = ("pool.router=none", "pool.num_experts=1", "pool.balance.loss=none", "model.vocab_size=512")
-    dump_config(resolve_config(load_config(None, dense), 1), tmp_path / "config.yaml")
+    dump_config(outline(load_config(None, dense), 1).config, tmp_path / "config.yaml")
     (tmp_path / "checkpoints" / "step-00000004").mkdir(parents=True)
     for nproc in ((), ("--nproc", 2)):
         assert "pool.router=none: its model is dense, so there is no routing" in refused("probe", tmp_path, *nproc)

@@ -108,7 +108,7 @@ def test_the_last_layer_has_the_loss_of_the_experts_that_are_drawn(workers: Work
 
 @torch.no_grad()
 def _two_experts(run: OpenedRun) -> dict[str, float]:
-    layer, top_k = run.config.model.num_layers - 1, run.config.pool.top_k
+    layer, top_k = run.plan.model.num_layers - 1, run.plan.pool.top_k
     assert top_k == 2
     run.model.bank.down[2:4] = 0.0  # these give nothing
     run.model.bank.gate_up[1].copy_(run.model.bank.gate_up[0])

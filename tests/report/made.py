@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from unipool_dist.base.stopping import Stop, StopReason
-from unipool_dist.config import dump_config, load_config, resolve_config
+from unipool_dist.config import dump_config, load_config, outline
 from unipool_dist.observe.metrics import MetricsWriter
 from unipool_dist.probe.record import MATCHED, Probe, Randomized, write_probe
 from unipool_dist.run.heartbeat import HeartbeatWriter
@@ -37,7 +37,7 @@ def make_run(
     Args:
         speeds: tokens per second of the last records; of those before, 10.
     """
-    config = resolve_config(load_config(None, [*SIZES, *overrides, f"train.seed={seed}", f"run.dir={run_dir}"]), 2)
+    config = outline(load_config(None, [*SIZES, *overrides, f"train.seed={seed}", f"run.dir={run_dir}"]), 2).config
     run_dir.mkdir(parents=True)
     dump_config(config, run_dir / "config.yaml")
     (run_dir / "data_summary.json").write_text("{}")

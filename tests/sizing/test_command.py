@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from unipool_dist.cli import cli
-from unipool_dist.config import Config, load_config, resolve_config
+from unipool_dist.config import Config, load_config, resolve
 from unipool_dist.errors import UnipoolError
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def test_resolved_shows_the_whole_configuration(tmp_path: Path) -> None:
     text = show(UNIPOOL, "train.seed=5", "--resolved")
     path = tmp_path / "whole.yaml"
     path.write_text(text)
-    assert load_config(path) == resolve_config(load_config(UNIPOOL, ["train.seed=5"]), 8)
+    assert load_config(path) == resolve(load_config(UNIPOOL, ["train.seed=5"]), 8).config
     assert yaml.safe_load(text).keys() == Config.model_fields.keys()
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from unipool_dist.base import machine as machine_module
-from unipool_dist.config import Config, load_config, resolve_config
+from unipool_dist.config import Plan, load_config, resolve
 from unipool_dist.data import Corpus
 from unipool_dist.errors import ConfigError
 from unipool_dist.run import fitting
@@ -18,8 +18,8 @@ GB = 10**9
 CORPUS = cast(Corpus, SimpleNamespace(domains={"a": SimpleNamespace(train_tokens=100_000, train_documents=120)}))
 
 
-def resolved(*overrides: str, world_size: int = 1) -> Config:
-    return resolve_config(load_config(None, ("model.vocab_size=1024", *overrides)), world_size)
+def resolved(*overrides: str, world_size: int = 1) -> Plan:
+    return resolve(load_config(None, ("model.vocab_size=1024", *overrides)), world_size)
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unipool_dist.config import Config, load_config, resolve_config
+from unipool_dist.config import Plan, load_config, resolve
 from unipool_dist.sizing.parameters import ParameterCounts, count_parameters
-from unipool_dist.topology.layout import rank_grid
 
 FOLDER = Path(__file__).parents[2] / "configs" / "paper"
 FILES = sorted(path for path in FOLDER.glob("*.yaml") if path.name != "common.yaml")
@@ -18,8 +17,8 @@ NAMES = [path.stem for path in FILES]
 SCALES = ("182m", "469m", "650m", "830m", "978m")
 
 
-def config_of(name: str, *overrides: str, world_size: int = 8) -> Config:
-    return resolve_config(load_config(FOLDER / f"{name}.yaml", overrides), world_size)
+def config_of(name: str, *overrides: str, world_size: int = 8) -> Plan:
+    return resolve(load_config(FOLDER / f"{name}.yaml", overrides), world_size)
 
 
 def counts_of(name: str) -> ParameterCounts:
@@ -98,14 +97,13 @@ def test_every_file_fits_its_layout_and_those_that_are_recommended(
     name: str, world_size: int, overrides: tuple[str, ...]
 ) -> None:
     config = config_of(name, *overrides, world_size=world_size)
-    rank_grid(config)
     assert config.pool.parallel_size == (1 if name.endswith("dense") else 8)
     assert config.run.dir == f"runs/paper/{name}"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_of_a_scale_differ_in_the_pool_alone(name: str) -> None:
-    config, unipool = config_of(name), config_of(f"{name.split('-')[0]}-unipool")
+    config, unipool = config_of(name).config, config_of(f"{name.split('-')[0]}-unipool").config
     same = config.model_copy(update={"pool": unipool.pool, "run": unipool.run})
     assert same == unipool
 

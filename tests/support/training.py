@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unipool_dist.config import Config, load_config, resolve_config
+from unipool_dist.config import Plan, load_config, resolve
 from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.engine.step import TrainStep
 from unipool_dist.model.assembly import PooledModel, build_model
@@ -41,9 +41,9 @@ TINY = (
 )
 
 
-def tiny_config(*overrides: str, world_size: int = 1) -> Config:
+def tiny_config(*overrides: str, world_size: int = 1) -> Plan:
     """A configuration small enough for eight processes on two cores."""
-    return resolve_config(load_config(None, [*TINY, *overrides]), world_size)
+    return resolve(load_config(None, [*TINY, *overrides]), world_size)
 
 
 def sequences(step: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -60,7 +60,7 @@ def sequences(step: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.
     return text[:, :-1], text[:, 1:], mask
 
 
-def batches_of(config: Config, groups: ParallelGroups, step: int) -> list[StageBatch]:
+def batches_of(config: Plan, groups: ParallelGroups, step: int) -> list[StageBatch]:
     """This rank's micro-batches, in the order in which the trainer takes them."""
     size, dp = config.train.micro_batch_size, groups.grid.dp
     tokens, labels, mask = sequences(step, config.train.global_batch_size)
@@ -90,7 +90,7 @@ class RankResult:
 
 
 @contextmanager
-def built(config: Config, environment: Environment) -> Iterator[tuple[ParallelGroups, PooledModel, TrainStep]]:
+def built(config: Plan, environment: Environment) -> Iterator[tuple[ParallelGroups, PooledModel, TrainStep]]:
     """A model on this rank, ready to train."""
     gc.collect()  # what an earlier one left in cycles holds groups, whose threads wake a hundred times a second
     if not gc.get_freeze_count():
@@ -117,7 +117,7 @@ def train_variants(
     ]
 
 
-def _train(environment: Environment, config: Config, steps: int) -> RankResult:
+def _train(environment: Environment, config: Plan, steps: int) -> RankResult:
     with built(config, environment) as (groups, model, train_step):
         result = RankResult(groups.pp_index, groups.dp_index, groups.tp_index)
         result.num_local_experts = len(model.expert_ids)

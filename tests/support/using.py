@@ -17,7 +17,7 @@ from megatron.core import parallel_state
 from tests.support.running import one_thread
 from unipool_dist.cli import cli
 from unipool_dist.errors import UnipoolError
-from unipool_dist.inference.layout import inference_config
+from unipool_dist.inference.layout import inference_plan
 from unipool_dist.inference.opened import OpenedRun, opened_run
 from unipool_dist.topology.environment import Environment
 
@@ -41,7 +41,7 @@ def with_run(
     step: int | None = None,
 ) -> Any:
     """What ``work(run, *arguments)`` returns on this rank; an error for the user as ``Class: message``."""
-    config = inference_config(run_dir, overrides, environment.world_size)
+    config = inference_plan(run_dir, overrides, environment.world_size)
     try:
         with opened_run(run_dir, config, replace(environment, master_port=port), step) as run:
             return work(run, *arguments)

@@ -19,7 +19,7 @@ from unipool_dist.base.console import lasting_text, say
 from unipool_dist.base.printable import aligned, printable
 from unipool_dist.base.system_errors import explained
 from unipool_dist.cli.parameters import MAX_SECONDS, PROCESSES_HERE, Finite
-from unipool_dist.config import Config, load_config, resolve_config
+from unipool_dist.config import Config, Outline, Plan, load_config, outline
 from unipool_dist.errors import UnipoolError
 from unipool_dist.resilience.orphans import end_with_launcher
 from unipool_dist.resilience.signal_watch import STOP_SIGNALS, release_signals, taken_signals
@@ -185,28 +185,26 @@ def _ignore_signals() -> None:
 
 def _settings(config: Config | None, world_size: int, timeout_s: float, time_limit_s: float, disk_mb: int) -> Settings:
     from unipool_dist.doctor.agenda import Settings
-    from unipool_dist.topology.layout import rank_grid
 
-    resolved, fault = None, ""
+    known, fault = None, ""
     if config is not None:
         try:
-            resolved = resolve_config(config, world_size)
-            rank_grid(resolved)
+            known = outline(config, world_size)
         except UnipoolError as error:
-            resolved, fault = None, str(error)
+            fault = str(error)
     return Settings(
         run_dir=Path(config.run.dir if config is not None else "."),
-        config=resolved,
+        plan=known,
         config_error=fault,
-        need=checkpoint_need(resolved) if resolved is not None else None,
+        need=checkpoint_need(known) if known is not None else None,
         timeout_s=timeout_s,
         time_limit_s=time_limit_s,
         disk_bytes=disk_mb * 1_000_000,
     )
 
 
-def checkpoint_need(config: Config) -> CheckpointNeed:
-    """Return the size of checkpoints of a resolved configuration: masters and optimizer states in fp32."""
+def checkpoint_need(known: Outline) -> CheckpointNeed:
+    """Return the size of checkpoints of a run: masters and optimizer states in fp32."""
     from math import lcm
 
     from unipool_dist.checkpoint.directory import CheckpointDirectory
@@ -214,31 +212,29 @@ def checkpoint_need(config: Config) -> CheckpointNeed:
     from unipool_dist.sizing.memory import num_moments
     from unipool_dist.sizing.parameters import count_parameters
 
-    config, note = _with_vocabulary(config)
-    numel = sum(count_parameters(config).stored.values())
-    last, settings = config.train.steps, config.checkpoint
+    plan, note = _with_vocabulary(known)
+    numel = sum(count_parameters(plan).stored.values())
+    last, settings = plan.train.steps, plan.checkpoint
     interval, keep_last, keep_every = settings.interval, settings.keep_last, settings.keep_every
     steps = 1 + ((last - 1) // interval if interval else 0)
     old = max(0, steps - keep_last)  # multiples of the interval, the first ones
     kept = steps - old + (old * interval // lcm(interval, keep_every) if interval and keep_every else 0)
     # The oldest goes only when the newest is written.
     most = min(kept + 1, steps) if keep_last else steps
-    there = len(CheckpointDirectory(Path(config.run.dir)).steps())
-    return CheckpointNeed(4 * (1 + num_moments(config.optimizer)) * numel, most, there, note)
+    there = len(CheckpointDirectory(Path(plan.run.dir)).steps())
+    return CheckpointNeed(4 * (1 + num_moments(plan.optimizer)) * numel, most, there, note)
 
 
-def _with_vocabulary(config: Config) -> tuple[Config, str]:
-    """Return ``config`` with a vocabulary size, and a note if the size is not known."""
+def _with_vocabulary(known: Outline) -> tuple[Plan, str]:
+    """Return the plan, and a note if its vocabulary is not known."""
     from unipool_dist.data.corpus import Corpus
-    from unipool_dist.run.assembly import with_vocabulary
 
     try:
-        return with_vocabulary(config, Corpus.open(config.data.path, verify="size")), ""
+        return known.with_vocabulary(Corpus.open(known.data.path, verify="size").vocab_size), ""
     except (UnipoolError, OSError):
-        if config.model.vocab_size is not None:
-            return config, ""
-        model = config.model.model_copy(update={"vocab_size": config.model.vocab_divisor})
-        return config.model_copy(update={"model": model}), ", vocabulary not counted"
+        if known.model.vocab_size is not None:
+            return known.with_vocabulary(), ""
+        return known.with_vocabulary(known.model.vocab_divisor), ", vocabulary not counted"
 
 
 def render(report: Report, *, strict: bool) -> list[str]:

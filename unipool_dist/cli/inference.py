@@ -20,7 +20,7 @@ from unipool_dist.resilience.orphans import end_with_launcher
 from unipool_dist.topology.environment import read_environment
 
 if TYPE_CHECKING:
-    from unipool_dist.config import Config
+    from unipool_dist.config import Plan
     from unipool_dist.data import Batch
     from unipool_dist.inference.opened import OpenedRun
 
@@ -59,32 +59,32 @@ sequences_option = click.option(
 
 
 def on_every_rank(
-    use: Use, work: Callable[[OpenedRun], None], check: Callable[[Config], None] = lambda config: None
+    use: Use, work: Callable[[OpenedRun], None], check: Callable[[Plan], None] = lambda plan: None
 ) -> None:
     """Open the run and do ``work`` on every rank: in this process, or with ``--nproc`` in processes of their own.
 
     These get this command's own arguments. Errors that can be found before they start are found here; ``check`` raises
-    for configurations that the command cannot use.
+    for plans that the command cannot use.
     """
-    from unipool_dist.inference.layout import inference_config
+    from unipool_dist.inference.layout import inference_plan
 
     # Else torch tells of a lost peer in twenty lines of C++ frames, before the line that says what happened.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if use.nproc is not None:
-        check(inference_config(use.run, use.overrides, use.nproc))
+        check(inference_plan(use.run, use.overrides, use.nproc))
         from unipool_dist.run.launch import launch_local
 
         launch_local(_own_arguments(click.get_current_context()), use.nproc)
         return
     end_with_launcher()
     environment = read_environment()
-    config = inference_config(use.run, use.overrides, environment.world_size)
-    check(config)
+    plan = inference_plan(use.run, use.overrides, environment.world_size)
+    check(plan)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is to be saved; no traceback from every rank
     from unipool_dist.inference.opened import opened_run
     from unipool_dist.run.ending import ending_clearly
 
-    with ending_clearly(environment, config), opened_run(use.run, config, environment, use.step) as opened:
+    with ending_clearly(environment, plan.config), opened_run(use.run, plan, environment, use.step) as opened:
         if opened.is_main:
             for note in opened.notes:
                 say(note, err=True)
@@ -99,7 +99,7 @@ def chosen_batches(run: OpenedRun, sequences: int | Literal["all"] | None) -> di
     """
     from unipool_dist.inference.losses import validation_batches
 
-    count = run.config.train.eval_sequences if sequences is None else sequences
+    count = run.plan.train.eval_sequences if sequences is None else sequences
     if count == 0:
         raise UnipoolError("the run has train.eval_sequences=0, so say how many: --sequences=N, or --sequences=all")
     return validation_batches(run, None if count == "all" else count)

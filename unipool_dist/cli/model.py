@@ -13,8 +13,7 @@ from unipool_dist.base.printable import aligned
 from unipool_dist.base.units import named_ranges, size
 from unipool_dist.cli.checkpoint.common import json_option, print_json
 from unipool_dist.cli.parameters import PROCESSES
-from unipool_dist.config import Config, config_text, load_config, resolve_config
-from unipool_dist.config.deepspeed import read_deepspeed_config
+from unipool_dist.config import Config, Outline, Plan, config_text, load_config, outline
 from unipool_dist.config.describe import describe_layout, describe_model, describe_owners
 from unipool_dist.errors import ConfigError, DataError
 from unipool_dist.sizing.flops import forward_flops, training_flops
@@ -45,21 +44,20 @@ def model(config_path: Path, overrides: tuple[str, ...], nproc: int | None, reso
     unipool-dist model configs/paper/830m-unipool.yaml parallel.dp=16 --json
     """
     config = load_config(config_path, overrides)
-    config = _with_vocabulary(resolve_config(config, nproc or _processes(config)))
+    plan = _with_vocabulary(outline(config, nproc or _processes(config)))
     if resolved:
-        put(config_text(config))
+        put(config_text(plan.config))
         return
-    counts, kinds = count_parameters(config), rank_kinds(config)
+    counts, kinds = count_parameters(plan), rank_kinds(plan)
     if as_json:
-        print_json(_document(config, counts, kinds))
+        print_json(_document(plan, counts, kinds))
         return
-    say(f"{describe_model(config)}\n{describe_layout(config)}; {describe_owners(config)}\n")
+    say(f"{describe_model(plan)}\n{describe_layout(plan)}; {describe_owners(plan)}\n")
     say("\n".join(_parameter_table(counts)))
-    forward, training = sum(forward_flops(config).values()), training_flops(config)
+    forward, training = sum(forward_flops(plan).values()), training_flops(plan)
     say(f"\nFLOPs per token: forward {forward:.4g}, training {training:.4g}\n")
     say("\n".join(_memory_table(kinds)))
-    stage = read_deepspeed_config(config.optimizer.deepspeed).stage
-    say(f"Masters and moments by ZeRO stage {stage}; activations and the update's buckets come on top.")
+    say(f"Masters and moments by ZeRO stage {plan.zero.stage}; activations and the update's buckets come on top.")
 
 
 def _processes(config: Config) -> int:
@@ -72,23 +70,22 @@ def _processes(config: Config) -> int:
     return parallel.pp * parallel.tp * dp
 
 
-def _with_vocabulary(config: Config) -> Config:
-    """Return ``config`` with its own vocabulary size or that of its corpus, which needs torch to open."""
-    if config.model.vocab_size is not None:
-        return config
+def _with_vocabulary(known: Outline) -> Plan:
+    """Return the plan, with its own vocabulary size or that of its corpus, which needs torch to open."""
+    if known.model.vocab_size is not None:
+        return known.with_vocabulary()
     from unipool_dist.data.corpus import Corpus
-    from unipool_dist.run.assembly import with_vocabulary
 
     try:
-        return with_vocabulary(config, Corpus.open(config.data.path))
+        return known.with_vocabulary(Corpus.open(known.data.path).vocab_size)
     except DataError as error:
         raise ConfigError(
             f"model.vocab_size=null means that of the corpus's tokenizer, but {error}, or set model.vocab_size"
         ) from None
 
 
-def _document(config: Config, counts: ParameterCounts, kinds: list[RankKind]) -> dict[str, Any]:
-    parallel, pool = config.parallel, config.pool
+def _document(plan: Plan, counts: ParameterCounts, kinds: list[RankKind]) -> dict[str, Any]:
+    parallel, pool = plan.parallel, plan.pool
     return {
         "stored_parameters": sum(counts.stored.values()),
         "active_parameters": sum(counts.active.values()),
@@ -98,16 +95,16 @@ def _document(config: Config, counts: ParameterCounts, kinds: list[RankKind]) ->
         "attention_parameters": counts.stored["attention"],
         "embedding_parameters": counts.stored["embedding"],
         "norm_parameters": counts.stored["norms"],
-        "forward_flops_per_token": sum(forward_flops(config).values()),
-        "forward_flops_per_token_by_part": forward_flops(config),
-        "training_flops_per_token": training_flops(config),
+        "forward_flops_per_token": sum(forward_flops(plan).values()),
+        "forward_flops_per_token_by_part": forward_flops(plan),
+        "training_flops_per_token": training_flops(plan),
         "layout": {
             "pp": parallel.pp,
             "dp": parallel.dp,
             "tp": parallel.tp,
             "pool_parallel_size": pool.parallel_size,
             "stages_per_group": pool.stages_per_group,
-            "zero_stage": read_deepspeed_config(config.optimizer.deepspeed).stage,
+            "zero_stage": plan.zero.stage,
         },
         "largest_rank_bytes": max(kind.each.total_bytes for kind in kinds),
         "ranks": [

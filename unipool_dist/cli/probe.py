@@ -15,7 +15,7 @@ from unipool_dist.cli.parameters import COUNT
 from unipool_dist.errors import UnipoolError
 
 if TYPE_CHECKING:
-    from unipool_dist.config import Config
+    from unipool_dist.config import Plan
     from unipool_dist.inference.opened import OpenedRun
     from unipool_dist.probe.record import Probe
 
@@ -74,8 +74,8 @@ def probe(against: Path | None, seeds: int, sequences: int | Literal["all"] | No
     on_every_rank(Use(**use), work, _check_that_it_routes)
 
 
-def _check_that_it_routes(config: Config) -> None:
-    if config.pool.router == "none":
+def _check_that_it_routes(plan: Plan) -> None:
+    if plan.pool.router == "none":
         raise UnipoolError(
             "the run has pool.router=none: its model is dense, so there is no routing to probe; probe one with experts"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from unipool_dist.cli.parameters import PROCESSES_HERE, STEP
-from unipool_dist.config import Config, load_config, resolve_config
+from unipool_dist.config import Config, load_config, outline
 from unipool_dist.resilience.orphans import end_with_launcher
 from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.run.start import IF_ANY, MUST, Start
@@ -89,21 +89,17 @@ def _flags(start: Start) -> Sequence[str]:
     return ["--overwrite"] if start.overwrite else []
 
 
-def check_before_start(config: Config, world_size: int, start: Start) -> Config:
-    """Find every mistake that can be found before processes are started; return the resolved configuration.
+def check_before_start(config: Config, world_size: int, start: Start) -> None:
+    """Find every mistake that can be found before processes are started.
 
     Raises:
         UnipoolError: the layout is impossible, the corpus missing or damaged, or the run directory taken.
     """
     from unipool_dist.data.corpus import Corpus
-    from unipool_dist.run.assembly import with_vocabulary
     from unipool_dist.run.beginning import check_run_dir
     from unipool_dist.run.fitting import check_fits_here
-    from unipool_dist.topology.layout import rank_grid
 
-    resolved = resolve_config(config, world_size)
-    rank_grid(resolved)
+    known = outline(config, world_size)
     check_run_dir(Path(config.run.dir), overwrite=start.overwrite, resume=start.resume, must_resume=start.must_resume)
     corpus = Corpus.open(config.data.path, verify="size")
-    check_fits_here(with_vocabulary(resolved, corpus), corpus)
-    return resolved
+    check_fits_here(known.with_vocabulary(corpus.vocab_size), corpus)

@@ -1,7 +1,7 @@
 """The sections of a run's configuration, each field with its role, unit, range and default.
 
 A field is checked on its own here; whether fields fit each other and the number of processes is decided in
-:mod:`unipool_dist.config.resolve`. Unknown keys are errors.
+:mod:`unipool_dist.config.resolution`. Unknown keys are errors.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unipool_dist.config import Config
+from unipool_dist.config import Outline
 from unipool_dist.doctor.clock import Clocks
 from unipool_dist.doctor.collective_speed import Collective, faster_collective
 from unipool_dist.doctor.compute import Compute, faster
@@ -30,7 +30,7 @@ class Settings:
     """What to examine and for how long; the same on all ranks."""
 
     run_dir: Path
-    config: Config | None = None
+    plan: Outline | None = None
     """Resolved; ``None``: one group of all ranks is examined."""
     config_error: str = ""
     """Why a configuration that was given cannot be used."""
@@ -94,6 +94,6 @@ def _confirmed(probe: Probe[M], better: Callable[[M, M], M], agreed: Callable[[b
 
 
 def _groups_of(settings: Settings, environment: Environment) -> AbstractContextManager[Groups]:
-    if settings.config is None:
+    if settings.plan is None:
         return world_alone(environment, settings.timeout_s)
-    return groups_of_run(settings.config, environment, settings.timeout_s)
+    return groups_of_run(settings.plan, environment, settings.timeout_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from unipool_dist.base.units import seconds
-from unipool_dist.config import Config
+from unipool_dist.config import Outline
 from unipool_dist.doctor.checks import Check
 from unipool_dist.doctor.measurement import Probe
 from unipool_dist.doctor.roster import Roster
@@ -52,26 +52,26 @@ def comparable(groups: Groups, roster: Roster) -> bool:
 GroupsOf = Callable[[], AbstractContextManager[Groups]]
 
 
-def groups_of_run(config: Config, environment: Environment, timeout_s: float) -> AbstractContextManager[Groups]:
-    """Make the groups of the run that ``config``, resolved, describes, with ``timeout_s`` in place of its own.
+def groups_of_run(plan: Outline, environment: Environment, timeout_s: float) -> AbstractContextManager[Groups]:
+    """Make the groups of the run that ``plan``, resolved, describes, with ``timeout_s`` in place of its own.
 
     Collectives of the context: those of :func:`~unipool_dist.topology.groups.process_groups`.
     """
     from unipool_dist.topology.groups import process_groups  # takes seconds, and is needed with a configuration only
 
-    return _groups_of_run(process_groups, config, environment, timeout_s)
+    return _groups_of_run(process_groups, plan, environment, timeout_s)
 
 
 @contextmanager
 def _groups_of_run(
-    process_groups: Callable[[Config, Environment], AbstractContextManager[ParallelGroups]],
-    config: Config,
+    process_groups: Callable[[Outline, Environment], AbstractContextManager[ParallelGroups]],
+    plan: Outline,
     environment: Environment,
     timeout_s: float,
 ) -> Iterator[Groups]:
-    parallel = config.parallel.model_copy(update={"timeout_s": timeout_s})
-    with process_groups(config.model_copy(update={"parallel": parallel}), environment) as groups:
-        model, train = config.model, config.train
+    parallel = plan.parallel.model_copy(update={"timeout_s": timeout_s})
+    with process_groups(replace(plan, parallel=parallel), environment) as groups:
+        model, train = plan.model, plan.train
         tokens = train.micro_batch_size * model.sequence_length // groups.grid.tp
         yield Groups(
             groups.device,

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from unipool_dist.config import Config
+from unipool_dist.config.plan import Plan
 from unipool_dist.engine.pipeline import Pipeline, StageBatch
 from unipool_dist.topology.groups import ParallelGroups
 
@@ -40,9 +40,9 @@ class Evaluation:
         rows: told of every micro-batch; numbers past the domain's last sequence are rows that do not count.
     """
 
-    def __init__(self, config: Config, groups: ParallelGroups, pipeline: Pipeline, rows: Rows = unobserved) -> None:
+    def __init__(self, plan: Plan, groups: ParallelGroups, pipeline: Pipeline, rows: Rows = unobserved) -> None:
         self._groups, self._pipeline, self._told = groups, pipeline, rows
-        self._rows = config.train.micro_batch_size
+        self._rows = plan.train.micro_batch_size
 
     def run(self, domains: Mapping[str, Sequences]) -> dict[str, float]:
         """Loss in nats per token for every domain; the same on every rank.

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from unipool_dist.config import Config
-from unipool_dist.config.deepspeed import read_deepspeed_config
+from unipool_dist.config.plan import Plan
 from unipool_dist.engine.zero import ZeroOptimizer, initialize_deepspeed
 from unipool_dist.engine.zero_state import StateShard
 from unipool_dist.model.assembly import PooledModel
@@ -38,9 +37,9 @@ class PooledOptimizer:
     Collectives: every method that communicates does so for dense parameters first, then routers, then experts.
     """
 
-    def __init__(self, config: Config, groups: ParallelGroups, model: PooledModel) -> None:
+    def __init__(self, plan: Plan, groups: ParallelGroups, model: PooledModel) -> None:
         initialize_deepspeed()
-        settings, zero = config.optimizer, read_deepspeed_config(config.optimizer.deepspeed)
+        settings, zero = plan.optimizer, plan.zero
         self._world = groups.world
         dense = list(model.named_dense_parameters())
         self._optimizers = [
@@ -57,7 +56,7 @@ class PooledOptimizer:
             max_lr=settings.lr,
             min_lr=settings.min_lr,
             lr_warmup_steps=settings.warmup_steps,
-            lr_decay_steps=max(config.train.steps, settings.warmup_steps + 1),
+            lr_decay_steps=max(plan.train.steps, settings.warmup_steps + 1),
             lr_decay_style=settings.decay,
             start_wd=settings.weight_decay,
             end_wd=settings.weight_decay,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unipool_dist.config import Config
+from unipool_dist.config.plan import Plan
 from unipool_dist.engine.progress import Beat, unheard
 from unipool_dist.engine.schedule import HalfTick, Schedule, forward_only
 from unipool_dist.model.assembly import PooledModel
@@ -54,13 +54,13 @@ class Pipeline:
     :meth:`Balance.end_forward_half`; then tensors to and from the neighbouring stages.
     """
 
-    def __init__(self, config: Config, groups: ParallelGroups, model: PooledModel, beat: Beat = unheard) -> None:
+    def __init__(self, plan: Plan, groups: ParallelGroups, model: PooledModel, beat: Beat = unheard) -> None:
         self._groups, self._model, self._beat = groups, model, beat
         self._num_layers = len(model.layer_range)
         self._shape = (
-            config.model.sequence_length // config.parallel.tp,
-            config.train.micro_batch_size,
-            config.model.hidden_size,
+            plan.model.sequence_length // plan.parallel.tp,
+            plan.train.micro_batch_size,
+            plan.model.hidden_size,
         )
         n = groups.grid.stages_per_group
         self._my_stages = slice(groups.pp_index // n * n, groups.pp_index // n * n + n)

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from unipool_dist.config import Config
+from unipool_dist.config.plan import Plan
 from unipool_dist.engine.gradients import GradientBuffers
 from unipool_dist.engine.optimizer import PooledOptimizer
 from unipool_dist.engine.pipeline import Pipeline, StageBatch
@@ -37,16 +37,15 @@ class StepResult:
 class TrainStep:
     """Runs training steps of one rank."""
 
-    def __init__(self, config: Config, groups: ParallelGroups, model: PooledModel, beat: Beat = unheard) -> None:
-        assert isinstance(config.parallel.dp, int) and config.pool.layers_per_group is not None
-        self._layers_per_group, self._bias_rate = config.pool.layers_per_group, config.pool.balance.bias_rate
+    def __init__(self, plan: Plan, groups: ParallelGroups, model: PooledModel, beat: Beat = unheard) -> None:
+        self._pools, self._bias_rate = plan.pools, plan.pool.balance.bias_rate
         self._groups, self._model, self._beat = groups, model, beat
-        self.num_microbatches = config.train.global_batch_size // (config.train.micro_batch_size * config.parallel.dp)
-        self._schedule = SCHEDULES[config.parallel.schedule](config.parallel.pp, self.num_microbatches)
-        self._positions_per_step = config.train.global_batch_size * config.model.sequence_length
+        self.num_microbatches = plan.num_microbatches
+        self._schedule = SCHEDULES[plan.parallel.schedule](plan.parallel.pp, self.num_microbatches)
+        self._positions_per_step = plan.tokens_per_step
         self._gradients = GradientBuffers(model)
-        self.optimizer = PooledOptimizer(config, groups, model)
-        self.pipeline = Pipeline(config, groups, model, beat)
+        self.optimizer = PooledOptimizer(plan, groups, model)
+        self.pipeline = Pipeline(plan, groups, model, beat)
 
     def run(self, step: int, batches: Sequence[StageBatch]) -> StepResult:
         """Train on ``batches``, this rank's micro-batches of step ``step``.
@@ -72,7 +71,7 @@ class TrainStep:
         self._beat("updating weights")
         lr = self.optimizer.step(grad_norm)
         assignments = self._model.balance.end_step()
-        move_biases(self._model.router_biases(), assignments, self._layers_per_group, self._bias_rate)
+        move_biases(self._model.router_biases(), assignments, self._pools, self._bias_rate)
         return StepResult(loss, aux_loss, grad_norm, lr, num_loss_tokens, assignments)
 
     def _count_tokens(self, batches: Sequence[StageBatch]) -> int:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from unipool_dist.config import Config
+from unipool_dist.config.plan import Plan
 from unipool_dist.engine.evaluate import Evaluation, Sequences
 from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.engine.progress import Beat, unheard
@@ -53,17 +53,17 @@ class Trainer:
 
     def __init__(
         self,
-        config: Config,
+        plan: Plan,
         groups: ParallelGroups,
         model: PooledModel,
         get_batch: GetBatch,
         validation: Mapping[str, Sequences],
         beat: Beat = unheard,
     ) -> None:
-        self._config, self._groups, self._model = config, groups, model
+        self._plan, self._groups, self._model = plan, groups, model
         self._get_batch, self._validation, self._beat = get_batch, validation, beat
-        self.step = TrainStep(config, groups, model, beat)
-        self._evaluation = Evaluation(config, groups, self.step.pipeline)
+        self.step = TrainStep(plan, groups, model, beat)
+        self._evaluation = Evaluation(plan, groups, self.step.pipeline)
 
     def run(
         self,
@@ -88,8 +88,8 @@ class Trainer:
         Raises:
             NonFiniteError: on every rank, if a step's loss or gradient norm is not finite.
         """
-        train = self._config.train
-        clock = _Clock(train.global_batch_size * self._config.model.sequence_length)
+        train = self._plan.train
+        clock = _Clock(self._plan.tokens_per_step)
         window = Window()
         for step in range(first_step, train.steps + 1):
             consumed = (step - 1) * train.global_batch_size
@@ -102,7 +102,7 @@ class Trainer:
             last = step == train.steps
             self._beat("agreeing whether to stop")
             reason = should_stop()
-            if step % self._config.log.interval == 0 or last or reason:
+            if step % self._plan.log.interval == 0 or last or reason:
                 self._beat("reporting")
                 record = self._record(step, result.lr, window, *clock.lap())
                 if observer is not None:
@@ -135,7 +135,7 @@ class Trainer:
         memory = torch.tensor(_peak_memory_bytes(self._groups.device), dtype=torch.int64, device=self._groups.device)
         dist.all_reduce(memory, op=dist.ReduceOp.MAX, group=self._groups.world)
         imbalance = self._rank_imbalance()
-        tokens = step * self._config.train.global_batch_size * self._config.model.sequence_length
+        tokens = step * self._plan.tokens_per_step
         return {
             "step": step,
             **window.numbers(),

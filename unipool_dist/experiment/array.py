@@ -23,7 +23,7 @@ def fewest_processes(runs: Sequence[Run], request: Request) -> Mapping[str, Conf
     resolved = {}
     for run in runs:
         with naming_variant(run.variant):
-            resolved[run.name] = choose_layout(run.config, nodes, request.resources.tasks_per_node).config
+            resolved[run.name] = choose_layout(run.config, nodes, request.resources.tasks_per_node).plan.config
     return resolved
 
 

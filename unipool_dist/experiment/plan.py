@@ -10,11 +10,9 @@ from typing import Any
 
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.checkpoint.compatibility import run_differences
-from unipool_dist.config import Config, load_config, resolve_config
-from unipool_dist.config.deepspeed import read_deepspeed_config
+from unipool_dist.config import Config, load_config, outline
 from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.experiment.specification import Experiment
-from unipool_dist.topology.layout import rank_grid
 
 MAX_RUNS = 2_000
 
@@ -96,10 +94,7 @@ def resolved_configs(runs: Sequence[Run], num_processes: int) -> dict[str, Confi
     resolved = {}
     for run in runs:
         with naming_variant(run.variant):
-            config = resolve_config(run.config, num_processes)
-            rank_grid(config)
-            read_deepspeed_config(config.optimizer.deepspeed)
-            resolved[run.name] = config
+            resolved[run.name] = outline(run.config, num_processes).config
     return resolved
 
 

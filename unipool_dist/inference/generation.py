@@ -29,7 +29,7 @@ def continuation(run: OpenedRun, prompt: list[int], max_tokens: int, sampling: S
     sampler, end = Sampler(sampling), run.corpus.tokenizer.eod
     text = prompt or [end]
     for _ in range(max_tokens):
-        token = _next_token(run, text[-run.config.model.sequence_length :], sampler)
+        token = _next_token(run, text[-run.plan.model.sequence_length :], sampler)
         if token == end:
             return
         yield token

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.config import Config, load_written, resolve_config
+from unipool_dist.config import Config, load_written, resolve
+from unipool_dist.config.plan import Plan
 from unipool_dist.config.roles import is_for_inference, settings_of
 from unipool_dist.errors import CheckpointError, ConfigError
-from unipool_dist.topology.layout import rank_grid
 
 _DEFAULT_LAYOUT = (
     "parallel.pp=1",
@@ -18,10 +18,11 @@ _DEFAULT_LAYOUT = (
     "parallel.dp=auto",
     "pool.parallel_size=null",
     "pool.stages_per_group=null",
+    "optimizer.deepspeed=null",
 )
 
 
-def inference_config(run_dir: Path, overrides: Sequence[str], world_size: int) -> Config:
+def inference_plan(run_dir: Path, overrides: Sequence[str], world_size: int) -> Plan:
     """Return the resolved configuration for using the run in ``run_dir`` with ``world_size`` processes.
 
     Without overrides all processes are data-parallel replicas of the dense part that own the pool together, whatever
@@ -57,6 +58,4 @@ def inference_config(run_dir: Path, overrides: Sequence[str], world_size: int) -
     # Any number of processes will do: there are no training steps whose batch they would have to share evenly.
     batch = config.train.micro_batch_size * world_size
     config = config.model_copy(update={"train": config.train.model_copy(update={"global_batch_size": batch})})
-    resolved = resolve_config(config, world_size)
-    rank_grid(resolved)
-    return resolved
+    return resolve(config, world_size)

@@ -46,7 +46,7 @@ def together(losses: Iterable[Loss]) -> Loss:
 
 def validation_batches(run: OpenedRun, count: int | None) -> dict[str, Batch]:
     """Return by domain the first ``count`` validation sequences, which training evaluates too, or all for ``None``."""
-    length = run.config.model.sequence_length
+    length = run.plan.model.sequence_length
     return {
         name: validation_sequences(
             run.corpus, name, sequence_length=length, count=domain.validation_tokens if count is None else count
@@ -70,7 +70,7 @@ def validation_losses(
     for name, batch in batches.items():
         parts = []
         for start in range(0, len(batch), AT_ONCE):
-            evaluation = Evaluation(run.config, run.groups, run.pipeline, partial(_absolute, rows, start))
+            evaluation = Evaluation(run.plan, run.groups, run.pipeline, partial(_absolute, rows, start))
             part = batch.rows(start, start + AT_ONCE)
             tokens = int(part.loss_mask.sum())
             parts.append(Loss(tokens, evaluation.run({name: part})[name], _num_bytes(run.corpus, name, tokens)))

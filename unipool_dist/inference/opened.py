@@ -11,7 +11,7 @@ from unipool_dist.checkpoint.compatibility import shape_differences
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.resume import DamagedError, Found, find_checkpoint
 from unipool_dist.checkpoint.weights import load_weights
-from unipool_dist.config import Config
+from unipool_dist.config.plan import Plan
 from unipool_dist.data import Corpus
 from unipool_dist.engine.pipeline import Pipeline
 from unipool_dist.errors import CheckpointError, DataError
@@ -31,7 +31,7 @@ class OpenedRun:
     """On which this run had trained the model."""
     is_imported: bool
     """The model is as it was exported, and this run has not trained it."""
-    config: Config
+    plan: Plan
     """The run's, on the present layout."""
     corpus: Corpus
     groups: ParallelGroups
@@ -47,11 +47,11 @@ class OpenedRun:
 
 
 @contextmanager
-def opened_run(run_dir: Path, config: Config, environment: Environment, step: int | None) -> Iterator[OpenedRun]:
+def opened_run(run_dir: Path, plan: Plan, environment: Environment, step: int | None) -> Iterator[OpenedRun]:
     """Open the model of the newest whole checkpoint of the run in ``run_dir``, or of the one of ``step``.
 
     Args:
-        config: from :func:`unipool_dist.inference.layout.inference_config`.
+        plan: from :func:`unipool_dist.inference.layout.inference_plan`.
 
     Collectives: those of :func:`unipool_dist.topology.groups.process_groups`; over ``storage`` agreement on the
     corpus, then on a checkpoint, then those of :func:`unipool_dist.checkpoint.weights.load_weights`.
@@ -60,34 +60,34 @@ def opened_run(run_dir: Path, config: Config, environment: Environment, step: in
         CheckpointError: there is no such checkpoint, it is damaged, or of another model than the run's configuration.
         DataError: the corpus is missing or has another tokenizer.
     """
-    with process_groups(config, environment) as groups:
+    with process_groups(plan, environment) as groups:
         with failing_together("opening the corpus", groups.storage):
-            corpus = _open_corpus(config)
-        model = build_model(config, groups)
-        found = _load(run_dir, config, corpus, groups, model, step)
+            corpus = _open_corpus(plan)
+        model = build_model(plan, groups)
+        found = _load(run_dir, plan, corpus, groups, model, step)
         yield OpenedRun(
             run_dir=run_dir,
             step=found.step,
-            tokens=found.progress.consumed_samples * config.model.sequence_length,
+            tokens=found.progress.consumed_samples * plan.model.sequence_length,
             is_imported=found.progress.data.content_hash is None,
-            config=config,
+            plan=plan,
             corpus=corpus,
             groups=groups,
             model=model,
-            pipeline=Pipeline(config, groups, model),
-            notes=tuple(_notes(found, corpus, config.train.steps)),
+            pipeline=Pipeline(plan, groups, model),
+            notes=tuple(_notes(found, corpus, plan.train.steps)),
         )
 
 
-def _open_corpus(config: Config) -> Corpus:
+def _open_corpus(plan: Plan) -> Corpus:
     try:
-        return Corpus.open(config.data.path, verify="size")
+        return Corpus.open(plan.data.path, verify="size")
     except DataError as error:
         raise DataError(f"{error}; or, if the run's corpus is elsewhere now, say where: data.path=DIRECTORY") from None
 
 
 def _load(
-    run_dir: Path, config: Config, corpus: Corpus, groups: ParallelGroups, model: PooledModel, step: int | None
+    run_dir: Path, plan: Plan, corpus: Corpus, groups: ParallelGroups, model: PooledModel, step: int | None
 ) -> Found:
     """Load the weights. Without ``step``, skip checkpoints that are damaged or that the run deletes meanwhile."""
     damaged: dict[int, str] = {}
@@ -96,12 +96,12 @@ def _load(
             CheckpointDirectory(run_dir),
             groups.storage,
             from_step=step,
-            verify=config.checkpoint.verify,
+            verify=plan.checkpoint.verify,
             damaged=damaged,
         )
         if found is None:
             raise CheckpointError(f"{run_dir} has no checkpoint")
-        _check(found, config, corpus)
+        _check(found, plan, corpus)
         try:
             load_weights(found, model, groups)
             return found
@@ -111,8 +111,8 @@ def _load(
             damaged[error.step] = error.fault
 
 
-def _check(found: Found, config: Config, corpus: Corpus) -> None:
-    differences = shape_differences(found.config, config)
+def _check(found: Found, plan: Plan, corpus: Corpus) -> None:
+    differences = shape_differences(found.config, plan.config)
     if differences:
         raise CheckpointError(
             f"{found.folder} is of another model than the run's config.yaml:\n  "
@@ -122,7 +122,7 @@ def _check(found: Found, config: Config, corpus: Corpus) -> None:
     tokenizer = found.progress.data.tokenizer_hash
     if tokenizer is not None and tokenizer != corpus.tokenizer_hash:
         raise DataError(
-            f"the corpus at data.path={config.data.path} has another tokenizer than the run's; say where a corpus "
+            f"the corpus at data.path={plan.data.path} has another tokenizer than the run's; say where a corpus "
             f"with the run's is: data.path=DIRECTORY"
         )
 

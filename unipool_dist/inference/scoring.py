@@ -51,7 +51,7 @@ class Scorer:
 
     def __init__(self, run: OpenedRun) -> None:
         self._run = run
-        self._rows = run.config.train.micro_batch_size
+        self._rows = run.plan.train.micro_batch_size
 
     @property
     def at_once(self) -> int:
@@ -65,7 +65,7 @@ class Scorer:
         :func:`token_scores` on the last stage; then one all-reduce over the world.
         """
         groups = self._run.groups
-        length = self._run.config.model.sequence_length
+        length = self._run.plan.model.sequence_length
         rows = [_row(request, length) for request in requests]
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index].tokens))
         sums = torch.zeros(len(rows), 2, dtype=torch.float64, device=groups.device)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unipool_dist.config import Config, resolve_config
+from unipool_dist.config import Config, outline
 from unipool_dist.config.describe import describe_layout, describe_owners
+from unipool_dist.config.plan import Outline
 from unipool_dist.errors import TopologyError, UnipoolError
-from unipool_dist.topology.layout import rank_grid
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Layout:
     num_tasks: int
     tasks_per_node: int
     """At most; the last node may have fewer."""
-    config: Config
-    """Resolved for this many tasks."""
+    plan: Outline
+    """For this many tasks."""
 
     def describe(self) -> str:
         """Describe the layout in one line."""
         plural = "s" if len(self.nodes) > 1 else ""
-        return f"{describe_layout(self.config)} on {len(self.nodes)} node{plural}; {describe_owners(self.config)}"
+        return f"{describe_layout(self.plan)} on {len(self.nodes)} node{plural}; {describe_owners(self.plan)}"
 
 
 def choose_layout(config: Config, nodes: Sequence[str], tasks_per_node: int, *, whole_nodes: bool = False) -> Layout:
@@ -46,8 +46,7 @@ def choose_layout(config: Config, nodes: Sequence[str], tasks_per_node: int, *, 
     refusal: UnipoolError | None = None
     for num_tasks in candidates:
         try:
-            resolved = resolve_config(config, num_tasks)
-            rank_grid(resolved)
+            plan = outline(config, num_tasks)
         except UnipoolError as error:
             refusal = error
             continue
@@ -58,6 +57,6 @@ def choose_layout(config: Config, nodes: Sequence[str], tasks_per_node: int, *, 
                 f"launcher: torchrun needs; use launcher: srun in the profile"
             )
             continue
-        return Layout(tuple(nodes[:num_nodes]), num_tasks, tasks_per_node, resolved)
+        return Layout(tuple(nodes[:num_nodes]), num_tasks, tasks_per_node, plan)
     assert refusal is not None
     raise refusal

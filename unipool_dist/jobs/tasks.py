@@ -26,7 +26,7 @@ def doctor_command(folder: JobFolder, run_dir: Path, layout: Layout) -> list[str
     All tasks end with 0 then: by `--kill-on-bad-exit` the first to end with another status would have the others
     killed, and the step would end with the status of a task that was killed by a signal.
     """
-    timeout_s = layout.config.parallel.timeout_s
+    timeout_s = layout.plan.parallel.timeout_s
     return _command(
         folder,
         layout,
@@ -70,7 +70,7 @@ def _command(folder: JobFolder, layout: Layout, arguments: list[str]) -> list[st
         launcher = [str(folder.files.launchers / "torchrun.sh"), "--nproc", str(per_node)]
     # Which srun takes from sbatch depends on its version, and with a range of nodes sbatch was given another number.
     srun.append(f"--cpus-per-task={(profile.cpus_per_task or 1) * (1 if profile.launcher == 'srun' else per_node)}")
-    folders = [str(folder.run_dir), layout.config.data.path]
+    folders = [str(folder.run_dir), layout.plan.data.path]
     return [*srun, *profile.srun, *_inside(profile, folder, folders, [*launcher, *arguments])]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unipool_dist.config import Config
+from unipool_dist.config.plan import Plan
 from unipool_dist.model.initialization import initialize_experts
 from unipool_dist.model.stage import Stage
 from unipool_dist.pool.balance import Balance
@@ -55,17 +55,16 @@ class PooledModel:
         return self.bank.named_parameters()
 
 
-def build_model(config: Config, groups: ParallelGroups) -> PooledModel:
-    """Build and initialise this rank's part. ``config`` is resolved and has a vocabulary size."""
-    assert config.model.ffn_hidden_size is not None and config.pool.layers_per_group is not None
-    dtype = DTYPES[config.train.dtype]
-    layers = layer_config(config, dtype)
-    stages = groups.grid.layers_of_stage(config.model.num_layers)
+def build_model(plan: Plan, groups: ParallelGroups) -> PooledModel:
+    """Build and initialise this rank's part."""
+    dtype = DTYPES[plan.train.dtype]
+    layers = layer_config(plan, dtype)
+    stages = groups.grid.layers_of_stage(plan.model.num_layers)
     layer_range = stages[groups.pp_index]
-    placement = contiguous_placement(list(groups.pools), config.pool.num_experts, groups.grid.pool_parallel_size)
+    placement = contiguous_placement(list(groups.pools), plan.pool.num_experts, groups.grid.pool_parallel_size)
     expert_ids = placement.experts_of(groups.pool_rank)
-    bank = ExpertBank(len(expert_ids), config.model.hidden_size, config.model.ffn_hidden_size, dtype)
-    initialize_experts(bank.gate_up, bank.down, expert_ids, config)
+    bank = ExpertBank(len(expert_ids), plan.model.hidden_size, plan.model.ffn_hidden_size, dtype)
+    initialize_experts(bank.gate_up, bank.down, expert_ids, plan)
     bank.to(groups.device)
     exchange = PoolExchange(
         groups.pool,
@@ -75,14 +74,12 @@ def build_model(config: Config, groups: ParallelGroups) -> PooledModel:
         max_pending_rows=_PENDING_ROWS_PER_EXPERT * len(expert_ids),
     )
     balance = Balance(
-        config.pool.balance,
-        num_layers=config.model.num_layers,
-        layers_per_group=config.pool.layers_per_group,
-        num_experts=config.pool.num_experts,
+        plan.pool.balance,
+        plan.pools,
         device=groups.device,
         world=groups.world,
         tp=groups.tp,
     )
-    client = PoolClient(config.pool, placement, exchange, balance, groups.device)
-    stage = Stage(config, groups, layer_range, layers, client).to(groups.device)
+    client = PoolClient(plan.pool, plan.pools, placement, exchange, balance, groups.device)
+    stage = Stage(plan, groups, layer_range, layers, client).to(groups.device)
     return PooledModel(stage, layer_range, bank, expert_ids, placement, exchange, balance, layers, dtype)

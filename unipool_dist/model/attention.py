@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from unipool_dist.config.sections import ModelSection
+from unipool_dist.config.plan import ModelPlan
 from unipool_dist.model.blockwise import BLOCKWISE_LIMIT, blockwise_causal_attention
 from unipool_dist.topology.megatron import ColumnParallelLinear, ModelParallelConfig, RowParallelLinear
 
@@ -68,9 +68,8 @@ class Attention(nn.Module):
     slice of rows.
     """
 
-    def __init__(self, model: ModelSection, layers: ModelParallelConfig, tp: ProcessGroup) -> None:
+    def __init__(self, model: ModelPlan, layers: ModelParallelConfig, tp: ProcessGroup) -> None:
         super().__init__()
-        assert model.num_query_groups is not None
         self.head_dim = model.hidden_size // model.num_attention_heads
         self.queries_per_group = model.num_attention_heads // model.num_query_groups
         rows = (model.num_attention_heads + 2 * model.num_query_groups) * self.head_dim

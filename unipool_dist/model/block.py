@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.utils.checkpoint import checkpoint
 
-from unipool_dist.config import Config
+from unipool_dist.config.plan import Plan
 from unipool_dist.model.attention import Attention, RotaryTable
 from unipool_dist.model.normalization import RMSNorm
 from unipool_dist.pool.balance import scores_for_loss
@@ -28,18 +28,18 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, config: Config, layer: int, slot: int, layers: ModelParallelConfig, tp: ProcessGroup, client: PoolClient
+        self, plan: Plan, layer: int, slot: int, layers: ModelParallelConfig, tp: ProcessGroup, client: PoolClient
     ) -> None:
         super().__init__()
-        model = config.model
+        model = plan.model
         self.layer, self.slot = layer, slot
         self.attention_norm = RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
         self.attention = Attention(model, layers, tp)
         self.pool_norm = RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
-        self.router = make_router(config.pool, model.hidden_size)
+        self.router = make_router(plan.pool, model.hidden_size)
         self._client = client
-        self._score_kind = config.pool.balance.scores
-        self._recompute = config.parallel.recompute
+        self._score_kind = plan.pool.balance.scores
+        self._recompute = plan.parallel.recompute
 
     def forward(self, x: Tensor, rotary: RotaryTable) -> tuple[Tensor, Tensor | None]:
         """[s / tp, b, h] to the same, and this layer's share of the auxiliary loss (``None`` where there is none).

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from unipool_dist.config import Config
+from unipool_dist.config.plan import Plan
 
 
 def draw_normal(name: str, shape: tuple[int, ...], std: float, seed: int) -> Tensor:
@@ -22,9 +22,9 @@ def draw_normal(name: str, shape: tuple[int, ...], std: float, seed: int) -> Ten
     return torch.randn(shape, generator=generator) * std
 
 
-def output_std(config: Config) -> float:
+def output_std(plan: Plan) -> float:
     """Standard deviation of projections into the residual stream, of which there are two per layer."""
-    return config.model.init_std / math.sqrt(2 * config.model.num_layers)
+    return plan.model.init_std / math.sqrt(2 * plan.model.num_layers)
 
 
 def shard(full: Tensor, dim: int | None, tp_index: int, tp_size: int) -> Tensor:
@@ -33,7 +33,7 @@ def shard(full: Tensor, dim: int | None, tp_index: int, tp_size: int) -> Tensor:
 
 
 @torch.no_grad()
-def initialize_stage(stage: nn.Module, config: Config, tp_index: int) -> None:
+def initialize_stage(stage: nn.Module, plan: Plan, tp_index: int) -> None:
     """Fill every parameter of ``stage``, whose names are those of the whole model.
 
     A parameter that is split over tensor parallelism carries the attribute ``tp_dim``.
@@ -42,24 +42,23 @@ def initialize_stage(stage: nn.Module, config: Config, tp_index: int) -> None:
         dim = getattr(parameter, "tp_dim", None)
         shape = list(parameter.shape)
         if dim is not None:
-            shape[dim] *= config.parallel.tp
+            shape[dim] *= plan.parallel.tp
         if name.endswith(("norm.weight", "router.scale")):
             parameter.fill_(1.0)
             continue
-        std = config.model.init_std
+        std = plan.model.init_std
         if name.endswith("router.weight"):
-            assert config.pool.router_init_std is not None
-            std = config.pool.router_init_std
+            std = plan.pool.router_init_std
         elif name.endswith("attention.output.weight"):
-            std = output_std(config)
-        full = draw_normal(name, tuple(shape), std, config.train.seed)
-        parameter.copy_(shard(full, dim, tp_index, config.parallel.tp))
+            std = output_std(plan)
+        full = draw_normal(name, tuple(shape), std, plan.train.seed)
+        parameter.copy_(shard(full, dim, tp_index, plan.parallel.tp))
 
 
 @torch.no_grad()
-def initialize_experts(gate_up: Tensor, down: Tensor, expert_ids: tuple[int, ...], config: Config) -> None:
+def initialize_experts(gate_up: Tensor, down: Tensor, expert_ids: tuple[int, ...], plan: Plan) -> None:
     """Fill the weights of the experts with these global ids, in the order of their slots."""
     for slot, expert in enumerate(expert_ids):
         shape_in, shape_out = tuple(gate_up[slot].shape), tuple(down[slot].shape)
-        gate_up[slot] = draw_normal(f"experts.{expert}.gate_up", shape_in, config.model.init_std, config.train.seed)
-        down[slot] = draw_normal(f"experts.{expert}.down", shape_out, output_std(config), config.train.seed)
+        gate_up[slot] = draw_normal(f"experts.{expert}.gate_up", shape_in, plan.model.init_std, plan.train.seed)
+        down[slot] = draw_normal(f"experts.{expert}.down", shape_out, output_std(plan), plan.train.seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unipool_dist.config import Config
+from unipool_dist.config.plan import Plan
 from unipool_dist.model.attention import RotaryTable
 from unipool_dist.model.block import Block
 from unipool_dist.model.initialization import initialize_stage
@@ -31,15 +31,14 @@ class Stage(nn.Module):
 
     def __init__(
         self,
-        config: Config,
+        plan: Plan,
         groups: ParallelGroups,
         layer_range: range,
         layers: ModelParallelConfig,
         client: PoolClient,
     ) -> None:
         super().__init__()
-        model = config.model
-        assert model.vocab_size is not None
+        model = plan.model
         self.client = client
         self.rotary = RotaryTable(
             model.hidden_size // model.num_attention_heads, model.sequence_length, model.rotary_base
@@ -49,16 +48,13 @@ class Stage(nn.Module):
                 model.vocab_size,
                 model.hidden_size,
                 init_method=nn.init.zeros_,
-                reduce_scatter_embeddings=config.parallel.tp > 1,
+                reduce_scatter_embeddings=plan.parallel.tp > 1,
                 config=layers,
                 tp_group=groups.tp,
             )
             self.embedding.weight.tp_dim = 0
         self.layers = nn.ModuleDict(
-            {
-                str(layer): Block(config, layer, slot, layers, groups.tp, client)
-                for slot, layer in enumerate(layer_range)
-            }
+            {str(layer): Block(plan, layer, slot, layers, groups.tp, client) for slot, layer in enumerate(layer_range)}
         )
         if groups.is_last_stage:
             self.final_norm = RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
@@ -72,7 +68,7 @@ class Stage(nn.Module):
                 tp_group=groups.tp,
             )
             self.output.weight.tp_dim = 0
-        initialize_stage(self, config, groups.tp_index)
+        initialize_stage(self, plan, groups.tp_index)
 
     def forward(self, inputs: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Run this stage on one micro-batch.

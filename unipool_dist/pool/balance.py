@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from unipool_dist.config.sections import BalanceSection
+from unipool_dist.layout.pool_map import PoolMap
 
 
 def balance_loss(share_M: Tensor, mean_score_M: Tensor, alpha: float) -> Tensor:
@@ -45,20 +46,18 @@ class Balance:
     def __init__(
         self,
         settings: BalanceSection,
+        pools: PoolMap,
         *,
-        num_layers: int,
-        layers_per_group: int,
-        num_experts: int,
         device: torch.device,
         world: dist.ProcessGroup,
         tp: dist.ProcessGroup,
     ) -> None:
         self.settings = settings
-        self.layers_per_group = layers_per_group
+        self._pools = pools
         self._world, self._tp = world, tp
-        self._step_LM = torch.zeros(num_layers, num_experts, dtype=torch.int64, device=device)
+        self._step_LM = torch.zeros(pools.num_layers, pools.num_experts, dtype=torch.int64, device=device)
         self._latest_LM = torch.zeros_like(self._step_LM)
-        self._share_GM = torch.zeros(num_layers // layers_per_group, num_experts, device=device)
+        self._share_GM = torch.zeros(pools.num_pools, pools.num_experts, device=device)
 
     def record(self, layer: int, counts_M: Tensor) -> None:
         """Add the assignments [M] that this rank's tokens of one micro-batch made in ``layer``."""
@@ -77,9 +76,8 @@ class Balance:
         """
         alpha = self.settings.alpha
         if self.settings.loss == "pool":
-            return balance_loss(
-                self._share_GM[layer // self.layers_per_group], mean_score_M, alpha / self.layers_per_group
-            )
+            share_M = self._share_GM[self._pools.pool_of(layer)]
+            return balance_loss(share_M, mean_score_M, alpha / self._pools.layers_per_pool)
         counts = counts_M.clone()
         dist.all_reduce(counts, group=self._tp)
         return balance_loss(_shares(counts[None])[0], mean_score_M, alpha)
@@ -115,7 +113,7 @@ class Balance:
         self._latest_LM = state["latest"].to(self._latest_LM)
 
     def _pool_shares(self, counts_LM: Tensor) -> Tensor:
-        pools = counts_LM.view(-1, self.layers_per_group, counts_LM.shape[1])
+        pools = counts_LM.view(-1, self._pools.layers_per_pool, counts_LM.shape[1])
         return _shares(pools.sum(dim=1))
 
 

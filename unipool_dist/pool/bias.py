@@ -10,9 +10,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from unipool_dist.layout.pool_map import PoolMap
+
 
 @torch.no_grad()
-def move_biases(bias_of: Mapping[int, Tensor], assignments_LM: Tensor, layers_per_group: int, rate: float) -> None:
+def move_biases(bias_of: Mapping[int, Tensor], assignments_LM: Tensor, pools: PoolMap, rate: float) -> None:
     """Move the bias [M] of every layer, in place, by ``rate * sign(mean load - load)``.
 
     The load is that of the step over all layers of the pool and all ranks, so layers of one pool have equal biases; in
@@ -23,8 +25,7 @@ def move_biases(bias_of: Mapping[int, Tensor], assignments_LM: Tensor, layers_pe
         bias_of: by global number, the biases of layers that this rank has.
         assignments_LM: int64, from :meth:`unipool_dist.pool.balance.Balance.end_step`.
     """
-    num_experts = assignments_LM.shape[1]
     for layer, bias_M in bias_of.items():
-        first = layer // layers_per_group * layers_per_group
-        load_M = assignments_LM[first : first + layers_per_group].sum(dim=0)
-        bias_M += rate * torch.sign(load_M.sum() - num_experts * load_M)
+        layers = pools.layers_of(pools.pool_of(layer))
+        load_M = assignments_LM[layers.start : layers.stop].sum(dim=0)
+        bias_M += rate * torch.sign(load_M.sum() - pools.num_experts * load_M)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unipool_dist.config.sections import PoolSection
+from unipool_dist.layout.pool_map import PoolMap
 from unipool_dist.pool.balance import Balance
 from unipool_dist.pool.dispatch import combine, dispatch, route
 from unipool_dist.pool.exchange import PoolExchange
@@ -25,17 +26,16 @@ class PoolClient:
     def __init__(
         self,
         settings: PoolSection,
+        pools: PoolMap,
         placement: Placement,
         exchange: PoolExchange,
         balance: Balance,
         device: torch.device,
     ) -> None:
-        assert settings.layers_per_group is not None
         self.exchange, self.balance = exchange, balance
         self.training = True
         self.tokens_per_step = 0  # tokens of all ranks and micro-batches; normalises the auxiliary loss
-        self._settings = settings
-        self._layers_per_group: int = settings.layers_per_group
+        self._settings, self._pools = settings, pools
         self._num_positions = len(placement.order)
         self._position = torch.from_numpy(placement.position).to(device)
 
@@ -54,8 +54,8 @@ class PoolClient:
 
         Collectives: the exchange; then those of :meth:`Balance.layer_loss`.
         """
-        first = layer // self._layers_per_group * self._settings.num_experts
-        position_M = self._position[first : first + self._settings.num_experts]
+        experts = self._pools.experts_of(self._pools.pool_of(layer))
+        position_M = self._position[experts.start : experts.stop]
         routing = route(scores_TM, self._settings.top_k, position_M, self._num_positions, bias_M)
         plan = self.exchange.plan(routing.counts_E, slot)
         rows_RD = dispatch(tokens_TD, routing, plan.num_rows)

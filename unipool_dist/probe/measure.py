@@ -27,7 +27,7 @@ from unipool_dist.probe.sharing import Path, layers_using, lift, most_used
 
 def num_evaluations(run: OpenedRun, num_seeds: int) -> int:
     """Return how often :func:`measure` evaluates all sequences."""
-    return 1 + len(_forms(run)) * num_seeds * run.config.model.num_layers
+    return 1 + len(_forms(run)) * num_seeds * run.plan.model.num_layers
 
 
 def measure(run: OpenedRun, batches: Mapping[str, Batch], num_seeds: int, count: Count = uncounted) -> Probe:
@@ -39,10 +39,8 @@ def measure(run: OpenedRun, batches: Mapping[str, Batch], num_seeds: int, count:
     Collectives: for every 256 sequences of a domain those of :meth:`Evaluation.run`; in the first round those of
     :meth:`Recorder.collect` too.
     """
-    model, pool = run.config.model, run.config.pool
-    assert pool.layers_per_group is not None
+    model, pool = run.plan.model, run.plan.pool
     losses, counts_DLE, path = _unperturbed(run, batches, count)
-    num_pools = model.num_layers // pool.layers_per_group
     counts_LE = np.sum(list(counts_DLE.values()), axis=0)
     randomized = {
         form: _randomized(run, batches, candidates, num_seeds, count)
@@ -52,7 +50,7 @@ def measure(run: OpenedRun, batches: Mapping[str, Batch], num_seeds: int, count:
         run=name_of(run.run_dir),
         step=run.step,
         num_layers=model.num_layers,
-        num_pools=num_pools,
+        num_pools=run.plan.pools.num_pools,
         num_experts=pool.num_experts,
         top_k=pool.top_k,
         corpus=run.corpus.content_hash,
@@ -75,7 +73,7 @@ def _unperturbed(
     losses: dict[str, Loss] = {}
     counts: dict[str, Counts] = {}
     paths: list[Path] = []
-    with tapped(run, recorder.on_scores, range(run.config.model.num_layers)):
+    with tapped(run, recorder.on_scores, range(run.plan.model.num_layers)):
         for name, batch in batches.items():
             parts = [batch.rows(start, start + AT_ONCE) for start in range(0, len(batch), AT_ONCE)]
             found = []
@@ -91,7 +89,7 @@ def _unperturbed(
 def _randomized(
     run: OpenedRun, batches: Mapping[str, Batch], candidates: Sequence[Sequence[int]], num_seeds: int, count: Count
 ) -> Randomized:
-    layers = range(run.config.model.num_layers)
+    layers = range(run.plan.model.num_layers)
     found = []
     for seed in range(num_seeds):
         for layer in layers:
@@ -111,12 +109,12 @@ def _randomized(
 
 def _forms(run: OpenedRun) -> list[str]:
     """Return the forms to measure: one, if the pool has no more experts than are drawn from."""
-    return ["pool", "matched"] if run.config.pool.num_experts > MATCHED else ["pool"]
+    return ["pool", "matched"] if run.plan.pool.num_experts > MATCHED else ["pool"]
 
 
 def _candidates(run: OpenedRun, counts_LE: Counts) -> dict[str, list[list[int]]]:
     """Return by form and layer the experts of the layer's pool that may be drawn; at least K."""
-    pool = run.config.pool
+    pool = run.plan.pool
     size, used = pool.num_experts, max(MATCHED, pool.top_k)
     own_LM = counts_LE.reshape(len(counts_LE), -1, size).sum(axis=1)  # a layer has no counts in other pools
     found = {

@@ -41,10 +41,9 @@ class Recorder:
         self._numbers.append(numbers)
 
     def on_scores(self, layer: int, scores_TM: Tensor) -> None:
-        pool = self._run.config.pool
-        assert pool.layers_per_group is not None
+        pool, pools = self._run.plan.pool, self._run.plan.pools
         expert_TK, score_TK = choose(scores_TM, pool.top_k, self._biases.get(layer))
-        expert_TK = torch.where(score_TK > 0, expert_TK + layer // pool.layers_per_group * pool.num_experts, -1)
+        expert_TK = torch.where(score_TK > 0, expert_TK + pools.experts_of(pools.pool_of(layer)).start, -1)
         rows = len(self._numbers[-1])
         self._chosen[layer].append(expert_TK.view(-1, rows, pool.top_k).to(torch.int32))
 
@@ -53,10 +52,9 @@ class Recorder:
 
         Collectives: one all-gather over the pipeline group, then one all-reduce over the world.
         """
-        groups, model, pool = self._run.groups, self._run.config.model, self._run.config.pool
-        assert pool.layers_per_group is not None
+        groups, model = self._run.groups, self._run.plan.model
         expert_LTK = self._gather()
-        experts = pool.num_experts * model.num_layers // pool.layers_per_group
+        experts = self._run.plan.pools.total_experts
         sums = torch.zeros(model.num_layers, experts + 2, dtype=torch.int64)
         if groups.pp_index == 0:
             expert_LTK = expert_LTK[:, self._predicted(part)]
@@ -71,7 +69,7 @@ class Recorder:
 
     def _gather(self) -> Counts:
         """Return the choices [L, T, K] of this rank's tokens, in the order micro-batch, position, row."""
-        groups, model = self._run.groups, self._run.config.model
+        groups, model = self._run.groups, self._run.plan.model
         mine = torch.stack([torch.cat([each.flatten(0, 1) for each in kept]) for kept in self._chosen.values()])
         for kept in self._chosen.values():
             kept.clear()

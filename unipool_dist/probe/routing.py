@@ -47,7 +47,7 @@ class RandomRouting:
     """
 
     def __init__(self, run: OpenedRun, seed: int, candidates: Sequence[int]) -> None:
-        assert len(candidates) >= run.config.pool.top_k
+        assert len(candidates) >= run.plan.pool.top_k
         self._run, self._seed = run, seed
         self._biases = run.model.router_biases()
         self._candidates = torch.tensor(candidates)
@@ -58,7 +58,7 @@ class RandomRouting:
         self._sequences = (domain, numbers)
 
     def on_scores(self, layer: int, scores_TM: Tensor) -> Tensor:
-        groups, top_k = self._run.groups, self._run.config.pool.top_k
+        groups, top_k = self._run.groups, self._run.plan.pool.top_k
         domain, numbers = self._sequences
         part = len(scores_TM) // len(numbers)  # s / tp
         first = part * groups.tp_index

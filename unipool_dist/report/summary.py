@@ -9,8 +9,9 @@ from statistics import median
 from typing import Any
 
 from unipool_dist.base.run_directory import RunDirectory
-from unipool_dist.config import Config
+from unipool_dist.config import Config, resolve_model
 from unipool_dist.config.roles import flat, role_of, settings_of
+from unipool_dist.errors import UnipoolError
 from unipool_dist.report.runs import Run
 from unipool_dist.report.statistics import Estimate, estimate, paired
 from unipool_dist.report.variants import Experiment
@@ -176,16 +177,13 @@ def _left_out(num_records: int) -> int:
 
 def _parameters(runs: Iterable[Run]) -> tuple[int | None, int | None]:
     config = next((run.config for run in runs if run.config is not None), None)
-    if config is None or not _is_resolved(config):
+    try:
+        counts = None if config is None else count_parameters(resolve_model(config))
+    except UnipoolError:  # of a run that did not come to know its vocabulary
+        counts = None
+    if counts is None:
         return None, None
-    counts = count_parameters(config)
     return sum(counts.stored.values()), sum(counts.active.values())
-
-
-def _is_resolved(config: Config) -> bool:
-    model = config.model
-    sizes = (model.vocab_size, model.ffn_hidden_size, model.num_query_groups, config.pool.layers_per_group)
-    return all(size is not None for size in sizes)
 
 
 def _warnings(experiment: Experiment, runs: list[Run]) -> list[str]:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 
 from unipool_dist.base.machine import gpus_here, machine_memory
-from unipool_dist.config import Config
+from unipool_dist.config.plan import Plan
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.segments import index_bytes
 from unipool_dist.errors import ConfigError
@@ -19,8 +19,8 @@ from unipool_dist.sizing.memory import RankKind, rank_kinds
 _WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
 
 
-def check_fits_here(config: Config, corpus: Corpus) -> None:
-    """Check that this machine can hold all processes of ``config``, resolved and with a vocabulary.
+def check_fits_here(plan: Plan, corpus: Corpus) -> None:
+    """Check that this machine can hold all processes of ``plan``.
 
     Where there are GPUs, only the index of the data is checked: their memory is not known here.
 
@@ -28,15 +28,15 @@ def check_fits_here(config: Config, corpus: Corpus) -> None:
         ConfigError: it cannot; says what is too large.
     """
     memory = machine_memory()
-    _check_index(config, corpus, memory)
+    _check_index(plan, corpus, memory)
     if not gpus_here(os.environ):
-        kinds = rank_kinds(config)
+        kinds = rank_kinds(plan)
         num_ranks = sum(kind.num_ranks for kind in kinds)
-        needed = sum(kind.num_ranks * _rank_bytes(config, kind) for kind in kinds)
+        needed = sum(kind.num_ranks * _rank_bytes(plan, kind) for kind in kinds)
         _check_model(f"the {num_ranks} processes" if num_ranks > 1 else "the process", needed, memory, "this machine")
 
 
-def check_rank_fits(config: Config, corpus: Corpus, *, stage: int, device_bytes: int | None) -> None:
+def check_rank_fits(plan: Plan, corpus: Corpus, *, stage: int, device_bytes: int | None) -> None:
     """Check that one rank of pipeline stage ``stage`` can hold its part.
 
     Args:
@@ -45,15 +45,15 @@ def check_rank_fits(config: Config, corpus: Corpus, *, stage: int, device_bytes:
     Raises:
         ConfigError: it cannot.
     """
-    _check_index(config, corpus, machine_memory())
-    needed = _rank_bytes(config, _kind_of(rank_kinds(config), stage))
+    _check_index(plan, corpus, machine_memory())
+    needed = _rank_bytes(plan, _kind_of(rank_kinds(plan), stage))
     where = "this machine" if device_bytes is None else "its GPU"
     _check_model(f"a rank of stage {stage}", needed, device_bytes or machine_memory(), where)
 
 
-def _rank_bytes(config: Config, kind: RankKind) -> int:
-    tokens = config.train.micro_batch_size * config.model.sequence_length // config.parallel.tp
-    return kind.each.total_bytes + tokens * config.model.hidden_size * _WEIGHT_BYTES[config.train.dtype]
+def _rank_bytes(plan: Plan, kind: RankKind) -> int:
+    tokens = plan.train.micro_batch_size * plan.model.sequence_length // plan.parallel.tp
+    return kind.each.total_bytes + tokens * plan.model.hidden_size * _WEIGHT_BYTES[plan.train.dtype]
 
 
 def _kind_of(kinds: Iterable[RankKind], stage: int) -> RankKind:
@@ -69,14 +69,14 @@ def _check_model(who: str, needed: int, memory: int, where: str) -> None:
         )
 
 
-def _check_index(config: Config, corpus: Corpus, memory: int) -> None:
-    train = config.train
+def _check_index(plan: Plan, corpus: Corpus, memory: int) -> None:
+    train = plan.train
     samples = train.steps * train.global_batch_size
-    needed = index_bytes(corpus, config.model.sequence_length, samples)
+    needed = index_bytes(corpus, plan.model.sequence_length, samples)
     if needed > memory:
         raise ConfigError(
             f"train.steps={train.steps:,} of train.global_batch_size={train.global_batch_size:,} sequences from the "
             f"{sum(domain.train_tokens for domain in corpus.domains.values()):,} tokens of data.path="
-            f"{config.data.path} take an index of {needed / 1e9:,.1f} GB, and this machine has {memory / 1e9:,.1f} GB "
+            f"{plan.data.path} take an index of {needed / 1e9:,.1f} GB, and this machine has {memory / 1e9:,.1f} GB "
             f"of memory; lower train.steps, the batch or model.sequence_length"
         )

@@ -12,7 +12,7 @@ from unipool_dist.base.console import say
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.system_errors import explained
 from unipool_dist.checkpoint.saver import SaveReport
-from unipool_dist.config import Config
+from unipool_dist.config.plan import Plan
 from unipool_dist.data import Corpus
 from unipool_dist.errors import UnipoolError
 from unipool_dist.observe import MetricsWriter
@@ -26,15 +26,14 @@ class RunObserver:
     Of a dense model, where nothing is chosen, no expert usage is recorded.
     """
 
-    def __init__(self, config: Config, corpus: Corpus, resume_from_step: int | None = None) -> None:
-        assert config.pool.layers_per_group is not None
-        self._config, self._corpus = config, corpus
-        self._dir = Path(config.run.dir)
-        self._num_pools = config.model.num_layers // config.pool.layers_per_group
-        self._writer = MetricsWriter(self._dir, tensorboard=config.log.tensorboard, resume_from_step=resume_from_step)
+    def __init__(self, plan: Plan, corpus: Corpus, resume_from_step: int | None = None) -> None:
+        self._plan, self._corpus = plan, corpus
+        self._dir = Path(plan.run.dir)
+        self._num_pools = plan.pools.num_pools
+        self._writer = MetricsWriter(self._dir, tensorboard=plan.log.tensorboard, resume_from_step=resume_from_step)
 
     def train(self, record: Mapping[str, float | int], assignments: torch.Tensor) -> None:
-        if self._config.pool.router == "none":
+        if self._plan.pool.router == "none":
             self._writer.train(record)
         else:
             counts = spread_over_pools(assignments.cpu().numpy(), self._num_pools)
@@ -47,7 +46,7 @@ class RunObserver:
             }
             self._writer.train({**record, **numbers})
             self._writer.usage(int(record["step"]), counts, self._num_pools)
-        say(train_line(record, self._config.train.steps, maxima=self._config.log.interval > 1))
+        say(train_line(record, self._plan.train.steps, maxima=self._plan.log.interval > 1))
 
     def validation(self, step: int, losses: Mapping[str, float]) -> None:
         domains = self._corpus.domains
@@ -58,7 +57,7 @@ class RunObserver:
         self._writer.validation(step, losses, bits)
         for name, loss in losses.items():
             entropy = domains[name].unigram_entropy
-            say(validation_line(step, self._config.train.steps, name, loss, bits[name], entropy))
+            say(validation_line(step, self._plan.train.steps, name, loss, bits[name], entropy))
 
     def checkpoint(self, report: SaveReport) -> None:
         if report.error is not None:
@@ -69,7 +68,7 @@ class RunObserver:
         self._writer.checkpoint(
             report.step, {"stall_s": report.stall_s, "write_s": report.write_s, "bytes": report.num_bytes}
         )
-        say(checkpoint_line(report.step, self._config.train.steps, report.num_bytes, report.write_s, report.stall_s))
+        say(checkpoint_line(report.step, self._plan.train.steps, report.num_bytes, report.write_s, report.stall_s))
 
     def close(self) -> None:
         self._writer.close()
@@ -93,5 +92,5 @@ class RunObserver:
             if name in figures:
                 say(f"  {label:<12}  {figures[name]}")
         say(f"  metrics       {RunDirectory(self._dir).metrics}")
-        if self._config.log.tensorboard:
+        if self._plan.log.tensorboard:
             say(f"  TensorBoard   tensorboard --logdir {RunDirectory(self._dir).tensorboard}")

@@ -21,8 +21,8 @@ from unipool_dist.checkpoint.randomness import seed_generators
 from unipool_dist.checkpoint.resume import DamagedError, Found, find_checkpoint, load_checkpoint
 from unipool_dist.checkpoint.saver import Saver, SaveReport
 from unipool_dist.checkpoint.state import TrainingState
-from unipool_dist.config import Config, resolve_config
-from unipool_dist.config.deepspeed import read_deepspeed_config
+from unipool_dist.config import Config, outline
+from unipool_dist.config.plan import Outline, Plan
 from unipool_dist.data import Corpus, extended, training_data, validation_sequences
 from unipool_dist.engine.evaluate import Sequences
 from unipool_dist.engine.progress import Beat
@@ -34,7 +34,7 @@ from unipool_dist.resilience.handover import Handover
 from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.resilience.stop import StopRequest
 from unipool_dist.resilience.watchdog import Watchdog
-from unipool_dist.run.assembly import batch_source, describe, with_vocabulary
+from unipool_dist.run.assembly import batch_source, describe
 from unipool_dist.run.beginning import begin_run_dir, check_run_dir, continue_run_dir
 from unipool_dist.run.fitting import check_rank_fits
 from unipool_dist.run.heartbeat import HeartbeatWriter, read_heartbeat
@@ -45,7 +45,6 @@ from unipool_dist.run.state import RunState
 from unipool_dist.topology.agreement import failing_together, on_rank_0
 from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.groups import ParallelGroups, process_groups
-from unipool_dist.topology.layout import rank_grid
 
 _SLOW_BYTES_PER_S = 50e6
 """What a rank is assumed to write until a save was seen, so that a time limit leaves room for the first one."""
@@ -57,22 +56,18 @@ def train_session(config: Config, environment: Environment, start: Start, signal
     Raises:
         UnipoolError: anything that the user has to deal with.
     """
-    resolved = resolve_config(config, environment.world_size)
-    rank_grid(resolved)
-    read_deepspeed_config(resolved.optimizer.deepspeed)
-    with _watchdog(resolved, environment, signals) as watchdog, process_groups(resolved, environment) as groups:
+    known = outline(config, environment.world_size)
+    with _watchdog(known, environment, signals) as watchdog, process_groups(known, environment) as groups:
         watchdog.watch(groups.by_name(), cpu_counts=groups.device.type == "cpu")
         # The save of an interval may begin just before time is up, and the last one waits for it.
-        deadline = Deadline(resolved.run.time_limit_s, num_saves=2 if resolved.checkpoint.interval else 1)
-        handover = (
-            Handover(Path(resolved.run.dir), environment.job_id, environment.restarts) if groups.rank == 0 else None
-        )
+        deadline = Deadline(known.run.time_limit_s, num_saves=2 if known.checkpoint.interval else 1)
+        handover = Handover(Path(known.run.dir), environment.job_id, environment.restarts) if groups.rank == 0 else None
         stop = StopRequest(signals, deadline, groups.world, groups.device, handover)
         with failing_together("opening the corpus"):
-            corpus = Corpus.open(resolved.data.path, verify="size")
-            resolved = with_vocabulary(resolved, corpus)
-            check_rank_fits(resolved, corpus, stage=groups.pp_index, device_bytes=_device_bytes(groups.device))
-        session = _Session(resolved, groups, corpus, stop, deadline, watchdog.beat, environment)
+            corpus = Corpus.open(known.data.path, verify="size")
+            plan = known.with_vocabulary(corpus.vocab_size)
+            check_rank_fits(plan, corpus, stage=groups.pp_index, device_bytes=_device_bytes(groups.device))
+        session = _Session(plan, groups, corpus, stop, deadline, watchdog.beat, environment)
         reason = session.run(start)
         watchdog.beat("ending", slow=True)
         signals.ignore_from_now()  # before the barrier at the end of the groups, see there
@@ -88,18 +83,14 @@ def _device_bytes(device: torch.device) -> int | None:
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
-def _watchdog(config: Config, environment: Environment, signals: StopSignals) -> Watchdog:
+def _watchdog(plan: Outline, environment: Environment, signals: StopSignals) -> Watchdog:
     return Watchdog(
-        _watchdog_limit_s(config),
-        RunDirectory(config.run.dir).watchdog,
+        plan.run.watchdog_s,
+        RunDirectory(plan.run.dir).watchdog,
         environment.rank,
         environment.world_size,
         on_alarm=signals.mute,
     )
-
-
-def _watchdog_limit_s(config: Config) -> float:
-    return config.run.watchdog_s or 0.75 * config.parallel.timeout_s
 
 
 @dataclass(frozen=True)
@@ -115,7 +106,7 @@ class _Ready:
 class _Session:
     def __init__(
         self,
-        config: Config,
+        plan: Plan,
         groups: ParallelGroups,
         corpus: Corpus,
         stop: StopRequest,
@@ -125,8 +116,8 @@ class _Session:
     ) -> None:
         self._environment = environment
         self._beat = beat
-        self._config, self._groups, self._corpus, self._stop, self._deadline = config, groups, corpus, stop, deadline
-        self._run_dir = Path(config.run.dir)
+        self._plan, self._groups, self._corpus, self._stop, self._deadline = plan, groups, corpus, stop, deadline
+        self._run_dir = Path(plan.run.dir)
         self._directory = CheckpointDirectory(self._run_dir)
         self._lock = RunLock(self._run_dir)
         self._observer: RunObserver | None = None
@@ -159,7 +150,7 @@ class _Session:
 
     def _get_ready(self, start: Start, damaged: Mapping[int, str]) -> _Ready | None:
         """Build everything and load the state it goes on from; ``None`` if the run is finished already."""
-        config, groups = self._config, self._groups
+        plan, groups = self._plan, self._groups
         found = None
         if start.resume:
             self._beat("looking for a checkpoint", slow=True)
@@ -167,31 +158,31 @@ class _Session:
                 self._directory,
                 groups.storage,
                 from_step=start.from_step,
-                verify=config.checkpoint.verify,
+                verify=plan.checkpoint.verify,
                 damaged=damaged,
             )
         data = self._data_identity(found)
         if found is not None:
             self._check(found, data)
-            if found.step >= config.train.steps:
+            if found.step >= plan.train.steps:
                 found.verification.confirm()
                 self._say(f"run.dir={self._run_dir} is finished: its checkpoint is of step {found.step}")
                 return None
         self._beat("building the model", slow=True)
-        model = build_model(config, groups)
+        model = build_model(plan, groups)
         dataset = training_data(
             self._corpus,
             segments=data.segments,
-            sequence_length=config.model.sequence_length,
-            seed=config.train.seed,
-            weights=config.data.weights,
+            sequence_length=plan.model.sequence_length,
+            seed=plan.train.seed,
+            weights=plan.data.weights,
             spare_dir=RunDirectory(self._run_dir).cache,  # seen by all nodes, unlike /tmp
             consumed_samples=found.progress.consumed_samples if found else 0,
         )
-        batches = batch_source(dataset, config, groups)
-        trainer = Trainer(config, groups, model, batches, self._validation_sequences(), self._beat)
+        batches = batch_source(dataset, plan, groups)
+        trainer = Trainer(plan, groups, model, batches, self._validation_sequences(), self._beat)
         state = TrainingState(groups, model, trainer.step.optimizer)
-        seed_generators(config.train.seed)
+        seed_generators(plan.train.seed)
         if found is not None:
             self._beat("loading the checkpoint", slow=True)
             try:
@@ -205,7 +196,7 @@ class _Session:
         """Returns why the run was stopped, or ``None`` if it is finished."""
         self._beat("beginning", slow=True)
         self._begin(ready.found, start)
-        saver = Saver(self._config, self._groups, ready.state, self._directory, ready.data, self._report_save)
+        saver = Saver(self._plan.config, self._groups, ready.state, self._directory, ready.data, self._report_save)
         self._deadline.assume_save(saver.num_bytes / _SLOW_BYTES_PER_S)
         self._step = ready.found.step if ready.found else 0
         reason = self._should_stop()
@@ -241,20 +232,20 @@ class _Session:
                 # would look stuck, and who holds the lock would not be said.
                 restarts = self._environment.restarts
                 handover = Handover(self._run_dir, self._environment.job_id, restarts)
-                wait_s = 0.8 * _watchdog_limit_s(self._config) if restarts else 0.0
+                wait_s = 0.8 * self._plan.run.watchdog_s if restarts else 0.0
                 self._lock.acquire(wait_s=wait_s, on_held=handover.ask)
                 handover.settle()
                 self._directory.clean_up()
-        if self._config.data.verify == "hash":
+        if self._plan.data.verify == "hash":
             self._beat("verifying the corpus", slow=True)
             on_rank_0(
-                f"verifying data.path={self._config.data.path}",
-                lambda: Corpus.open(self._config.data.path, verify="hash"),
+                f"verifying data.path={self._plan.data.path}",
+                lambda: Corpus.open(self._plan.data.path, verify="hash"),
                 self._groups.storage,
             )
 
     def _data_identity(self, found: Found | None) -> DataIdentity:
-        train = self._config.train
+        train = self._plan.train
         segments = found.progress.data.segments if found else ()
         return DataIdentity(
             tokenizer_hash=self._corpus.tokenizer_hash,
@@ -264,7 +255,7 @@ class _Session:
 
     def _check(self, found: Found, data: DataIdentity) -> None:
         """Say what was found and what changes. Raises if the run cannot go on from it."""
-        changes = check_compatible(found.config, found.progress.data, self._config, data)
+        changes = check_compatible(found.config, found.progress.data, self._plan.config, data)
         for step, fault in found.damaged.items():
             self._say(f"warning: the checkpoint of step {step} is damaged and passed over: {fault}", err=True)
         for change in changes:
@@ -272,7 +263,7 @@ class _Session:
 
     def _begin(self, found: Found | None, start: Start) -> None:
         """The run directory becomes this run's. Only now is anything in it changed."""
-        config = self._config
+        plan = self._plan
         with failing_together(f"preparing run.dir={self._run_dir}"):
             if self._groups.rank == 0:
                 entropy = {name: domain.unigram_entropy for name, domain in self._corpus.domains.items()}
@@ -280,24 +271,24 @@ class _Session:
                 if found is None:
                     if start.resume:
                         say(f"no checkpoint in {self._run_dir}: starting at step 1")
-                    begin_run_dir(self._run_dir, config, entropy, same_run=start.resume)
+                    begin_run_dir(self._run_dir, plan.config, entropy, same_run=start.resume)
                 else:
-                    continue_run_dir(self._run_dir, config, entropy)
+                    continue_run_dir(self._run_dir, plan.config, entropy)
                     for step in (step for step in self._directory.steps() if step > found.step):
                         reason = "damaged" if step in found.damaged else "superseded"
                         say(f"moved aside: {self._directory.set_aside(step, reason)}")
-                self._observer = RunObserver(config, self._corpus, resume_from_step=found.step if found else None)
-                say(describe(config, self._groups))
+                self._observer = RunObserver(plan, self._corpus, resume_from_step=found.step if found else None)
+                say(describe(plan, self._groups))
                 step = found.step if found else 0
                 if found is not None:
-                    say(f"resumed after step {step} of {config.train.steps} from {found.folder}")
+                    say(f"resumed after step {step} of {plan.train.steps} from {found.folder}")
                 if before is not None and before.step > step and start.resume:
                     when = "after it" if found is not None else "before there was a checkpoint"
                     say(f"{before.step - step} steps that had been done {when} are lost and repeated")
-                self._heartbeat = HeartbeatWriter(self._run_dir, steps=config.train.steps, resumed_from=step)
+                self._heartbeat = HeartbeatWriter(self._run_dir, steps=plan.train.steps, resumed_from=step)
 
     def _validation_sequences(self) -> dict[str, Sequences]:
-        train, length = self._config.train, self._config.model.sequence_length
+        train, length = self._plan.train, self._plan.model.sequence_length
         return {
             name: validation_sequences(self._corpus, name, sequence_length=length, count=train.eval_sequences)
             for name in (self._corpus.domains if train.eval_sequences else ())

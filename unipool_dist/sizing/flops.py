@@ -19,17 +19,17 @@ Backward computes two products for each of forward, so training is three times t
 
 from __future__ import annotations
 
-from unipool_dist.config import Config
+from unipool_dist.config.plan import Plan
 from unipool_dist.sizing.parameters import count_parameters
 
 BACKWARD_OVER_FORWARD = 2
 
 
-def forward_flops(config: Config) -> dict[str, int]:
+def forward_flops(plan: Plan) -> dict[str, int]:
     """Return the FLOPs of one token's forward pass, mean over the positions of a sequence, by part of the model."""
-    model, active = config.model, count_parameters(config).active
+    model, active = plan.model, count_parameters(plan).active
     # A router's scale, one number for each layer, multiplies no matrix.
-    router_weights = active["routers"] - (model.num_layers if config.pool.router == "norm" else 0)
+    router_weights = active["routers"] - (model.num_layers if plan.pool.router == "norm" else 0)
     return {
         "attention_weights": 2 * active["attention"],
         "attention_scores": 2 * model.num_layers * model.hidden_size * (model.sequence_length + 1),
@@ -39,6 +39,6 @@ def forward_flops(config: Config) -> dict[str, int]:
     }
 
 
-def training_flops(config: Config) -> int:
+def training_flops(plan: Plan) -> int:
     """Return the FLOPs of one token's forward and backward pass."""
-    return (1 + BACKWARD_OVER_FORWARD) * sum(forward_flops(config).values())
+    return (1 + BACKWARD_OVER_FORWARD) * sum(forward_flops(plan).values())

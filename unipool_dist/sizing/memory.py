@@ -10,12 +10,10 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 
-from unipool_dist.config import Config
-from unipool_dist.config.deepspeed import read_deepspeed_config
+from unipool_dist.config.plan import Plan
 from unipool_dist.config.sections import OptimizerSection
+from unipool_dist.layout.rank_grid import RankGrid
 from unipool_dist.sizing.parameters import end_shapes, expert_parameters, layer_shapes, part_of, tp_dim
-from unipool_dist.topology.layout import rank_grid
-from unipool_dist.topology.rank_grid import RankGrid
 
 _WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
 _FP32_BYTES = 4
@@ -52,20 +50,15 @@ class RankKind:
     each: RankMemory
 
 
-def rank_kinds(config: Config) -> list[RankKind]:
-    """The kinds of ranks in the layout of ``config``, by their first stage.
-
-    Raises:
-        UnipoolError: the layout is impossible, or the DeepSpeed file cannot be used.
-    """
-    grid = rank_grid(config)
-    sharded = read_deepspeed_config(config.optimizer.deepspeed).stage == 1
-    experts = _experts(config, grid)
+def rank_kinds(plan: Plan) -> list[RankKind]:
+    """The kinds of ranks in the layout of ``plan``, by their first stage."""
+    grid, sharded = plan.grid, plan.zero.stage == 1
+    experts = _experts(plan)
     of_stages = [
         (len(layers), stage == 0, stage == grid.pp - 1, *experts[stage // grid.stages_per_group])
-        for stage, layers in enumerate(grid.layers_of_stage(config.model.num_layers))
+        for stage, layers in enumerate(grid.layers_of_stage(plan.model.num_layers))
     ]
-    held = {of_stage: _held(config, grid, *of_stage, sharded=sharded) for of_stage in dict.fromkeys(of_stages)}
+    held = {of_stage: _held(plan, grid, *of_stage, sharded=sharded) for of_stage in dict.fromkeys(of_stages)}
     alike: dict[RankMemory, list[int]] = defaultdict(list)
     for stage, of_stage in enumerate(of_stages):
         alike[held[of_stage]].append(stage)
@@ -78,7 +71,7 @@ def num_moments(optimizer: OptimizerSection) -> int:
 
 
 def _held(
-    config: Config,
+    plan: Plan,
     grid: RankGrid,
     num_layers: int,
     is_first: bool,
@@ -89,8 +82,8 @@ def _held(
     sharded: bool,
 ) -> RankMemory:
     """What a rank holds of a stage with ``num_layers``; ``replicas`` ranks hold the same ``num_experts`` experts."""
-    groups = _dense_groups(config, grid, num_layers, is_first=is_first, is_last=is_last)
-    experts = num_experts * expert_parameters(config)
+    groups = _dense_groups(plan, grid, num_layers, is_first=is_first, is_last=is_last)
+    experts = num_experts * expert_parameters(plan)
     dense = sum(groups.values())
     fp32_dense = sum(numel for (is_fp32, _, _), numel in groups.items() if is_fp32)
     states = sum(_partition(numel, grid.dp if sharded else 1) for numel in groups.values())
@@ -98,44 +91,44 @@ def _held(
     return RankMemory(
         dense_parameters=dense,
         expert_parameters=experts,
-        weight_bytes=_FP32_BYTES * fp32_dense + _WEIGHT_BYTES[config.train.dtype] * (dense - fp32_dense + experts),
+        weight_bytes=_FP32_BYTES * fp32_dense + _WEIGHT_BYTES[plan.train.dtype] * (dense - fp32_dense + experts),
         gradient_bytes=_FP32_BYTES * (dense + experts),
         master_bytes=_FP32_BYTES * states,
-        moment_bytes=_FP32_BYTES * states * num_moments(config.optimizer),
+        moment_bytes=_FP32_BYTES * states * num_moments(plan.optimizer),
     )
 
 
 def _dense_groups(
-    config: Config, grid: RankGrid, num_layers: int, *, is_first: bool, is_last: bool
+    plan: Plan, grid: RankGrid, num_layers: int, *, is_first: bool, is_last: bool
 ) -> dict[tuple[bool, bool, bool], int]:
     """Elements that a rank of the stage has of each parameter group but the experts', as the optimizer makes them: by
     type, split over tp or not, decaying or not."""
-    held = [(f"layers.0.{name}", shape, num_layers) for name, shape in layer_shapes(config).items()]
+    held = [(f"layers.0.{name}", shape, num_layers) for name, shape in layer_shapes(plan).items()]
     held += [
         (name, shape, 1)
-        for name, shape in end_shapes(config).items()
+        for name, shape in end_shapes(plan).items()
         if (is_first if name.startswith("embedding.") else is_last)
     ]
     groups: dict[tuple[bool, bool, bool], int] = defaultdict(int)
     for name, shape, count in held:
-        is_fp32 = config.train.dtype == "fp32" or part_of(name) == "routers"
+        is_fp32 = plan.train.dtype == "fp32" or part_of(name) == "routers"
         split = tp_dim(name)
         numel = math.prod(size // grid.tp if dim == split else size for dim, size in enumerate(shape))
         groups[is_fp32, split is not None, len(shape) > 1] += count * numel
     return groups
 
 
-def _experts(config: Config, grid: RankGrid) -> list[tuple[int, int]]:
+def _experts(plan: Plan) -> list[tuple[int, int]]:
     """For every stage group, the experts on each of its ranks, and the ranks that hold the same ones."""
-    assert config.pool.layers_per_group is not None
-    spans = grid.pool_spans(config.model.num_layers, config.pool.layers_per_group)
+    grid = plan.grid
+    spans = grid.pool_spans(plan.pools)
     num_pools = [0] * grid.num_stage_groups
     replicas = [0] * grid.num_stage_groups
     for first, last in spans:
         for group in range(first, last + 1):
             num_pools[group] += 1
             replicas[group] = (last - first + 1) * grid.dp * grid.tp // grid.block_size
-    each = config.pool.num_experts // grid.pool_parallel_size
+    each = plan.pool.num_experts // grid.pool_parallel_size
     return [(count * each, copies) for count, copies in zip(num_pools, replicas, strict=True)]
 
 

@@ -1,7 +1,4 @@
-"""The parameters of a whole model, from its configuration alone: names, shapes, and how many of what kind.
-
-Configurations are resolved and have a vocabulary size.
-"""
+"""The parameters of a whole model, from its plan alone: names, shapes, and how many of what kind."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from unipool_dist.config import Config
+from unipool_dist.config.plan import Plan
 
 Shape = tuple[int, ...]
 Part = Literal["embedding", "attention", "norms", "routers", "experts"]
@@ -34,26 +31,24 @@ class ParameterCounts:
     active: dict[Part, int]
 
 
-def parameter_shapes(config: Config) -> dict[str, Shape]:
+def parameter_shapes(plan: Plan) -> dict[str, Shape]:
     """By name, the shape of every parameter."""
-    model = config.model
-    assert model.ffn_hidden_size is not None
+    model = plan.model
     hidden, ffn = model.hidden_size, model.ffn_hidden_size
     shapes: dict[str, Shape] = {}
-    of_layer = layer_shapes(config)
+    of_layer = layer_shapes(plan)
     for layer in range(model.num_layers):
         shapes |= {f"layers.{layer}.{name}": shape for name, shape in of_layer.items()}
-    ends = end_shapes(config)
+    ends = end_shapes(plan)
     shapes = {"embedding.weight": ends.pop("embedding.weight"), **shapes, **ends}
-    for expert in range(num_experts(config)):
+    for expert in range(plan.pools.total_experts):
         shapes |= {f"experts.{expert}.gate_up": (2 * ffn, hidden), f"experts.{expert}.down": (hidden, ffn)}
     return shapes
 
 
-def layer_shapes(config: Config) -> dict[str, Shape]:
+def layer_shapes(plan: Plan) -> dict[str, Shape]:
     """By name in the layer, the shape of every parameter of one layer but the experts'."""
-    model, pool = config.model, config.pool
-    assert model.num_query_groups is not None
+    model, pool = plan.model, plan.pool
     hidden, head = model.hidden_size, model.hidden_size // model.num_attention_heads
     shapes: dict[str, Shape] = {
         "attention_norm.weight": (hidden,),
@@ -68,41 +63,33 @@ def layer_shapes(config: Config) -> dict[str, Shape]:
     return shapes
 
 
-def end_shapes(config: Config) -> dict[str, Shape]:
+def end_shapes(plan: Plan) -> dict[str, Shape]:
     """By name, the shape of every parameter of the first and the last stage that is of no layer."""
-    vocab, hidden = config.model.vocab_size, config.model.hidden_size
-    assert vocab is not None
+    vocab, hidden = plan.model.vocab_size, plan.model.hidden_size
     return {"embedding.weight": (vocab, hidden), "final_norm.weight": (hidden,), "output.weight": (vocab, hidden)}
 
 
-def num_experts(config: Config) -> int:
-    """Experts of the whole model, in all of its pools."""
-    assert config.pool.layers_per_group is not None
-    return config.pool.num_experts * (config.model.num_layers // config.pool.layers_per_group)
-
-
-def bias_shapes(config: Config) -> dict[str, Shape]:
+def bias_shapes(plan: Plan) -> dict[str, Shape]:
     """By name, the shape of every router's bias: part of the model, not trained, and no parameter."""
-    layers = range(config.model.num_layers if config.pool.balance.bias_rate else 0)
-    return {f"layers.{layer}.router.bias": (config.pool.num_experts,) for layer in layers}
+    layers = range(plan.model.num_layers if plan.pool.balance.bias_rate else 0)
+    return {f"layers.{layer}.router.bias": (plan.pool.num_experts,) for layer in layers}
 
 
-def count_parameters(config: Config) -> ParameterCounts:
+def count_parameters(plan: Plan) -> ParameterCounts:
     """Count the parameters of each part."""
     stored: dict[Part, int] = dict.fromkeys(("embedding", "attention", "norms", "routers", "experts"), 0)
-    for name, shape in end_shapes(config).items():
+    for name, shape in end_shapes(plan).items():
         stored[part_of(name)] += math.prod(shape)
-    for name, shape in layer_shapes(config).items():
-        stored[part_of(f"layers.0.{name}")] += config.model.num_layers * math.prod(shape)
-    stored["experts"] = num_experts(config) * expert_parameters(config)
-    chosen = config.model.num_layers * config.pool.top_k * expert_parameters(config)
+    for name, shape in layer_shapes(plan).items():
+        stored[part_of(f"layers.0.{name}")] += plan.model.num_layers * math.prod(shape)
+    stored["experts"] = plan.pools.total_experts * expert_parameters(plan)
+    chosen = plan.model.num_layers * plan.pool.top_k * expert_parameters(plan)
     return ParameterCounts(stored, {**stored, "experts": chosen})
 
 
-def expert_parameters(config: Config) -> int:
+def expert_parameters(plan: Plan) -> int:
     """Parameters of one expert: gate, up and down."""
-    assert config.model.ffn_hidden_size is not None
-    return 3 * config.model.hidden_size * config.model.ffn_hidden_size
+    return 3 * plan.model.hidden_size * plan.model.ffn_hidden_size
 
 
 def part_of(name: str) -> Part:

@@ -10,11 +10,10 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from unipool_dist.config import Config
+from unipool_dist.config.plan import Outline
+from unipool_dist.layout.rank_grid import RankGrid
 from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.layout import rank_grid
 from unipool_dist.topology.megatron import create_megatron_groups, let_megatron_run_without_cuda, parallel_state
-from unipool_dist.topology.rank_grid import RankGrid
 from unipool_dist.topology.rendezvous import meet
 
 
@@ -63,19 +62,19 @@ class ParallelGroups:
 
 
 @contextmanager
-def process_groups(config: Config, environment: Environment) -> Iterator[ParallelGroups]:
+def process_groups(plan: Outline, environment: Environment) -> Iterator[ParallelGroups]:
     """Join the other processes, make every group, and leave them at the end.
 
     After an exception nothing is cleaned up: leaving a group that has lost a member can take for ever.
 
-    ``config`` is resolved for ``environment.world_size``. The timeout of every group is ``parallel.timeout_s``.
+    ``plan`` is resolved for ``environment.world_size``. The timeout of every group is ``parallel.timeout_s``.
 
     Collectives: creates the world, then Megatron's groups, then the pool groups, then the expert-data groups span by
     span, then the storage group; every rank makes all of them in this order. Then one all-reduce over the pipeline
     group.
     """
     let_megatron_run_without_cuda()
-    timeout = timedelta(seconds=config.parallel.timeout_s)
+    timeout = timedelta(seconds=plan.parallel.timeout_s)
     if environment.device.type == "cuda":
         torch.cuda.set_device(environment.device)
     dist.init_process_group(
@@ -85,16 +84,15 @@ def process_groups(config: Config, environment: Environment) -> Iterator[Paralle
         world_size=environment.world_size,
         timeout=timeout,
     )
-    create_megatron_groups(config)
-    yield _make_groups(config, environment, timeout)
+    create_megatron_groups(plan)
+    yield _make_groups(plan, environment, timeout)
     dist.barrier()
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
 
 
-def _make_groups(config: Config, environment: Environment, timeout: timedelta) -> ParallelGroups:
-    grid, rank = rank_grid(config), environment.rank
-    assert config.pool.layers_per_group is not None
+def _make_groups(plan: Outline, environment: Environment, timeout: timedelta) -> ParallelGroups:
+    grid, rank = plan.grid, environment.rank
 
     def mine(all_ranks: list[tuple[int, ...]]) -> dist.ProcessGroup | None:
         made = [(ranks, dist.new_group(list(ranks), timeout=timeout)) for ranks in all_ranks]
@@ -102,7 +100,7 @@ def _make_groups(config: Config, environment: Environment, timeout: timedelta) -
 
     pool_group = mine(grid.pool_groups())
     assert pool_group is not None
-    spans = grid.pool_spans(config.model.num_layers, config.pool.layers_per_group)
+    spans = grid.pool_spans(plan.pools)
     replicas = [mine(grid.expert_data_groups(span)) for span in sorted(set(spans))]
     expert_data = next(group for group in replicas if group is not None)
     storage = dist.new_group(list(range(grid.world_size)), timeout=timeout, backend="gloo")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from unipool_dist.config import Config
+from unipool_dist.config.plan import Outline
 from unipool_dist.topology.megatron_import import light_import
 
 with light_import():
@@ -43,30 +43,30 @@ def let_megatron_run_without_cuda() -> None:
         torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]
 
 
-def create_megatron_groups(config: Config) -> None:
+def create_megatron_groups(plan: Outline) -> None:
     """Create Megatron's process groups for tensor, data and pipeline parallelism.
 
     Collectives: creates groups over the whole world; every rank must call it.
     """
     parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=config.parallel.tp,
-        pipeline_model_parallel_size=config.parallel.pp,
-        distributed_timeout_minutes=config.parallel.timeout_s / 60,
+        tensor_model_parallel_size=plan.parallel.tp,
+        pipeline_model_parallel_size=plan.parallel.pp,
+        distributed_timeout_minutes=plan.parallel.timeout_s / 60,
         create_gloo_process_groups=False,
     )
 
 
-def layer_config(config: Config, dtype: torch.dtype) -> ModelParallelConfig:
+def layer_config(plan: Outline, dtype: torch.dtype) -> ModelParallelConfig:
     """Return the settings shared by all of Megatron's layers and by its stage-to-stage communication.
 
     Weights are neither allocated on a GPU nor initialised by Megatron: initial values must not depend on the layout
     (:mod:`unipool_dist.model.initialization`).
     """
     result = ModelParallelConfig(
-        tensor_model_parallel_size=config.parallel.tp,
-        pipeline_model_parallel_size=config.parallel.pp,
-        sequence_parallel=config.parallel.tp > 1,
+        tensor_model_parallel_size=plan.parallel.tp,
+        pipeline_model_parallel_size=plan.parallel.pp,
+        sequence_parallel=plan.parallel.tp > 1,
         params_dtype=dtype,
         pipeline_dtype=dtype,
         use_cpu_initialization=True,

@@ -20,8 +20,7 @@ from unipool_dist.checkpoint.offline.export_format import ExportRecord, read_exp
 from unipool_dist.checkpoint.offline.rewrite import rewrite_checkpoint
 from unipool_dist.checkpoint.pieces import Piece, Shape, whole
 from unipool_dist.checkpoint.progress import DataIdentity, Progress, now
-from unipool_dist.config import Config, dump_config, load_written
-from unipool_dist.config.resolve import check_num_experts
+from unipool_dist.config import Config, Plan, dump_config, load_written, resolve_model
 from unipool_dist.errors import CheckpointError, ConfigError
 from unipool_dist.sizing.parameters import bias_shapes, parameter_shapes
 
@@ -49,7 +48,7 @@ def open_export(path: Path, bar: Bar = no_bar) -> Export:
         CheckpointError: it is not an exported model, it is damaged, or a tensor is missing or of another shape or type.
     """
     record = read_export_record(path)
-    config = _read_config(path)
+    config, plan = _read_config(path)
     hashes = {name: FileRecord(file.num_bytes, file.xxh3_128) for name, file in record.files.items()}
     with bar("verifying", sum(file.num_bytes for file in hashes.values())) as count:
         faults = content_faults(path, hashes, count)
@@ -57,7 +56,7 @@ def open_export(path: Path, bar: Bar = no_bar) -> Export:
         raise CheckpointError(f"the exported model is damaged: {join_faults(faults)}; export or copy it again")
     files = _open_files([path / name for name in record.files])
     _check_size(config, path, sum(file.num_bytes for file in hashes.values()))
-    shapes = parameter_shapes(config) | bias_shapes(config)
+    shapes = parameter_shapes(plan) | bias_shapes(plan)
     faults = _tensor_faults(files, shapes)
     if faults:
         listed = "\n  ".join(faults[:10]) + (f"\n  and {len(faults) - 10} more" if len(faults) > 10 else "")
@@ -121,17 +120,16 @@ def check_is_no_run(run_dir: Path) -> None:
         raise CheckpointError(f"{run_dir} holds a run already; choose another directory or delete it")
 
 
-def _read_config(folder: Path) -> Config:
+def _read_config(folder: Path) -> tuple[Config, Plan]:
     path = folder / CONFIG_FILE
     try:
         config = load_written(regular_inside(folder, CONFIG_FILE))
         model, pool = config.model, config.pool
         if None in (model.vocab_size, model.ffn_hidden_size, model.num_query_groups, pool.layers_per_group):
             raise CheckpointError(f"{path} leaves sizes of the model open, as no exported one does; export again")
-        check_num_experts(config)
+        return config, resolve_model(config)
     except (ConfigError, OutsideError) as error:
         raise CheckpointError(f"{path} cannot be used: {error}; export again") from None
-    return config
 
 
 def _check_size(config: Config, path: Path, num_bytes: int) -> None:

@@ -1,59 +1,53 @@
-"""What a configuration means for a given number of processes: fills every `null` and `auto`, refuses what cannot be.
+"""What cannot be: sizes that contradict each other or the number of processes, each refused with a way out.
 
-Pure arithmetic; runs before any process group is made, on every rank alike.
+Every error names fields with their values and one change that helps.
 """
 
 from __future__ import annotations
 
-from unipool_dist.config.sections import MAX_PROCESSES, Config, PoolSection
+from unipool_dist.config.plan import ModelSizes, ParallelPlan, PoolPlan
+from unipool_dist.config.sections import OptimizerSection, PoolSection, TrainSection
 from unipool_dist.errors import ConfigError, TopologyError
+from unipool_dist.layout.pool_map import PoolMap
+from unipool_dist.layout.rank_grid import RankGrid, Span
 
 MAX_EXPERTS = 100_000
 """In all pools together; each is a tensor or two of its own in checkpoints and exports."""
 
 
-def resolve_config(config: Config, world_size: int) -> Config:
-    """Return ``config`` with every size filled in for ``world_size`` processes.
-
-    ``model.vocab_size`` stays ``None`` if it is to come from the tokenizer.
+def check_outline(
+    model: ModelSizes, pool: PoolPlan, parallel: ParallelPlan, train: TrainSection, optimizer: OptimizerSection
+) -> None:
+    """Check that sizes, layout, batch and schedule fit each other.
 
     Raises:
-        ConfigError: sizes of the model, pool or batch contradict each other.
-        TopologyError: the layout is impossible for ``world_size`` or for the sizes.
+        ConfigError, TopologyError: naming the fields.
     """
-    if world_size > MAX_PROCESSES:
-        raise TopologyError(f"{world_size:,} processes are more than {MAX_PROCESSES:,}; lower parallel.pp, tp or dp")
-    is_dense = config.pool.router == "none"
-    if is_dense:
-        _check_dense(config.pool)
-    model = config.model
-    model = model.model_copy(
-        update={
-            "ffn_hidden_size": model.ffn_hidden_size or 4 * model.hidden_size,
-            "num_query_groups": model.num_query_groups or model.num_attention_heads,
-        }
-    )
-    dp = _data_parallel_size(config, world_size)
-    parallel = config.parallel.model_copy(update={"dp": dp})
-    pool = config.pool
-    pool = pool.model_copy(
-        update={
-            "layers_per_group": pool.layers_per_group or (1 if is_dense else model.num_layers),
-            "stages_per_group": pool.stages_per_group or (1 if is_dense else parallel.pp),
-            "router_init_std": pool.router_init_std or model.init_std,
-        }
-    )
-    if pool.parallel_size is None:
-        pool = pool.model_copy(update={"parallel_size": _largest_parallel_size(pool, parallel.pp, dp * parallel.tp)})
-    resolved = config.model_copy(update={"model": model, "pool": pool, "parallel": parallel})
-    _check_model(resolved)
-    _check_pool(resolved)
-    _check_batch(resolved, dp)
-    _check_optimizer(resolved)
-    return resolved
+    _check_model(model, parallel)
+    _check_pool(model, pool, parallel)
+    _check_batch(train, parallel.dp)
+    _check_optimizer(optimizer, train.steps)
 
 
-def _check_dense(pool: PoolSection) -> None:
+def check_pools(grid: RankGrid, pools: PoolMap) -> None:
+    """Check that the pools held by one stage group are shared with the same other stage groups.
+
+    Raises:
+        TopologyError: they are not, so that its experts would have different replicas.
+    """
+    spans = grid.pool_spans(pools)
+    span_of: dict[int, Span] = {}
+    for span in dict.fromkeys(spans):
+        if any(span_of.setdefault(stage_group, span) != span for stage_group in range(span[0], span[1] + 1)):
+            raise TopologyError(
+                f"with pool.stages_per_group={grid.stages_per_group} and parallel.pp={grid.pp}, pools of "
+                f"pool.layers_per_group={pools.layers_per_pool} layers begin or end inside a stage group and reach "
+                f"into the next; set pool.stages_per_group={grid.pp}, or choose layers_per_group so that pools and "
+                f"stage groups align"
+            )
+
+
+def check_dense(pool: PoolSection) -> None:
     """Without a router a layer's FFN is its only expert, and every rank that runs the layer holds it."""
     needed = {
         "num_experts": pool.num_experts == 1,
@@ -74,41 +68,8 @@ def _check_dense(pool: PoolSection) -> None:
         )
 
 
-def _data_parallel_size(config: Config, world_size: int) -> int:
-    pp, tp, dp = config.parallel.pp, config.parallel.tp, config.parallel.dp
-    if dp == "auto":
-        if world_size % (pp * tp):
-            raise TopologyError(
-                f"{world_size} processes cannot be split over parallel.pp={pp} x parallel.tp={tp}; "
-                f"start a multiple of {pp * tp} processes or lower pp or tp"
-            )
-        return world_size // (pp * tp)
-    if pp * tp * dp != world_size:
-        raise TopologyError(
-            f"parallel.pp={pp} x parallel.tp={tp} x parallel.dp={dp} needs {pp * tp * dp} processes but {world_size} "
-            f"were started; start {pp * tp * dp} processes or set parallel.dp=auto"
-        )
-    return dp
-
-
-def _largest_parallel_size(pool: PoolSection, pp: int, ranks_per_stage: int) -> int:
-    n = pool.stages_per_group
-    assert n is not None
-    sizes = [n * block for block in range(1, ranks_per_stage + 1) if ranks_per_stage % block == 0]
-    legal = [q for q in sizes if pool.num_experts % q == 0]
-    if not legal:
-        raise TopologyError(
-            f"pool.num_experts={pool.num_experts} cannot be split over pool.stages_per_group={n} pipeline stages; "
-            f"choose a number of experts that {n} divides or a pool.stages_per_group that divides both it and "
-            f"parallel.pp={pp}"
-        )
-    return max(legal)
-
-
-def _check_model(config: Config) -> None:
-    model, parallel = config.model, config.parallel
+def _check_model(model: ModelSizes, parallel: ParallelPlan) -> None:
     heads, groups, tp = model.num_attention_heads, model.num_query_groups, parallel.tp
-    assert groups is not None
     if model.hidden_size % heads:
         raise ConfigError(
             f"model.hidden_size={model.hidden_size} is not divisible by model.num_attention_heads={heads}; "
@@ -150,12 +111,9 @@ def _check_model(config: Config) -> None:
         )
 
 
-def _check_pool(config: Config) -> None:
-    pool, pp = config.pool, config.parallel.pp
-    assert isinstance(config.parallel.dp, int)
-    per_stage = config.parallel.dp * config.parallel.tp
+def _check_pool(model: ModelSizes, pool: PoolPlan, parallel: ParallelPlan) -> None:
+    pp, per_stage = parallel.pp, parallel.dp * parallel.tp
     q, n, group = pool.parallel_size, pool.stages_per_group, pool.layers_per_group
-    assert q is not None and n is not None and group is not None
     if pool.top_k > pool.num_experts:
         raise ConfigError(f"pool.top_k={pool.top_k} is more than pool.num_experts={pool.num_experts}; lower top_k")
     if pool.router == "norm" and pool.num_experts < 2:
@@ -163,12 +121,17 @@ def _check_pool(config: Config) -> None:
             f"pool.num_experts={pool.num_experts}: NormRouter needs at least 2 experts; raise it, or set "
             f"pool.router=none for a dense model"
         )
-    if config.model.num_layers % group:
+    if model.num_layers % group:
         raise ConfigError(
-            f"model.num_layers={config.model.num_layers} is not divisible by pool.layers_per_group={group}; "
-            f"choose a divisor of {config.model.num_layers}"
+            f"model.num_layers={model.num_layers} is not divisible by pool.layers_per_group={group}; "
+            f"choose a divisor of {model.num_layers}"
         )
-    check_num_experts(config)
+    pools = model.num_layers // group
+    if pools * pool.num_experts > MAX_EXPERTS:
+        raise ConfigError(
+            f"pool.num_experts={pool.num_experts} in each of {pools:,} pools are more than {MAX_EXPERTS:,} experts; "
+            f"lower it, or raise pool.layers_per_group"
+        )
     if pp % n:
         raise TopologyError(f"parallel.pp={pp} is not divisible by pool.stages_per_group={n}; choose a divisor of {pp}")
     if q % n or per_stage % (q // n):
@@ -184,23 +147,7 @@ def _check_pool(config: Config) -> None:
         )
 
 
-def check_num_experts(config: Config) -> None:
-    """Check that the pools of a resolved configuration have together as many experts as can be dealt with.
-
-    Raises:
-        ConfigError: they have more.
-    """
-    assert config.pool.layers_per_group is not None
-    pools = config.model.num_layers // config.pool.layers_per_group
-    if pools * config.pool.num_experts > MAX_EXPERTS:
-        raise ConfigError(
-            f"pool.num_experts={config.pool.num_experts} in each of {pools:,} pools are more than {MAX_EXPERTS:,} "
-            f"experts; lower it, or raise pool.layers_per_group"
-        )
-
-
-def _check_batch(config: Config, dp: int) -> None:
-    train = config.train
+def _check_batch(train: TrainSection, dp: int) -> None:
     if train.global_batch_size % (train.micro_batch_size * dp):
         raise ConfigError(
             f"train.global_batch_size={train.global_batch_size} is not a multiple of train.micro_batch_size="
@@ -209,8 +156,7 @@ def _check_batch(config: Config, dp: int) -> None:
         )
 
 
-def _check_optimizer(config: Config) -> None:
-    optimizer, steps = config.optimizer, config.train.steps
+def _check_optimizer(optimizer: OptimizerSection, steps: int) -> None:
     if optimizer.min_lr > optimizer.lr:
         raise ConfigError(f"optimizer.min_lr={optimizer.min_lr} is above optimizer.lr={optimizer.lr}; lower min_lr")
     if optimizer.warmup_steps >= steps and optimizer.decay != "constant":

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unipool_dist.config import load_config, resolve_config
+from unipool_dist.config import load_config, outline
 from unipool_dist.errors import TopologyError
-from unipool_dist.topology.layout import rank_grid
-from unipool_dist.topology.rank_grid import RankGrid
+from unipool_dist.layout.pool_map import PoolMap
+from unipool_dist.layout.rank_grid import RankGrid
 
 
 def test_by_eye() -> None:
@@ -67,13 +67,12 @@ def test_layers_are_cut_into_even_runs(grid: RankGrid, extra: int) -> None:
 
 def test_pool_spans() -> None:
     grid = RankGrid(pp=4, dp=1, tp=1, pool_parallel_size=1, stages_per_group=1)
-    assert grid.pool_spans(8, 8) == [(0, 3)]
-    assert grid.pool_spans(8, 4) == [(0, 1), (2, 3)]
-    assert grid.pool_spans(8, 2) == [(0, 0), (1, 1), (2, 2), (3, 3)]
+    assert grid.pool_spans(PoolMap(8, 8, 1)) == [(0, 3)]
+    assert grid.pool_spans(PoolMap(8, 4, 1)) == [(0, 1), (2, 3)]
+    assert grid.pool_spans(PoolMap(8, 2, 1)) == [(0, 0), (1, 1), (2, 2), (3, 3)]
 
 
 def test_pools_that_straddle_stage_groups_are_refused() -> None:
     overrides = ["model.num_layers=6", "pool.layers_per_group=2", "pool.stages_per_group=1", "parallel.pp=2"]
-    config = resolve_config(load_config(None, overrides), 2)
     with pytest.raises(TopologyError, match=r"pool\.layers_per_group=2 .* set pool\.stages_per_group=2"):
-        rank_grid(config)
+        outline(load_config(None, overrides), 2)

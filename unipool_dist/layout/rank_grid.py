@@ -16,6 +16,8 @@ from functools import cached_property
 
 import numpy as np
 
+from unipool_dist.layout.pool_map import PoolMap
+
 Ranks = tuple[int, ...]
 Span = tuple[int, int]
 """First and last stage group, inclusive, in which a pool is used."""
@@ -26,7 +28,7 @@ class RankGrid:
     """The layout of ``pp * dp * tp`` ranks and of the pool groups over them.
 
     The caller has checked that ``pp % n == 0``, ``q % n == 0`` and ``(dp * tp) % (q / n) == 0``
-    (:mod:`unipool_dist.config.resolve` does).
+    (:mod:`unipool_dist.config.checks` does).
     """
 
     pp: int
@@ -91,13 +93,14 @@ class RankGrid:
         starts = np.cumsum([0, *sizes])
         return [range(int(starts[s]), int(starts[s]) + sizes[s]) for s in range(self.pp)]
 
-    def pool_spans(self, num_layers: int, layers_per_group: int) -> list[Span]:
+    def pool_spans(self, pools: PoolMap) -> list[Span]:
         """Return for every pool the stage groups that use it, and so hold a copy of it."""
-        stage_of_layer = [s for s, layers in enumerate(self.layers_of_stage(num_layers)) for _ in layers]
+        stage_of_layer = [s for s, layers in enumerate(self.layers_of_stage(pools.num_layers)) for _ in layers]
         spans = []
-        for first in range(0, num_layers, layers_per_group):
-            stages = stage_of_layer[first : first + layers_per_group]
-            spans.append((min(stages) // self.stages_per_group, max(stages) // self.stages_per_group))
+        for pool in range(pools.num_pools):
+            layers = pools.layers_of(pool)
+            first, last = stage_of_layer[layers[0]], stage_of_layer[layers[-1]]
+            spans.append((first // self.stages_per_group, last // self.stages_per_group))
         return spans
 
     def expert_data_groups(self, span: Span) -> list[Ranks]:

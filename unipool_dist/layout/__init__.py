@@ -1,0 +1,1 @@
+"""Who is where: ranks, pools and experts, by arithmetic alone."""
