@@ -89,7 +89,12 @@ class BalanceSection(Section):
     loss: Run[Literal["pool", "layer", "none"]] = Field(
         "pool", description="pool: all layers of a pool counted together; layer: every layer for itself"
     )
-    alpha: Run[NonNegative] = Field(1e-2, description="weight of the auxiliary loss")
+    alpha: Run[NonNegative] = Field(
+        1e-2,
+        description="weight of the auxiliary loss. pool: of the mean over the layers of a pool; layer: of each layer's "
+        "own loss, which are added up, so that one alpha is as many times as strong as there are layers. Both are the "
+        "paper's, with 1e-2 for either at 182M",
+    )
     window: Run[Literal["step", "microbatch"]] = Field(
         "step", description="the preceding step or micro-batch, whose assignments the pool loss uses"
     )

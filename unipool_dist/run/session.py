@@ -22,6 +22,7 @@ from unipool_dist.checkpoint.resume import DamagedError, Found, find_checkpoint,
 from unipool_dist.checkpoint.saver import Saver, SaveReport
 from unipool_dist.checkpoint.state import TrainingState
 from unipool_dist.config import Config, outline
+from unipool_dist.config.effects import settings_without_effect
 from unipool_dist.config.plan import Outline, Plan
 from unipool_dist.data import Corpus, extended, training_data, validation_sequences
 from unipool_dist.engine.evaluate import Sequences
@@ -67,6 +68,8 @@ def train_session(config: Config, environment: Environment, start: Start, signal
             corpus = Corpus.open(known.data.path, verify="size")
             plan = known.with_vocabulary(corpus.vocab_size)
             check_rank_fits(plan, corpus, stage=groups.pp_index, device_bytes=_device_bytes(groups.device))
+        for setting in settings_without_effect(config) if groups.rank == 0 else ():
+            say(f"warning: {setting}", err=True)
         session = _Session(plan, groups, corpus, stop, deadline, watchdog.beat, environment)
         reason = session.run(start)
         watchdog.beat("ending", slow=True)
