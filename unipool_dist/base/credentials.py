@@ -20,7 +20,7 @@ _ISSUED = re.compile(
     r"\b(hf_|gh[pousr]_|github_pat_|glpat-|sk-|pk-|xox[abprs]-|AKIA|ASIA|AIza|ya29\.|npm_|pypi-|dckr_pat_|eyJ)[\w.=-]{8,}"
     r"|-----BEGIN "
 )
-"""How the best known services begin theirs."""
+"""Beginnings of tokens issued by well-known services."""
 _LONG = re.compile(r"[\w+/=.~-]{24,}")
 _DEVICE = re.compile(r"(GPU|MIG)-[0-9a-f-]+(/\d+/\d+)?", re.IGNORECASE)
 

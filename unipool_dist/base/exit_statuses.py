@@ -7,7 +7,7 @@ import signal
 RESUME = 75
 """Start the run again to continue: the state is saved, or the watchdog has ended a run that was stuck.
 
-EX_TEMPFAIL of sysexits.h, which nothing else here ends with.
+This is EX_TEMPFAIL of sysexits.h; nothing else here ends with it.
 """
 
 

@@ -10,7 +10,7 @@ from unipool_dist.base.printable import printable
 
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 3500
-"""Linux takes 4095; what is written below a directory has names of its own."""
+"""Linux allows 4095; files below a directory add their own names."""
 
 
 class OutsideError(ValueError):

@@ -71,7 +71,7 @@ class RunDirectory(_HasPath):
     probe_record = Entry("probe/probe.json")
 
     job = Entry("job")
-    """What a submitted run was frozen into."""
+    """Everything that a submitted run was frozen into."""
     job_record = Entry("job/job.json")
     job_config = Entry("job/config.yaml")
     deepspeed = Entry("job/deepspeed.json")
@@ -102,9 +102,9 @@ class WatchdogFolder(_HasPath):
     """A folder in ``RUN/watchdog``: what the watchdog found when it ended a start of the run."""
 
     summary = Entry("summary.txt")
-    """What was also printed."""
+    """The lines that were also printed."""
     board = Entry("board")
-    """Through which the watchdogs of one host talk if their store is lost."""
+    """Messages between the watchdogs of one host if their store is lost."""
 
     def stacks(self, rank: int | str) -> Path:
         """Return where the stacks of ``rank`` are written; ``*`` for a pattern."""

@@ -44,7 +44,7 @@ _IN_OTHER_WORDS = {
     errno.ENOMEM: ("cannot allocate memory", "can't allocate memory"),
     errno.EAGAIN: ("can't start new thread", "thread constructor failed", "resource temporarily unavailable"),
 }
-"""What libraries written in C++ make of an error of the system: a text without a number."""
+"""Texts, without a number, that libraries in C++ make of an error of the system."""
 
 
 def explained(error: OSError | RuntimeError | MemoryError | ImportError) -> str | None:

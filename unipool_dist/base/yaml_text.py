@@ -87,7 +87,7 @@ class _Composer(yaml.SafeLoader):
         super().__init__(text)
         self._depth = self._composed = 0
         self._measured: dict[int, tuple[int, int]] = {}
-        """By node, how many nodes and levels it is with its aliases expanded. The nodes are alive, in the document."""
+        """Nodes and levels of each node with its aliases expanded. The nodes are alive, in the document."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()

@@ -19,7 +19,7 @@ from unipool_dist.errors import CheckpointError
 MANIFEST_FILE = "manifest.json"
 STATE_FILE, CONFIG_FILE, INDEX_FILE = "state.json", RunDirectory.config.name, ".metadata"
 SMALL_FILES = (STATE_FILE, CONFIG_FILE, INDEX_FILE)
-"""What is read of every checkpoint before its tensors; verified even if only sizes are asked for."""
+"""Files read of every checkpoint before its tensors; verified even if only sizes are asked for."""
 _CHUNK_BYTES = 8 << 20
 
 

@@ -55,7 +55,7 @@ class Progress(_Record):
     random: RandomState | None
     versions: dict[str, str]
     layout: dict[str, int]
-    """Of the run that wrote it, for people; loading does not need it."""
+    """Layout of the run that wrote it, for people; loading does not need it."""
     written_at: str
 
     def dump(self) -> str:

@@ -108,7 +108,7 @@ class Found:
     config: Config
     """Resolved configuration of the run that wrote it."""
     files: Mapping[str, FileRecord]
-    """Of the manifest: all that may be opened."""
+    """Files of the manifest: only these may be opened."""
     verification: Verification
     damaged: Mapping[int, str] = field(default_factory=dict)
     """Newer checkpoints that were passed over, with what is wrong with them."""

@@ -33,15 +33,15 @@ class SaveReport:
 
     step: int
     stall_s: float
-    """How long training stood still for it: to begin it, and for the copy if the next update had to wait for that."""
+    """How long training waited: to begin the save, and for the copy if the next update had to wait for that."""
     write_s: float = 0.0
     """From the copy to the commit, in parallel with training unless the save was synchronous."""
     num_bytes: int = 0
-    """On disk, all ranks."""
+    """Bytes on disk, of all ranks."""
     error: Exception | None = None
     """Why there is no checkpoint; if it is a :class:`UnipoolError`, there is none on any rank."""
     warning: str | None = None
-    """What went wrong in addition."""
+    """A problem that did not prevent the checkpoint."""
 
 
 class Saver:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from unipool_dist.checkpoint.pieces import Piece
 
 TOLERANCE = 0.02
-"""Nothing is sent as long as no rank's bytes differ from the mean by more than this share of it."""
+"""Nothing is sent while no rank's bytes differ from the mean by more than this share of it."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ COMMANDS = {
 }
 """The module that each command is in, and the beginning of its help."""
 _NOBODY_READS = (errno.EPIPE, errno.EIO, errno.EBADF)
-"""A reader that has seen enough, a terminal that was closed, an output that was never open: no fault."""
+"""A reader that has seen enough, a closed terminal, an output that was never open: not an error."""
 _TAKE_SIGNALS = ("train", "torchrun", "doctor")  # themselves, once they can
 
 

@@ -27,13 +27,13 @@ class Finite(click.FloatRange):
 
 
 COUNT = click.IntRange(min=1, max=1_000_000)
-"""Of what is done one after the other."""
+"""Number of things done one after the other."""
 STEP = click.IntRange(min=0, max=10**12)
 SEED = click.IntRange(min=0, max=2**63 - 1)
 PROCESSES = click.IntRange(min=1, max=100_000)
-"""Of a whole run, or files, or runs."""
+"""Number of processes of a whole run, or of files, or of runs."""
 PROCESSES_HERE = click.IntRange(min=1, max=4096)
-"""To start on this machine."""
+"""Number of processes to start on this machine."""
 BYTES = click.IntRange(max=2**63 - 1)
 VOCABULARY = click.IntRange(max=1_000_000)
 PER_NODE = click.IntRange(min=1, max=1024)

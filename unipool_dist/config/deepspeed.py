@@ -19,7 +19,7 @@ class ZeroSettings(BaseModel):
 
     stage: Literal[0, 1, 2, 3] = 0
     reduce_bucket_size: int = Field(500_000_000, gt=0)
-    """Elements."""
+    """In elements."""
     reduce_scatter: bool = True
 
 

@@ -16,7 +16,7 @@ from unipool_dist.config.sections import Config
 
 _MAX_FAULTS = 19
 _CLOSE = 0.75
-"""Similarity from which a name is taken for a slip of the pen: ``num_layer`` is one of ``num_layers``, and
+"""Similarity from which a name counts as a typing error: ``num_layer`` is one of ``num_layers``, and
 ``learning_rate`` none of ``min_lr``."""
 _SYNONYMS = {
     "learning_rate": "optimizer.lr",

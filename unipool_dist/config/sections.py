@@ -27,7 +27,7 @@ Processes = Annotated[int, Field(ge=1, le=MAX_PROCESSES)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 CountOrNone = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-"""What numpy, which shuffles the data, takes; a run that is made longer counts on from it, after the last from 0."""
+"""A seed that numpy, which shuffles the data, accepts; a longer run counts up from it, after the last from 0."""
 NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]

@@ -21,7 +21,7 @@ from unipool_dist.config.sections import Config
 from unipool_dist.errors import ConfigError
 
 _SECTIONS = {"model", "pool", "parallel", "data", "optimizer", "train", "log", "run"}
-"""Of every version so far."""
+"""Sections of every version so far."""
 ADDED: Mapping[str, Any] = MappingProxyType(
     {"pool.balance.bias_rate": 0.0, "optimizer.router_lr_scale": 1.0, "run.watchdog_s": None}
 )

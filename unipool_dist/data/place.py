@@ -35,7 +35,7 @@ DOWNLOADS = "downloads"
 SPOOL = "spool"
 _INSIDE = ".partial"
 _BESIDE = r"\.partial|\.\.partial\.[0-9a-f]{12}|lost\+found"
-"""In a volume: the draft, one that was about to be made when its process was killed, and what file systems have."""
+"""Other entries in a volume: the draft, one being made when its process was killed, and those of file systems."""
 
 _FILES = {
     **{name.replace(".", r"\."): any_file for names in TOKENIZER_FILES.values() for name in names},
@@ -51,7 +51,7 @@ CORPUS = Folder(
     },
     sign=r"manifest\.json",
 )
-"""Downloads are moved on to the next corpus."""
+"""The files of a corpus; its downloads are moved to the next one."""
 _DRAFT = draft_kind(
     {**_FILES, r"manifest\.json(\.tmp)?": any_file, SPOOL: Folder({r".+\.arrow": any_file}), DOWNLOADS: Kept()}
 )

@@ -19,7 +19,7 @@ from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.sampling import TrainingDataset, training_dataset
 
 NUM_SEEDS = 2**32
-"""Megatron-core shuffles with a RandomState of numpy, which takes no others."""
+"""Number of seeds: Megatron-core shuffles with a RandomState of numpy, which takes no others."""
 
 
 def extended(segments: tuple[int, ...], total: int) -> tuple[int, ...]:

@@ -31,16 +31,16 @@ class Settings:
 
     run_dir: Path
     plan: Outline | None = None
-    """Resolved; ``None``: one group of all ranks is examined."""
+    """Resolved; ``None``: examine one group of all ranks."""
     config_error: str = ""
     """Why a configuration that was given cannot be used."""
     need: CheckpointNeed | None = None
     timeout_s: float = 60.0
-    """Of the rendezvous and of every collective."""
+    """Timeout of the rendezvous and of every collective."""
     time_limit_s: float = 120.0
-    """After which no probe is begun."""
+    """No probe is begun after this time."""
     disk_bytes: int = 64_000_000
-    """That each node writes."""
+    """Bytes that each node writes."""
 
 
 def probes(

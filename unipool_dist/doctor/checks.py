@@ -16,16 +16,16 @@ class Check:
     name: str
     status: Status
     measured: str
-    """For people."""
+    """The measurement in words."""
     expected: str
-    """For people, too."""
+    """What is expected, in words."""
     advice: str = ""
     """What to do; there is some unless the status is ok."""
     value: float | None = None
     """The one figure that summarizes the check, if there is one."""
     unit: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
-    """Everything that was measured, for machines; names carry units."""
+    """All measurements, for programs; names carry units."""
     slow_nodes: tuple[str, ...] = ()
     slow_ranks: tuple[int, ...] = ()
 

@@ -27,9 +27,9 @@ class Products:
     """The matrix products of one rank."""
 
     seconds: float
-    """Of one product: the median over windows of the mean in each."""
+    """Time of one product: the median over windows of the mean in each."""
     flops: float
-    """Of one product."""
+    """Operations of one product."""
     core_share: float
     """CPU time of this process by wall-clock time; less than 1 if it had to wait for a core."""
 

@@ -20,11 +20,11 @@ class CheckpointNeed:
 
     bytes_each: int
     num_kept: int
-    """The most that there are at a time, one that is being written included."""
+    """The largest number of checkpoints at a time, including one that is being written."""
     num_there: int = 0
-    """In the run directory already."""
+    """Number already in the run directory."""
     note: str = ""
-    """What is not counted, to be put behind the figure."""
+    """What is not counted, to be appended to the figure."""
 
 
 def judge_space(path: Path, free: int, total: int, need: CheckpointNeed | None) -> Check:

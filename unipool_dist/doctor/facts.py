@@ -38,7 +38,7 @@ class Route:
     address: str
     interface: str
     mbit_per_s: int
-    """Of the interface; 0: not known."""
+    """Speed of the interface; 0: not known."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,16 @@ class Facts:
     unused_gpu: bool
     """The machine has an NVIDIA GPU, but torch sees none."""
     cores: list[int]
-    """Those that this process may run on."""
+    """Cores that this process may run on."""
     num_threads: int
-    """That torch computes with."""
+    """Threads that torch computes with."""
     memory_bytes: int
     memory_available_bytes: int
     route: Route | None
     master_addresses: list[str]
     resolve_s: float
     own_addresses: list[str]
-    """What this machine's name resolves to; gloo announces the first to the others."""
+    """Addresses of this machine's name; gloo announces the first to the others."""
 
 
 def collect_facts(environment: Environment) -> Facts:

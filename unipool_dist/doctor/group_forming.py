@@ -38,7 +38,7 @@ class Groups:
     all_to_all: dict[str, dist.ProcessGroup]
     pipeline: dist.ProcessGroup | None = None
     activation_bytes: int = 0
-    """What one pipeline stage sends to the next."""
+    """Bytes that one pipeline stage sends to the next."""
 
 
 NOT_COMPARED = "not compared: one machine"

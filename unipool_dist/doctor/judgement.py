@@ -10,7 +10,7 @@ from typing import TypeVar
 from unipool_dist.doctor.roster import Roster
 
 SLOW_FACTOR = 1.5
-"""Slow is what takes more than so many times the median."""
+"""Slow means more than this many times the median."""
 MAX_CLOCK_SKEW_S = 1.0
 """Beyond this, file times and the order of lines from different nodes' logs mislead."""
 

@@ -32,10 +32,10 @@ class Seen:
 
     path: str
     seen_after_s: float | None
-    """Until rank 0's file was there; ``None``: it was not."""
+    """Time until rank 0's file was visible; ``None``: it was not."""
     write_error: str
     lock: str
-    """``held``: by rank 0, as it is; ``free``: locks do not reach this far; else the error."""
+    """``held``: seen to be held by rank 0, as it is; ``free``: the lock is not seen here; else the error."""
 
 
 class RunDirectory(Probe[Seen]):

@@ -39,7 +39,7 @@ class _Training:
     place: int
     log: Path
     log_start: int
-    """Bytes that earlier starts had written."""
+    """Bytes of the log that earlier starts had written."""
 
 
 class LocalTrainings:
@@ -70,7 +70,7 @@ class LocalTrainings:
         self.stopped_by: signal.Signals | None = None
         self.failed: list[Run] = []
         self.stopped: list[Run] = []
-        """Those that ended with their state saved, to be resumed."""
+        """Runs that ended with their state saved, to be resumed."""
 
     def train(self) -> None:
         """Train until all have ended, or the runs in progress have stopped after a signal."""

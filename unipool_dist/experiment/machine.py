@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from unipool_dist.resilience.orphans import LAUNCHER_PID
 
 _OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID")
-"""Variables by which a training would take itself for one process of something that this command was started by."""
+"""Variables that would make a training believe it is one process of what started this command."""
 
 
 def share_of_machine(

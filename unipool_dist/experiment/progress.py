@@ -21,13 +21,13 @@ class Progress:
     """The last that was completed."""
     steps: int
     checkpoint: int | None = None
-    """Step of the newest checkpoint, which a run that is not done goes on from."""
+    """Step of the newest checkpoint, from which an unfinished run resumes."""
     detail: str | None = None
     """Who is running it; how it failed."""
     loss: float | None = None
-    """Of a run that is done: nats per token, mean over the domains after its last step; ``None`` if not evaluated."""
+    """Final loss, mean over the domains in nats per token; ``None`` if not finished or not evaluated."""
     time_s: float | None = None
-    """Of all its starts together, as far as their ends were seen."""
+    """Time of all its starts together, as far as their ends were seen."""
 
     def describe(self) -> str:
         """Describe it in words: ``done``, ``step 30 of 200``, ``failed after step 30 of 200``."""

@@ -21,7 +21,7 @@ from unipool_dist.config.sections import PathText, Seed
 from unipool_dist.errors import ConfigError
 
 FROZEN_FILE = "experiment.yaml"
-"""In the experiment's directory: what its file said when the experiment was last started."""
+"""Copy in the experiment's directory of its file when the experiment was last started."""
 # Recognizes the file, also those of earlier versions: it must not change.
 _FROZEN_MARK = "# What `unipool-dist experiment` was last given; written anew by the next call.\n"
 _OF_THE_OUTPUT = (RunDirectory.report_figures, RunDirectory.job, RunDirectory.logs)

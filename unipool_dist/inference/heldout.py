@@ -22,7 +22,7 @@ NUM_CHOICES = 4
 PER_DOMAIN = 100
 """Questions asked of one domain, if it has so many passages."""
 READ_TOKENS = 2_000_000
-"""Of a domain's validation text, from its beginning: enough for the questions, and decoded in seconds."""
+"""Tokens read of a domain's validation text: enough for the questions, and decoded in seconds."""
 _WORD = re.compile(r"\s*\S+")  # with the white space before it, so that words joined are the text again
 
 

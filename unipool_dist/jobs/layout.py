@@ -18,7 +18,7 @@ class Layout:
     nodes: tuple[str, ...]
     num_tasks: int
     tasks_per_node: int
-    """At most; the last node may have fewer."""
+    """Tasks on each node; the last one may have fewer."""
     plan: Outline
     """For this many tasks."""
 

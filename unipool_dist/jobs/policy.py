@@ -17,11 +17,11 @@ from unipool_dist.run.state import RunState
 
 # How many starts without progress are enough. Others may lie between them that came no further either.
 MAX_CUT_OFF = 5
-"""That were cut off: nodes lost, or killed without a warning."""
+"""Fruitless starts that were cut off: nodes lost, or killed without a warning."""
 MAX_STOPPED = 3
-"""That were told to stop by their time limit, or by hand."""
+"""Fruitless starts that were stopped by their time limit, or by hand."""
 MAX_FRUITLESS = 10
-"""Of any kind. Larger, as SLURM preempts a job and gives it bad nodes for reasons that pass."""
+"""Fruitless starts of any kind. Larger, as preemptions and bad nodes are temporary."""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from unipool_dist.jobs import slurm
 RETRY_FOR_S = 600.0
 """A controller that is being restarted, or is overloaded, answers again within this time."""
 _PAUSES_S = (1.0, 2.0, 5.0, 10.0, 20.0)
-"""Between questions; the last one from then on."""
+"""Pauses between questions; the last one from then on."""
 _END_PATIENCE_S = 120
-"""For SLURM to end this script after the requeue; it would otherwise kill it only after KillWait."""
+"""Time for SLURM to end this script after the requeue; it would otherwise kill it only after KillWait."""
 
 
 def requeue(job_id: str, restart: int, *, is_ending: Callable[[], bool], say: Callable[[str], None]) -> bool:

@@ -13,9 +13,9 @@ from unipool_dist.base.printable import printable
 from unipool_dist.errors import ConfigError
 
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./\[\]*&|!()~^{}-]+")
-"""What sbatch takes as it is, without quotes."""
+"""Options that sbatch takes without quotes."""
 _MAX_OPTION_BYTES = 4096
-"""Half of what sbatch has room for."""
+"""Half of sbatch's limit."""
 
 
 class Verbatim(str):

@@ -16,7 +16,7 @@ ALIVE = frozenset(
         *("RESIZING", "SIGNALING", "STAGE_OUT", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"),
     }
 )
-"""States of a job that SLURM has not done with."""
+"""States of a job that is still in SLURM's hands."""
 
 
 class SlurmError(UnipoolError):

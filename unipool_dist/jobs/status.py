@@ -36,9 +36,9 @@ class RunStatus:
     loss: float | None
     tokens_per_s: float | None
     time_left_s: float | None
-    """Until the last step, at the speed of the last logged steps; ``None`` unless it trains."""
+    """Time until the last step, at the speed of the last logged steps; ``None`` unless it trains."""
     limit_left_s: float | None
-    """Until the job's time limit."""
+    """Time until the job's time limit."""
     last_checkpoint: int | None
     starts: int
     """How often tasks of this run were started."""

@@ -10,7 +10,7 @@ from unipool_dist.resilience.handover import Handover
 from unipool_dist.run.lock import holder_of
 
 PATIENCE_S = 1800.0
-"""For a step and a save of the largest models, and for the watchdog of what is cut off from the network."""
+"""Time for a step and a save of the largest models, and for the watchdog of a start cut off from the network."""
 _LOOK_EVERY_S = 1.0
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from unipool_dist.base.forms import head, is_png
 
 EVENTS_SUFFIX = ".unipool-dist"
-"""Of TensorBoard's event files, which every program names alike."""
+"""Suffix of TensorBoard's event files, which every program names alike."""
 FIGURE_METADATA = {"Creator": "unipool-dist"}
-"""Text that each figure carries within."""
+"""Metadata in each figure."""
 
 
 def is_our_figure(path: Path) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from unipool_dist.base.console import say
 
 MAX_KEPT_BYTES = 64 << 20
-"""Of records that wait for room, in memory; then the oldest are dropped."""
+"""Bytes of records that wait in memory for room; beyond this the oldest are dropped."""
 
 
 class LastingFile:

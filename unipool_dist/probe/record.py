@@ -47,21 +47,21 @@ class Probe(_Record):
 
     format_version: int = FORMAT_VERSION
     run: str
-    """What figures call it, see :func:`unipool_dist.observe.run_name.name_of`."""
+    """Name of the run in figures, see :func:`unipool_dist.observe.run_name.name_of`."""
     step: int
     num_layers: int
     num_pools: int
     num_experts: int
-    """In one pool."""
+    """Experts in one pool."""
     top_k: int
     corpus: str
-    """Hash of its content."""
+    """Hash of the corpus's content."""
     tokens: dict[str, int]
     """By domain, tokens predicted."""
     loss: float
-    """As it is, over all domains; nats per token."""
+    """Loss with the router's own choices, over all domains; nats per token."""
     domains: dict[str, float]
-    """The same of each domain."""
+    """The same for each domain."""
     randomized: dict[str, Randomized]
     """``pool``: over the layer's whole pool; ``matched``: over the :data:`MATCHED` experts that it uses most, where
     there are more."""

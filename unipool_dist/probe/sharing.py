@@ -19,7 +19,7 @@ class Path:
 
     chosen_L: Counts
     new_L: Counts
-    """Of these, choices of an expert that the token had met in no layer below."""
+    """The part of these choices whose expert the token had met in no layer below."""
 
     def __add__(self, other: Path) -> Path:
         return Path(self.chosen_L + other.chosen_L, self.new_L + other.new_L)

@@ -14,7 +14,7 @@ from unipool_dist.errors import UnipoolError
 from unipool_dist.observe.usage import Counts, UsageSummary, check_counts, summarize
 
 TAIL = 0.1
-"""Assignments are summed over this last part of training: of a single step, the busiest expert is busiest by luck."""
+"""Assignments are summed over this last part of training: in a single step, the busiest expert is so by chance."""
 
 # What the file's lines begin with. Tables of large pools are long, and most lines are not needed.
 _STEP = re.compile(r'\{"step": (\d{1,18}),')

@@ -37,7 +37,7 @@ class Picture:
     """A figure and its captions."""
 
     name: str
-    """Of its file, without ending."""
+    """Name of its file, without ending."""
     title: str
     figure: Figure
     alt: str

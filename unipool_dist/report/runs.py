@@ -40,25 +40,25 @@ class Run:
     seed: int
     state: State
     detail: str
-    """Of a run that is not finished: what is the matter."""
+    """For an unfinished run, the reason."""
     config: Config | None = None
     steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     """Nats per token: means over the steps of a record."""
     windows: list[int] = field(default_factory=list)
-    """Steps of a record; 1 in files of a version that recorded the last of them alone."""
+    """Steps of a record; 1 in files of a version that recorded only the last step."""
     tokens: list[int] = field(default_factory=list)
     speeds: list[float] = field(default_factory=list)
-    """Tokens per second since the record before."""
+    """Tokens per second since the previous record."""
     evaluations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     """Step, and nats per token of every domain."""
     usage: Usage | None = None
     probe: Probe | None = None
-    """Of the model after the last step."""
+    """Probe of the model after the last step."""
     stale_probe_step: int | None = None
-    """Of a probe that is of an earlier checkpoint, and not taken."""
+    """Step of a probe of an earlier checkpoint, which is not used."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Of the software that wrote its newest checkpoint."""
+    """Software that wrote its newest checkpoint."""
     corpus: str | None = None
     """Hash of the content of the corpus that it was trained on, by its newest checkpoint."""
 

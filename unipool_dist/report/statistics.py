@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 INTERVAL_FROM = 3
-"""Values from which an interval is given: of two, it would be 13 standard errors wide on either side."""
+"""Number of values from which an interval is given: for two it would be 13 standard errors wide on either side."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Estimate:
     mean: float
     n: int
     standard_error: float | None
-    """Standard deviation of the values (n - 1) over sqrt(n); ``None`` of a single value."""
+    """Standard deviation of the values (n - 1) over sqrt(n); ``None`` for a single value."""
     low: float | None
-    """Lower end of the 95 % interval of Student's t; ``None`` of fewer than ``INTERVAL_FROM`` values."""
+    """Lower end of the 95 % interval of Student's t; ``None`` for fewer than ``INTERVAL_FROM`` values."""
     high: float | None
 
 

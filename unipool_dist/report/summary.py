@@ -44,7 +44,7 @@ class RunSummary:
     """Mean over layers."""
     ownership: float | None
     command: str | None
-    """Trains the same again, into a directory of its own."""
+    """Command that trains the same again, into another directory."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class VariantSummary:
     seeds: list[int]
     stored_parameters: int | None
     active_parameters: int | None
-    """That take part in computing one token."""
+    """Parameters that take part in computing one token."""
     tokens: int | None
     validation_loss: Estimate | None
     difference: Estimate | None
@@ -77,9 +77,9 @@ class Summary:
     title: str
     baseline: str | None
     problems: list[str]
-    """Runs that are in no mean, and why."""
+    """Runs that are left out of all means, and why."""
     warnings: list[str]
-    """What makes a comparison doubtful."""
+    """Reasons to doubt the comparison."""
     variants: list[VariantSummary]
     runs: list[RunSummary]
 

@@ -38,7 +38,7 @@ class Experiment:
     """Name of the variant that the others are compared with; ``None`` if there is only one variant."""
     base: str | None = None
     overrides: tuple[str, ...] = ()
-    """Those of all variants."""
+    """Overrides of all variants."""
 
     def title_of(self, name: str) -> str:
         """Return the title of the variant ``name``."""

@@ -29,7 +29,7 @@ class Board:
 
     def __init__(self, open_notes: Callable[[], Notes], patience_s: float) -> None:
         self.lost: str | None = None
-        """Why there is no use in asking any more."""
+        """Why further calls are pointless."""
         self._open_notes, self._patience_s = open_notes, patience_s
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._notes: Notes | None = None

@@ -22,11 +22,11 @@ class Collective:
     group: str
     """Identifies the group; the same on all ranks."""
     name: str
-    """What the group is for, such as ``pool``."""
+    """Purpose of the group, such as ``pool``."""
     operation: str
-    """Such as ``all_reduce``."""
+    """Its name, such as ``all_reduce``."""
     number: int
-    """Of the collective among those of its group, from 1; the same on all ranks unless they have diverged."""
+    """Number of the collective within its group, from 1; the same on all ranks unless they have diverged."""
     completed: bool
     """Whether it has ended on this rank; if not, this rank waits in it, or it waits for a GPU."""
     members: str = ""

@@ -17,7 +17,7 @@ class Patience:
         self._excuses: int | None = None
         self._waited_s = 0.0
         self.quiet_s = 0.0
-        """Since the number changed."""
+        """Time since the number changed."""
 
     def tick(self, now: float, number: int) -> None:
         """Take a reading of the clock, and of the number."""

@@ -21,7 +21,7 @@ _OF_RUN = (
     "SLURM_JOB_ID",
     "SLURM_STEP_ID",
 )
-"""What a launcher gives all processes of a run alike."""
+"""Variables that a launcher sets alike for all processes of a run."""
 _RANKS = ("RANK", "SLURM_PROCID")
 
 

@@ -11,7 +11,7 @@ from unipool_dist.resilience.handover import Handover
 from unipool_dist.resilience.signals import StopSignals
 
 _CODES = [None, *StopReason]
-"""What ranks send for their reasons: of different ones the greatest counts."""
+"""Codes that ranks send for their reasons: the greatest one counts."""
 
 
 class StopRequest:

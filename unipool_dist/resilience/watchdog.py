@@ -39,7 +39,7 @@ from unipool_dist.resilience.watchdog_report import Report, Whereabouts
 from unipool_dist.topology.notes import Notes
 
 _SCOPE = "watchdog"
-"""Of its notes in the store of the processes."""
+"""Scope of its notes in the store of the processes."""
 _ASK_AGAIN_S = 60.0
 
 Answer = TypeVar("Answer")

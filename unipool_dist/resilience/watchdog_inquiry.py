@@ -26,9 +26,9 @@ from unipool_dist.resilience.watchdog_report import NoProgressError, Report, Whe
 from unipool_dist.resilience.watchdog_summary import summarize
 
 ANSWER_S = 5.0
-"""How long the others have to answer at most; no longer than the limit itself."""
+"""Longest time for the others to answer; not longer than the limit itself."""
 LOOK_S = 3.0
-"""How long the ranks of a host have to look at those of it that do not."""
+"""Time for the ranks of a host to examine those of it that do not."""
 END_S = 30.0
 """After this a rank ends, whatever it still waits for; in addition to :meth:`Inquiry.run`."""
 _POLL_S = 0.2

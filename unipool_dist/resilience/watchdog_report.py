@@ -22,13 +22,13 @@ class Report:
     step: int | None
     """The step under way; ``None`` before the first."""
     doing: str
-    """What the training thread said last that it was doing."""
+    """The last activity that the training thread reported."""
     quiet_s: float
-    """Since it said so."""
+    """Time since that report."""
     place: str
     """``FILE:LINE FUNCTION`` of the training thread."""
     collective: Collective | None
-    """The one that it waits in; if none, the last one that it has completed; ``None``: none is known."""
+    """The collective that it waits in; if none, the last one completed; ``None``: none is known."""
     point_to_point: bool = False
     """Whether it is sending to or receiving from one other rank."""
     entered: dict[str, int] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from unipool_dist.resilience.collectives import Collective
 from unipool_dist.resilience.watchdog_report import Report
 
 MAX_LINES = 8
-"""Of each kind; what is left over is counted."""
+"""Lines of each kind; the rest is only counted."""
 
 Key = TypeVar("Key", bound=Hashable)
 

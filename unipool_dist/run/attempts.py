@@ -42,7 +42,7 @@ class Attempt:
     status: int | None = None
     """Exit status of the tasks, as srun gives it."""
     step: int | None = None
-    """Last step completed when it ended; ``None`` if it had not come to training."""
+    """Last step completed when it ended; ``None`` if training had not begun."""
     detail: str | None = None
     """Why it was stopped, or how it failed, in words."""
     reason: StopReason | None = None

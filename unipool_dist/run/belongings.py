@@ -35,7 +35,7 @@ _BEGINNINGS = {
 
 _EVENTS = r"events\.out\.tfevents\.\d+\..+"
 _LEFT_BEHIND = (_Names.data_summary.name, _Names.heartbeat.name, _Names.watchdog.name)
-"""What a start leaves that failed before training began."""
+"""Files left by a start that failed before training began."""
 
 PROBE_FIGURES = ("randomized", "distinct", "ownership", "affinity")
 _PICTURES = {"|".join(rf"{name}\.png" for name in PROBE_FIGURES): is_png}

@@ -28,13 +28,13 @@ class Heartbeat:
     step: int
     """The last step that was completed."""
     steps: int
-    """Of the whole run."""
+    """Steps of the whole run."""
     resumed_from: int
     """The step of the checkpoint that this start of the run resumed from; 0: it began at step 1."""
     reason: StopReason | None
     """Why the run was stopped."""
     time: float
-    """Of writing, seconds since 1970."""
+    """Time of writing, seconds since 1970."""
     detail: str | None = None
     """The reason in words."""
 

@@ -48,7 +48,7 @@ from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.groups import ParallelGroups, process_groups
 
 _SLOW_BYTES_PER_S = 50e6
-"""What a rank is assumed to write until a save was seen, so that a time limit leaves room for the first one."""
+"""Assumed speed of a rank's writing until a save was seen, so that a time limit leaves room for the first one."""
 
 
 def train_session(config: Config, environment: Environment, start: Start, signals: StopSignals) -> int:

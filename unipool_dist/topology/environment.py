@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 STORE = "UNIPOOL_DIST_STORE"
-"""Where this program's launcher tells the processes of one machine which file they meet in."""
+"""Variable by which this program's launcher passes the file in which processes of one machine meet."""
 
 
 @dataclass(frozen=True)

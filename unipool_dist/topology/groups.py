@@ -36,7 +36,7 @@ class ParallelGroups:
     expert_data: dist.ProcessGroup
     """The replicas of this rank's experts in other pool groups."""
     storage: dist.ProcessGroup
-    """All ranks, on the CPU with gloo: for what a thread in the background sends while checkpoints are written."""
+    """All ranks, on the CPU with gloo: for the background thread that writes checkpoints."""
     pools: tuple[int, ...]
     """The pools whose experts this rank's pool group owns."""
 

@@ -21,7 +21,7 @@ class Route:
     meeting: str
     """An address of the meeting point that can be reached from here."""
     local: str
-    """This node's address on the way there."""
+    """This node's address on the route."""
     interface: str | None
     """The interface that has ``local``; ``None`` if it is gone by now."""
 

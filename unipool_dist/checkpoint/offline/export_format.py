@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 Dtype = Literal["fp32", "bf16"]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 FileName = Annotated[str, AfterValidator(plain_name)]
-"""Of a file in the export's own folder."""
+"""A name of a file in the export's own folder."""
 
 
 class _Record(BaseModel):
@@ -39,14 +39,14 @@ class ExportRecord(_Record):
     format_version: int = FORMAT_VERSION
     step: Count
     tokens: Count
-    """On which the model was trained."""
+    """Number of tokens on which the model was trained."""
     dtype: Dtype
-    """Of all weights but the routers', which are fp32 always."""
+    """Type of all weights but the routers', which are always fp32."""
     num_parameters: Count
     tokenizer_hash: str | None
     tokenizer_files: tuple[FileName, ...]
     versions: dict[str, str]
-    """Of the run."""
+    """Software that wrote the run."""
     exported_at: str
     files: dict[FileName, ExportedFile]
 

@@ -27,7 +27,7 @@ from unipool_dist.sizing.parameters import bias_shapes, parameter_shapes
 _MASTER = "master/"
 _DTYPES = ("F32", "BF16")
 _FILE_BYTES = 4 << 30
-"""Of tensors in one file of the checkpoint, so that the ranks of a large run share the work of verifying it."""
+"""Bytes of tensors in one file of the checkpoint, so that the ranks of a large run share its verification."""
 
 
 @dataclass(frozen=True)

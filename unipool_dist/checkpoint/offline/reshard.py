@@ -17,7 +17,7 @@ from unipool_dist.checkpoint.pieces import Piece
 from unipool_dist.errors import CheckpointError
 
 SMALLEST_FILE = 64 << 10
-"""Bytes of tensors; with less a file is mostly what torch.save adds."""
+"""Bytes of tensors; a smaller file would be mostly what torch.save adds."""
 
 
 def reshard(located: Located, run_dir: Path, num_files: int, bar: Bar = no_bar) -> CheckpointDirectory:

@@ -25,7 +25,7 @@ from unipool_dist.config import Config
 from unipool_dist.errors import CheckpointError
 
 Read = Callable[[Piece, Tensor], None]
-"""Puts the elements of a piece into a tensor, one-dimensional and of the piece's type."""
+"""A function that writes the elements of a piece into a tensor, one-dimensional and of the piece's type."""
 
 
 def rewrite_checkpoint(

@@ -17,7 +17,7 @@ from unipool_dist.errors import DataError
 LOADERS = {".jsonl": "json", ".json": "json", ".txt": "text", ".parquet": "parquet"}
 DOMAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 MAX_DOMAIN_NAME = 200
-"""Of characters; names of files begin with it."""
+"""Characters; file names begin with the domain's name."""
 
 
 def local_source(domain: str, location: str, text_field: str) -> Source:
