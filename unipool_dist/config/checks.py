@@ -48,7 +48,7 @@ def check_pools(grid: RankGrid, pools: PoolMap) -> None:
 
 
 def check_dense(pool: PoolSection) -> None:
-    """Without a router a layer's FFN is its only expert, and every rank that runs the layer holds it."""
+    """Check a pool without a router: a layer's FFN is its only expert, and every rank that runs the layer holds it."""
     needed = {
         "num_experts": pool.num_experts == 1,
         "top_k": pool.top_k == 1,
