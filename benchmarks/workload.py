@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from unipool_dist.config import Plan, load_config, resolve
 from unipool_dist.engine.gradients import GradientBuffers
 from unipool_dist.engine.pipeline import Pipeline, StageBatch
-from unipool_dist.engine.schedule import SCHEDULES
 from unipool_dist.model.assembly import PooledModel, build_model
+from unipool_dist.schedule.registry import training_schedule
 from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.groups import ParallelGroups, process_groups
 
@@ -60,7 +60,7 @@ class Rank:
         self._pipeline = Pipeline(config, groups, self.model)
         self._positions = config.train.global_batch_size * config.model.sequence_length
         num_microbatches = config.train.global_batch_size // (config.train.micro_batch_size * groups.grid.dp)
-        self._schedule = SCHEDULES[config.parallel.schedule](config.parallel.pp, num_microbatches)
+        self._schedule = training_schedule(config.parallel.schedule, config.parallel.pp, num_microbatches)
         self.num_microbatches = num_microbatches
 
     def run(self, batches: list[StageBatch]) -> None:
@@ -68,9 +68,8 @@ class Rank:
 
         Collectives: those of :meth:`Pipeline.train` and :meth:`Balance.end_step`.
         """
-        self.model.stage.client.tokens_per_step = self._positions
         self._gradients.zero()
-        self._pipeline.train(self._schedule, batches, num_loss_tokens=self._positions)
+        self._pipeline.train(self._schedule, batches, num_loss_tokens=self._positions, tokens_per_step=self._positions)
         self.model.balance.end_step()
 
 

@@ -19,6 +19,10 @@ class TopologyError(UnipoolError):
     """A layout of ranks is impossible for this world, model or pool."""
 
 
+class ScheduleError(UnipoolError):
+    """A schedule leaves work out, runs it twice or too early, or would let ranks wait for each other."""
+
+
 class DataError(UnipoolError):
     """A corpus, tokenizer or prepared token store is missing, damaged, or does not fit the configuration."""
 

@@ -6,7 +6,6 @@ python docs/img/lockstep.py [FILE]
 from __future__ import annotations
 
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -16,13 +15,15 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from unipool_dist.engine.schedule import Schedule, lockstep_1f1b
 from unipool_dist.layout.rank_grid import RankGrid
 from unipool_dist.pool.placement import Placement, contiguous_placement
+from unipool_dist.schedule.check import CheckedSchedule, check
+from unipool_dist.schedule.lockstep import lockstep_1f1b
+from unipool_dist.schedule.work import LANES, Schedule
 
 STAGES, MICROBATCHES, LAYERS, EXPERTS = 3, 4, 6, 12
 GRID = RankGrid(pp=STAGES, dp=2, tp=1, pool_parallel_size=6, stages_per_group=STAGES)
-SHOWN = 1  # the half-tick whose first exchange is drawn in the lower half
+SHOWN = 1  # the forward tick whose first exchange is drawn in the lower half
 
 COLORS = ["#c98a12", "#2f8f88", "#c9563f", "#6a6fbf"]
 INK, FAINT, POOL = "#22303c", "#8a97a3", "#e8eef3"
@@ -32,7 +33,7 @@ def main(path: Path) -> None:
     plt.rcParams.update({"font.size": 10, "svg.hashsalt": "lockstep", "text.color": INK, "font.family": "DejaVu Sans"})
     figure, (upper, lower) = plt.subplots(2, 1, figsize=(12, 10.2), height_ratios=[4.75, 5.2])
     figure.subplots_adjust(left=0.01, right=0.99, top=0.995, bottom=0.005, hspace=0.02)
-    schedule = lockstep_1f1b(STAGES, MICROBATCHES)
+    schedule = check(lockstep_1f1b(STAGES, MICROBATCHES))
     draw_schedule(upper, schedule)
     draw_exchange(lower, schedule, contiguous_placement([0], EXPERTS, GRID.pool_parallel_size))
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=100)
@@ -46,18 +47,9 @@ def words(numbers: range | list[int] | tuple[int, ...]) -> str:
     return " and ".join(map(str, numbers))
 
 
-def most_held(schedule: Schedule, stage: int) -> int:
-    """Micro-batches of ``stage`` between their forward and their backward half, at worst."""
-    held = most = 0
-    for half in schedule:
-        if half.microbatches[stage] is not None:
-            held += 1 if half.kind == "forward" else -1
-            most = max(most, held)
-    return most
-
-
-def draw_schedule(axes: Axes, schedule: Schedule) -> None:
-    columns = len(schedule)
+def draw_schedule(axes: Axes, checked: CheckedSchedule) -> None:
+    ticks = checked.schedule.ticks
+    columns = len(ticks)
     axes.set(xlim=(-3.0, columns + 1.9), ylim=(STAGES + 1.95, -1.65))
     axes.axis("off")
     axes.text(-2.95, -1.32, "The schedule", fontsize=15, weight="bold", va="center")
@@ -65,27 +57,28 @@ def draw_schedule(axes: Axes, schedule: Schedule) -> None:
         0,
         -1.32,
         f"{STAGES} pipeline stages, {MICROBATCHES} micro-batches (numbered and coloured); time runs to the right, one "
-        "column is one half-tick",
+        "column is one tick",
         va="center",
     )
     axes.text(-0.15, -0.55, "all stages run", ha="right", va="center", color=FAINT)
-    for column, half in enumerate(schedule):
+    for column, tick in enumerate(ticks):
+        (lane,) = tick.lanes
         axes.text(column + 0.5, -0.72, str(column + 1), ha="center", va="center", color=FAINT, fontsize=9)
-        axes.text(column + 0.5, -0.32, half.kind, ha="center", va="center", fontsize=9.5)
-        for stage, microbatch in enumerate(half.microbatches):
-            draw_cell(axes, column, stage, half.kind, microbatch)
+        axes.text(column + 0.5, -0.32, lane, ha="center", va="center", fontsize=9.5)
+        for stage, work in enumerate(tick.works(lane)):
+            draw_cell(axes, column, stage, lane, None if work is None else work.microbatch)
     layers = GRID.layers_of_stage(LAYERS)
     for stage in range(STAGES):
         axes.text(-0.15, stage + 0.5, f"stage {stage}", ha="right", va="center", fontsize=12, weight="bold")
         detail = f"ranks {words(ranks_of(stage))}\nlayers {words(layers[stage])}"
         axes.text(-2.95, stage + 0.5, detail, ha="left", va="center", fontsize=9, color=FAINT, linespacing=1.4)
-        axes.text(columns + 0.2, stage + 0.5, f"holds at most {most_held(schedule, stage)}", va="center", fontsize=9.5)
-    draw_pool_bar(axes, schedule, max(len(range_) for range_ in layers))
-    follow(axes, schedule, microbatch=0)
+        axes.text(columns + 0.2, stage + 0.5, f"holds at most {checked.in_flight[stage]}", va="center", fontsize=9.5)
+    draw_pool_bar(axes, columns, max(len(range_) for range_ in layers))
+    follow(axes, checked.schedule, microbatch=0)
     frame = Rectangle((SHOWN, -0.97), 1, STAGES + 1.92, fill=False, lw=2, ec=INK, zorder=5)
     axes.add_patch(frame)
     axes.annotate(
-        f"half-tick {SHOWN + 1} in detail",
+        f"tick {SHOWN + 1} in detail",
         (SHOWN + 0.5, STAGES + 0.97),
         (SHOWN + 0.5, STAGES + 1.75),
         ha="center",
@@ -95,14 +88,14 @@ def draw_schedule(axes: Axes, schedule: Schedule) -> None:
     )
 
 
-def draw_cell(axes: Axes, column: int, stage: int, kind: str, microbatch: int | None) -> None:
+def draw_cell(axes: Axes, column: int, stage: int, lane: str, microbatch: int | None) -> None:
     box = (column + 0.06, stage + 0.08)
     if microbatch is None:
         axes.add_patch(Rectangle(box, 0.88, 0.84, fc="white", ec="#c5ced6", lw=1, ls=(0, (3, 2))))
         axes.text(column + 0.5, stage + 0.5, "serves", ha="center", va="center", color=FAINT, fontsize=9)
         return
     color = COLORS[microbatch]
-    forward = kind == "forward"
+    forward = lane == "forward"
     axes.add_patch(Rectangle(box, 0.88, 0.84, fc=color if forward else "white", ec=color, lw=1 if forward else 3))
     ink = "white" if forward else color
     axes.text(
@@ -110,11 +103,11 @@ def draw_cell(axes: Axes, column: int, stage: int, kind: str, microbatch: int | 
     )
 
 
-def draw_pool_bar(axes: Axes, schedule: Schedule, exchanges: int) -> None:
+def draw_pool_bar(axes: Axes, columns: int, exchanges: int) -> None:
     top = STAGES + 0.12
-    axes.add_patch(Rectangle((0, top), len(schedule), 0.72, fc=POOL, ec="none"))
+    axes.add_patch(Rectangle((0, top), columns, 0.72, fc=POOL, ec="none"))
     axes.text(-0.15, top + 0.36, "the pool, on all ranks", ha="right", va="center", fontsize=10.5, weight="bold")
-    for column in range(len(schedule)):
+    for column in range(columns):
         for slot in range(exchanges):
             x = column + (slot + 1) / (exchanges + 1)
             axes.annotate(
@@ -123,9 +116,7 @@ def draw_pool_bar(axes: Axes, schedule: Schedule, exchanges: int) -> None:
                 (x, top + 0.60),
                 arrowprops={"arrowstyle": "<->", "color": INK, "lw": 1.2, "shrinkA": 0, "shrinkB": 0},
             )
-    axes.text(
-        len(schedule) + 0.2, top + 0.36, f"{exchanges} exchanges per\nhalf-tick, always", va="center", fontsize=9.5
-    )
+    axes.text(columns + 0.2, top + 0.36, f"{exchanges} exchanges per\ntick, always", va="center", fontsize=9.5)
     axes.text(
         4.0,
         STAGES + 1.45,
@@ -138,24 +129,23 @@ def draw_pool_bar(axes: Axes, schedule: Schedule, exchanges: int) -> None:
 
 
 def follow(axes: Axes, schedule: Schedule, microbatch: int) -> None:
-    """Arrows along the way of one micro-batch through the stages."""
-    places = [
-        (column, half.microbatches.index(microbatch), half.kind)
-        for column, half in enumerate(schedule)
-        if microbatch in half.microbatches
-    ]
-    for (column, stage, kind), (next_column, next_stage, next_kind) in pairwise(places):
-        if kind != next_kind:
+    """Arrows along the edges of one micro-batch, to the ticks in which they are needed."""
+    needed = {
+        (lane, work): tick for lane in LANES for stage in range(STAGES) for tick, work in schedule.runs(stage, lane)
+    }
+    edges = [(column, edge) for column, tick in enumerate(schedule.ticks) for edge in tick.edges]
+    for column, edge in edges:
+        if edge.work.microbatch != microbatch:
             continue
-        down = next_stage > stage
-        start = (column + 0.80, stage + (0.80 if down else 0.20))
-        end = (next_column + 0.24, next_stage + (0.24 if down else 0.76))
+        down = edge.target > edge.source
+        start = (column + 0.80, edge.source + (0.80 if down else 0.20))
+        end = (needed[edge.lane, edge.taken_by] + 0.24, edge.target + (0.24 if down else 0.76))
         style = {"arrowstyle": "-|>", "mutation_scale": 12, "color": INK, "lw": 1.3, "zorder": 6}
         axes.add_patch(FancyArrowPatch(start, end, **style))
 
 
-def draw_exchange(axes: Axes, schedule: Schedule, placement: Placement) -> None:
-    half, layers = schedule[SHOWN], GRID.layers_of_stage(LAYERS)
+def draw_exchange(axes: Axes, checked: CheckedSchedule, placement: Placement) -> None:
+    works, layers = checked.schedule.ticks[SHOWN].forward, GRID.layers_of_stage(LAYERS)
     group = GRID.pool_groups()[0]
     axes.set(xlim=(-0.05, 14.4), ylim=(len(group) + 0.75, -1.55))
     axes.axis("off")
@@ -163,7 +153,7 @@ def draw_exchange(axes: Axes, schedule: Schedule, placement: Placement) -> None:
     axes.text(
         2.62,
         -1.2,
-        f"half-tick {SHOWN + 1}, the first MoE layer of every stage: requests of different layers and micro-batches "
+        f"tick {SHOWN + 1}, the first MoE layer of every stage: requests of different layers and micro-batches "
         "travel together",
         va="center",
     )
@@ -171,7 +161,8 @@ def draw_exchange(axes: Axes, schedule: Schedule, placement: Placement) -> None:
     axes.text(6.92, -0.42, "server: the experts it owns", ha="center", va="center", fontsize=11, weight="bold")
     for row, rank in enumerate(group):
         stage = GRID.coordinates(rank)[0]
-        microbatch = half.microbatches[stage]
+        work = works[stage]
+        microbatch = None if work is None else work.microbatch
         color = FAINT if microbatch is None else COLORS[microbatch]
         draw_client(axes, row, rank, stage, microbatch, layers[stage][0], color)
         for owner in range(len(group)):
@@ -203,7 +194,7 @@ def draw_steps(axes: Axes) -> None:
         (
             "Experts",
             "Each owner sorts what came by expert, runs\nevery expert once, and keeps what the\n"
-            "backward half will need.",
+            "backward tick will need.",
         ),
         ("Results", "Outputs go back the way the rows came;\nthe client weighs them by router scores."),
     ]
@@ -216,7 +207,7 @@ def draw_steps(axes: Axes) -> None:
     axes.text(
         8.75,
         y + 0.25,
-        "In a backward half the same with gradients, without\nstep 1: what was kept says how many rows there are.",
+        "In a backward tick the same with gradients, without\nstep 1: what was kept says how many rows there are.",
         va="top",
         linespacing=1.4,
         fontsize=9.5,

@@ -91,9 +91,9 @@ def test_unknown_fields_are_errors_with_a_suggestion(override: str, suggestion: 
         ("optimizer.lr=.inf", "optimizer.lr=.inf must be a number > 0"),
         ("optimizer.lr=fast", "optimizer.lr=fast must be a number > 0"),
         ("optimizer.beta1=1", "optimizer.beta1=1 must be a number >= 0 and < 1"),
-        ("pool.router=[1]", "pool.router=[1] must be norm, softmax, sigmoid or none"),
+        ("pool.router=[1]", "pool.router='[1]' must be norm, softmax, sigmoid, none or module:Class of your own"),
         ("log.tensorboard=1", "log.tensorboard=1 must be true or false"),
-        ("pool.balance.loss=3", "pool.balance.loss=3 must be pool, layer or none"),
+        ("pool.balance.loss=3", "pool.balance.loss='3' must be pool, layer, none or module:Class of your own"),
         ("pool.balance=3", "pool.balance=3 must be a section with the fields loss, alpha, window, scores, bias_rate"),
         ("data.weights=3", "data.weights=3 must be a mapping whose values are each a number > 0 and <= 1e+15 or null"),
         ("data.weights={web: 0}", "data.weights.web=0 must be a number > 0 and <= 1e+15"),
@@ -114,7 +114,7 @@ def test_all_faulty_fields_are_reported_at_once() -> None:
 
 
 def test_long_values_are_cut() -> None:
-    assert max(len(line) for line in message_of(f"pool.router={'x' * 500}").splitlines()) < 120
+    assert max(len(line) for line in message_of(f"train.dtype={'x' * 500}").splitlines()) < 120
 
 
 @pytest.mark.parametrize("override", ["train.steps", "steps=3", "train.=3", ".steps=3", "=3", "train..steps=3"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 
 from tests.support.training import batches_of, built, tiny_config
 from tests.support.workers import Workers, free_port
-from unipool_dist.pool.balance import balance_loss, scores_for_loss
+from unipool_dist.pool.client import PoolClient
+from unipool_dist.pool.losses import balance_loss, scores_for_loss
+from unipool_dist.pool.turn import Turn
 from unipool_dist.topology.environment import Environment
 
 
@@ -40,22 +43,28 @@ def _capture(environment: Environment, overrides: tuple[str, ...], ports: list[i
     config = tiny_config(*overrides, world_size=environment.world_size)
     captured: list[list[tuple[int, torch.Tensor, torch.Tensor]]] = []
     with built(config, replace(environment, master_port=ports[0])) as (groups, model, train_step):
-        client = model.stage.client
-        run = client.run
+        run = PoolClient.run
 
         def spy(
-            layer: int, slot: int, tokens: torch.Tensor, scores: torch.Tensor, score_sum: torch.Tensor, bias: None
+            client: PoolClient,
+            layer: int,
+            slot: int,
+            turn: Turn,
+            tokens: torch.Tensor,
+            scores: torch.Tensor,
+            score_sum: torch.Tensor,
+            bias: None,
         ) -> tuple[torch.Tensor, torch.Tensor | None]:
             top, chosen = scores.detach().topk(config.pool.top_k)
             captured[-1].append((layer, scores.detach().clone(), torch.where(top > 0, chosen, -1)))
-            return run(layer, slot, tokens, scores, score_sum, bias)
+            return run(client, layer, slot, turn, tokens, scores, score_sum, bias)
 
-        client.run = spy  # type: ignore[assignment,method-assign]
         losses, shares = [], []
-        for step in range(3):
-            captured.append([])
-            losses.append(train_step.run(step, batches_of(config, groups, step)).aux_loss)
-            shares.append(model.balance.state_dict()["share"].numpy().copy())
+        with patch.object(PoolClient, "run", spy):
+            for step in range(3):
+                captured.append([])
+                losses.append(train_step.run(step, batches_of(config, groups, step)).aux_loss)
+                shares.append(model.balance.state_dict()["share"].numpy().copy())
     return {"captured": captured, "losses": losses, "shares": shares}
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from unipool_dist.config import load_config
+from unipool_dist.config.sections import PoolSection
 from unipool_dist.pool.router import NormRouter, SigmoidRouter, SoftmaxRouter, make_router, norm_constant
 
 
@@ -28,7 +29,7 @@ def test_constant_is_finite_for_small_pools(num_experts: int) -> None:
 
 def test_chosen_scores_have_norm_about_one_at_the_start() -> None:
     torch.manual_seed(0)
-    router = NormRouter(96, 64, 1)
+    router = NormRouter(PoolSection(num_experts=96, top_k=1), 64)
     torch.nn.init.normal_(router.weight)
     torch.nn.init.ones_(router.scale)
     scores = router(torch.randn(4000, 64))
@@ -37,7 +38,7 @@ def test_chosen_scores_have_norm_about_one_at_the_start() -> None:
 
 def test_norm_router_by_its_formula() -> None:
     torch.manual_seed(1)
-    router = NormRouter(8, 16, 2)
+    router = NormRouter(PoolSection(num_experts=8, top_k=2), 16)
     torch.nn.init.normal_(router.weight)
     torch.nn.init.constant_(router.scale, 0.7)
     tokens = torch.randn(5, 16)
@@ -50,7 +51,7 @@ def test_norm_router_by_its_formula() -> None:
 
 
 def test_a_zero_token_gives_zero_scores_and_finite_gradients() -> None:
-    router = NormRouter(4, 8, 1)
+    router = NormRouter(PoolSection(num_experts=4, top_k=1), 8)
     torch.nn.init.normal_(router.weight)
     torch.nn.init.ones_(router.scale)
     tokens = torch.zeros(3, 8, requires_grad=True)
@@ -77,7 +78,7 @@ def test_without_a_router_the_only_expert_has_score_one() -> None:
 
 
 def test_sigmoid_router_by_its_formula() -> None:
-    router = SigmoidRouter(8, 16)
+    router = SigmoidRouter(PoolSection(num_experts=8), 16)
     torch.nn.init.normal_(router.weight)
     tokens = torch.randn(5, 16)
     torch.testing.assert_close(router(tokens), 1 / (1 + torch.exp(-tokens @ router.weight.T)))
@@ -98,6 +99,6 @@ def test_a_bias_is_neither_trained_nor_in_the_scores(kind: str) -> None:
 
 
 def test_softmax_router_sums_to_one() -> None:
-    router = SoftmaxRouter(8, 16)
+    router = SoftmaxRouter(PoolSection(num_experts=8), 16)
     torch.nn.init.normal_(router.weight)
     torch.testing.assert_close(router(torch.randn(5, 16)).sum(-1), torch.ones(5))

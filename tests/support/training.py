@@ -86,7 +86,6 @@ class RankResult:
     biases: dict[int, np.ndarray] = field(default_factory=dict)
     tp_dims: dict[str, int | None] = field(default_factory=dict)
     num_local_experts: int = 0
-    most_in_flight: int = 0
 
 
 @contextmanager
@@ -130,7 +129,6 @@ def _train(environment: Environment, config: Plan, steps: int) -> RankResult:
             result.aux_losses.append(seen.aux_loss)
             result.grad_norms.append(seen.grad_norm)
         result.shares = model.balance.state_dict()["share"].numpy()
-        result.most_in_flight = train_step.pipeline.most_in_flight
         for name, parameter in model.named_dense_parameters():
             result.tp_dims[name] = getattr(parameter, "tp_dim", None)
             result.dense_weights[name] = parameter.detach().float().numpy().copy()
@@ -139,9 +137,9 @@ def _train(environment: Environment, config: Plan, steps: int) -> RankResult:
     return result
 
 
-def some_shares(like_GM: torch.Tensor) -> torch.Tensor:
+def some_shares(like_PM: torch.Tensor) -> torch.Tensor:
     """Uneven shares of assignments, the same on every rank; each pool's sum to 1."""
-    shares = torch.rand(like_GM.shape, generator=torch.Generator().manual_seed(7))
+    shares = torch.rand(like_PM.shape, generator=torch.Generator().manual_seed(7))
     return shares / shares.sum(dim=-1, keepdim=True)
 
 

@@ -6,8 +6,10 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel, BeforeValidator, StringConstraints
 from pydantic.fields import FieldInfo
+
+from unipool_dist.base.user_code import PATTERN
 
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 _SPELLED = {"yes": True, "on": True, "no": False, "off": False}
@@ -21,16 +23,22 @@ Flag = Annotated[bool, BeforeValidator(_spelled)]
 """A field that is true or false; ``yes``, ``no``, ``on`` and ``off`` are taken as YAML 1.1 has them."""
 
 
+UserCode = Annotated[str, StringConstraints(pattern=f"^{PATTERN}$")]
+"""A field that names a class or function of the user's own (:mod:`unipool_dist.base.user_code`)."""
+
+
 def allowed(annotation: Any, limits: Iterable[Any] = ()) -> str:
     """Describe the values of a type within ``limits``, as YAML has them: ``a whole number >= 1``, ``norm or none``."""
+    if annotation is UserCode:
+        return "module:Class of your own"
     if hasattr(annotation, "__metadata__"):  # Annotated[type, Field(...), ...]
         inner = [limit for item in annotation.__metadata__ for limit in getattr(item, "metadata", [item])]
         return allowed(annotation.__origin__, inner)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        return _or([allowed(argument) for argument in arguments])
+        return _or([choice for argument in arguments for choice in _choices(argument)])
     if origin is Literal:
-        return _or([str(argument) for argument in arguments])
+        return _or(_choices(annotation))
     if origin is dict:
         return f"a mapping whose values are each {allowed(arguments[1])}"
     if origin is list:
@@ -39,6 +47,12 @@ def allowed(annotation: Any, limits: Iterable[Any] = ()) -> str:
         return f"a section with the fields {', '.join(annotation.model_fields)}"
     names = {bool: "true or false", str: "text", int: "a whole number", float: "a number", types.NoneType: "null"}
     return names[annotation] + _range(limits)
+
+
+def _choices(annotation: Any) -> list[str]:
+    return (
+        [str(value) for value in get_args(annotation)] if get_origin(annotation) is Literal else [allowed(annotation)]
+    )
 
 
 def branches(annotation: Any) -> list[Any]:

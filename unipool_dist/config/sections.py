@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from unipool_dist.base.names import path_text
-from unipool_dist.config.fields import Flag, is_section
+from unipool_dist.config.fields import Flag, UserCode, is_section
 from unipool_dist.config.roles import Eval, Fixed, InferenceToo, Io, Layout, Run, Shape, Split, Start, role_of
 
 # Upper bounds are far beyond what anybody trains: they keep out slips of the pen, and sizes whose arithmetic alone
@@ -86,7 +86,7 @@ class ModelSection(Section):
 class BalanceSection(Section):
     """What balances the use of experts: an auxiliary loss, a bias on their choice, or both."""
 
-    loss: Run[Literal["pool", "layer", "none"]] = Field(
+    loss: Run[Literal["pool", "layer", "none"] | UserCode] = Field(
         "pool", description="pool: all layers of a pool counted together; layer: every layer for itself"
     )
     alpha: Run[NonNegative] = Field(
@@ -122,7 +122,7 @@ class PoolSection(Section):
     stages_per_group: InferenceToo[Layout[Layers | None]] = Field(
         None, description="pipeline stages that share one copy; null: all, 1 with router none"
     )
-    router: Shape[Literal["norm", "softmax", "sigmoid", "none"]] = Field(
+    router: Shape[Literal["norm", "softmax", "sigmoid", "none"] | UserCode] = Field(
         "norm",
         description="norm: NormRouter of UniPool; softmax: the usual one, softmax before top-k; sigmoid: every expert "
         "for itself; none: dense model, one expert in each layer and nothing to choose",
@@ -143,7 +143,7 @@ class ParallelSection(Section):
     dp: InferenceToo[Layout[Processes | Literal["auto"]]] = Field(
         "auto", description="data-parallel replicas; auto: what is left of the processes after pp and tp"
     )
-    schedule: InferenceToo[Layout[Literal["lockstep_1f1b", "lockstep_gpipe"]]] = Field(
+    schedule: InferenceToo[Layout[Literal["lockstep_1f1b", "lockstep_gpipe"] | UserCode]] = Field(
         "lockstep_1f1b", description="order of forward and backward passes; 1f1b holds fewer micro-batches in memory"
     )
     recompute: InferenceToo[Layout[Flag]] = Field(

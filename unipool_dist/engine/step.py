@@ -15,10 +15,10 @@ from unipool_dist.engine.gradients import GradientBuffers
 from unipool_dist.engine.optimizer import PooledOptimizer
 from unipool_dist.engine.pipeline import Pipeline, StageBatch
 from unipool_dist.engine.progress import Beat, unheard
-from unipool_dist.engine.schedule import SCHEDULES
 from unipool_dist.errors import NonFiniteError
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.pool.bias import move_biases
+from unipool_dist.schedule.registry import training_schedule
 from unipool_dist.topology.groups import ParallelGroups
 
 
@@ -41,7 +41,7 @@ class TrainStep:
         self._pools, self._bias_rate = plan.pools, plan.pool.balance.bias_rate
         self._groups, self._model, self._beat = groups, model, beat
         self.num_microbatches = plan.num_microbatches
-        self._schedule = SCHEDULES[plan.parallel.schedule](plan.parallel.pp, self.num_microbatches)
+        self.schedule = training_schedule(plan.parallel.schedule, plan.parallel.pp, self.num_microbatches)
         self._positions_per_step = plan.tokens_per_step
         self._gradients = GradientBuffers(model)
         self.optimizer = PooledOptimizer(plan, groups, model)
@@ -58,11 +58,11 @@ class TrainStep:
         """
         self._beat("counting tokens")
         num_loss_tokens = self._count_tokens(batches)
-        self._model.stage.client.tokens_per_step = self._positions_per_step
         self._gradients.zero()
-        loss, aux_loss = self._sum_losses(
-            *self.pipeline.train(self._schedule, batches, num_loss_tokens=num_loss_tokens), step
+        losses = self.pipeline.train(
+            self.schedule, batches, num_loss_tokens=num_loss_tokens, tokens_per_step=self._positions_per_step
         )
+        loss, aux_loss = self._sum_losses(*losses, step)
         self._beat("reducing gradients")
         self._gradients.sum_over_tensor_parallel(self._groups.tp)
         grad_norm = self.optimizer.reduce_gradients()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unipool_dist.config.plan import Plan
+from unipool_dist.kernels import kernel_for
 from unipool_dist.model.initialization import initialize_experts
 from unipool_dist.model.stage import Stage
 from unipool_dist.pool.balance import Balance
@@ -17,6 +18,7 @@ from unipool_dist.pool.client import PoolClient
 from unipool_dist.pool.exchange import PoolExchange
 from unipool_dist.pool.experts import ExpertBank
 from unipool_dist.pool.placement import Placement, contiguous_placement
+from unipool_dist.pool.transport import GroupTransport
 from unipool_dist.topology.groups import ParallelGroups
 from unipool_dist.topology.megatron import ModelParallelConfig, layer_config
 
@@ -63,11 +65,12 @@ def build_model(plan: Plan, groups: ParallelGroups) -> PooledModel:
     layer_range = stages[groups.pp_index]
     placement = contiguous_placement(list(groups.pools), plan.pool.num_experts, groups.grid.pool_parallel_size)
     expert_ids = placement.experts_of(groups.pool_rank)
-    bank = ExpertBank(len(expert_ids), plan.model.hidden_size, plan.model.ffn_hidden_size, dtype)
+    kernel = kernel_for(groups.device)
+    bank = ExpertBank(len(expert_ids), plan.model.hidden_size, plan.model.ffn_hidden_size, dtype, kernel)
     initialize_experts(bank.gate_up, bank.down, expert_ids, plan)
     bank.to(groups.device)
     exchange = PoolExchange(
-        groups.pool,
+        GroupTransport(groups.pool),
         bank,
         block_size=groups.grid.block_size,
         slots=max(len(layers_) for layers_ in stages),

@@ -13,9 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from unipool_dist.config.plan import Plan
 from unipool_dist.model.attention import Attention, RotaryTable
 from unipool_dist.model.normalization import RMSNorm
-from unipool_dist.pool.balance import scores_for_loss
 from unipool_dist.pool.client import PoolClient
+from unipool_dist.pool.losses import scores_for_loss
 from unipool_dist.pool.router import make_router
+from unipool_dist.pool.turn import Turn
 from unipool_dist.topology.megatron import ModelParallelConfig
 
 
@@ -41,7 +42,7 @@ class Block(nn.Module):
         self._score_kind = plan.pool.balance.scores
         self._recompute = plan.parallel.recompute
 
-    def forward(self, x: Tensor, rotary: RotaryTable) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, rotary: RotaryTable, turn: Turn) -> tuple[Tensor, Tensor | None]:
         """[s / tp, b, h] to the same, and this layer's share of the auxiliary loss (``None`` where there is none).
 
         Collectives: those of the attention; then the exchange (:class:`unipool_dist.pool.exchange.PoolExchange`).
@@ -52,7 +53,7 @@ class Block(nn.Module):
             )
         else:
             h, tokens_TD, scores_TM, score_sum_M = self._dense_segment(x, rotary)
-        out_TD, aux = self._client.run(self.layer, self.slot, tokens_TD, scores_TM, score_sum_M, self.router.bias)
+        out_TD, aux = self._client.run(self.layer, self.slot, turn, tokens_TD, scores_TM, score_sum_M, self.router.bias)
         return h + out_TD.view_as(h), aux
 
     def _dense_segment(self, x: Tensor, rotary: RotaryTable) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -11,6 +11,7 @@ from unipool_dist.model.block import Block
 from unipool_dist.model.initialization import initialize_stage
 from unipool_dist.model.normalization import RMSNorm
 from unipool_dist.pool.client import PoolClient
+from unipool_dist.pool.turn import Turn
 from unipool_dist.topology.groups import ParallelGroups
 from unipool_dist.topology.megatron import (
     ColumnParallelLinear,
@@ -39,7 +40,6 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         model = plan.model
-        self.client = client
         self.rotary = RotaryTable(
             model.hidden_size // model.num_attention_heads, model.sequence_length, model.rotary_base
         )
@@ -70,12 +70,13 @@ class Stage(nn.Module):
             self.output.weight.tp_dim = 0
         initialize_stage(self, plan, groups.tp_index)
 
-    def forward(self, inputs: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, inputs: Tensor, labels: Tensor | None, turn: Turn) -> tuple[Tensor, Tensor | None]:
         """Run this stage on one micro-batch.
 
         Args:
             inputs: token ids [b, s] on the first stage, else the previous stage's output [s / tp, b, h].
             labels: [b, s] on the last stage, or ``None`` for its logits; ``None`` on other stages.
+            turn: what the stages of the pool group run in this lane.
 
         Returns:
             On the last stage token losses [b, s] in fp32 (nats), or logits [s, b, v / tp] in fp32, this rank's part
@@ -88,7 +89,7 @@ class Stage(nn.Module):
         x = self._embed(inputs) if hasattr(self, "embedding") else inputs
         aux_losses = []
         for block in self.layers.values():
-            x, aux = block(x, self.rotary)
+            x, aux = block(x, self.rotary, turn)
             if aux is not None:
                 aux_losses.append(aux)
         aux_loss = torch.stack(aux_losses).sum() if aux_losses else None

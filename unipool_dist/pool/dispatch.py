@@ -1,5 +1,4 @@
-"""The client side of an MoE layer: choose experts, order the chosen (token, expert) pairs by owner, combine the
-results.
+"""The client side of an MoE layer: choose experts, order (token, expert) pairs by owner, combine the results.
 
 Shapes: T tokens, K choices of a token, M experts of the layer's pool, E experts of the pool group, R rows dispatched,
 D hidden.
@@ -26,7 +25,7 @@ class Routing:
 
 @torch.no_grad()
 def choose(scores_TM: Tensor, top_k: int, bias_M: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The ``top_k`` experts of every token, [T, K], and their scores [T, K]: the experts of the highest scores.
+    """Return the ``top_k`` experts of every token, [T, K], and their scores [T, K]: those of the highest scores.
 
     With a bias [M], those of the highest sum of score and bias among the experts with a positive score; where these
     are fewer than ``top_k``, the rest have the score 0.
@@ -42,7 +41,7 @@ def choose(scores_TM: Tensor, top_k: int, bias_M: Tensor | None = None) -> tuple
 def route(
     scores_TM: Tensor, top_k: int, position_M: Tensor, num_positions: int, bias_M: Tensor | None = None
 ) -> Routing:
-    """:func:`choose` experts for every token, and say what is to be dispatched where.
+    """Choose experts for every token as :func:`choose` does, and say what is to be dispatched where.
 
     A chosen expert whose score is 0 would add nothing, neither to the output nor to a gradient; it is not dispatched
     and does not count as an assignment. ``position_M``: placement position of each expert of the pool.
@@ -58,18 +57,18 @@ def route(
 
 
 def dispatch(tokens_TD: Tensor, routing: Routing, num_rows: int) -> Tensor:
-    """The dispatched rows [R, D], one per chosen pair, ordered by placement position."""
+    """Return the dispatched rows [R, D], one per chosen pair, ordered by placement position."""
     return _Dispatch.apply(tokens_TD, routing, num_rows)
 
 
 def combine(results_RD: Tensor, scores_TM: Tensor, routing: Routing) -> Tensor:
-    """``sum over chosen i of s_i * result_i`` for every token, [T, D]; exact 0 for a token with nothing dispatched."""
+    """Return ``sum over chosen i of s_i * result_i`` for every token, [T, D]; exact 0 if nothing was dispatched."""
     gate_TK = scores_TM.gather(1, routing.expert_TK).to(results_RD.dtype)
     return _Combine.apply(results_RD, gate_TK, routing)
 
 
 def _rows_of_pairs(rows_RD: Tensor, routing: Routing) -> Tensor:
-    """Rows put back to their pairs, [T, K, D], zeros where nothing was dispatched."""
+    """Put rows back to their pairs, [T, K, D], zeros where nothing was dispatched."""
     num_tokens, top_k = routing.expert_TK.shape
     size = (num_tokens * top_k, rows_RD.shape[1])
     out = rows_RD.new_empty(size) if len(rows_RD) == size[0] else rows_RD.new_zeros(size)

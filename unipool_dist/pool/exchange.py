@@ -1,25 +1,27 @@
 """The exchange: one MoE layer's rows to the ranks that own their experts, and the results back.
 
-Every exchange is made by all ranks of the pool group at once, with rows or without; :meth:`PoolExchange.begin_half`
-says, from the schedule, who runs what in this half-tick. The client side is an autograd function, so a stage's
-backward pass makes the backward exchanges in the reverse order of its layers; a rank without a micro-batch calls
-:meth:`PoolExchange.serve` instead.
+Every exchange is made by all ranks of the pool group, in the same order, with rows or without. A client posts how many
+rows it has, sends them, and takes their results; the ticket of the exchange keeps what its backward needs, so several
+may be in flight. A stage's backward pass makes the backward exchanges in the reverse order of its layers; where a rank
+has no layer to run, it serves.
 
-Shapes: R rows, S sources (ranks of the pool group), E experts, D hidden size.
+Shapes: R rows, S sources (ranks of the pool group), E experts of the pool group, e experts of a rank, D hidden size.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from unipool_dist.pool.experts import ExpertBank
-from unipool_dist.pool.server import Microbatches, PoolServer
+from unipool_dist.pool.rows import Counts
+from unipool_dist.pool.server import PoolServer
+from unipool_dist.pool.transport import Transport
+from unipool_dist.pool.turn import Turn
+from unipool_dist.schedule.work import Works, served_slots
 
 
 @dataclass
@@ -30,41 +32,22 @@ class ExchangeTraffic:
     rows_computed: list[int] = field(default_factory=list)  # by this rank's experts, one number per forward exchange
 
 
-@dataclass(frozen=True)
-class ExchangePlan:
-    """Who sends how many rows in one exchange, known on the host."""
-
-    slot: int
-    sent: list[int]  # rows from here to every pool rank
-    incoming_SE: np.ndarray  # rows from every pool rank for every expert of this rank
-
-    @property
-    def num_rows(self) -> int:
-        """Rows that this rank sends, R."""
-        return sum(self.sent)
-
-
 class PoolExchange:
     """Client and server of one rank.
 
     Args:
-        group: the pool group; its ranks are the sources, stage by stage, ``block_size`` of each stage.
+        transport: moves rows between the ranks of the pool group; they are the sources, stage by stage,
+            ``block_size`` of each stage.
         bank: this rank's experts, in the order in which the placement numbers them.
-        slots: exchanges in every half-tick: the MoE layers of the stage that has most.
+        slots: exchanges in every lane: the MoE layers of the stage that has most.
         max_pending_rows: rows that may wait for their weight gradients; bounds that memory.
     """
 
     def __init__(
-        self, group: dist.ProcessGroup, bank: ExpertBank, *, block_size: int, slots: int, max_pending_rows: int
+        self, transport: Transport, bank: ExpertBank, *, block_size: int, slots: int, max_pending_rows: int
     ) -> None:
-        self._group = group
-        self._size = group.size()
-        self._rank = group.rank()
-        self._bank = bank
+        self._transport, self._bank, self._slots = transport, bank, slots
         self._server = PoolServer(bank, block_size, max_pending_rows)
-        self._slots = slots
-        self._microbatches: Microbatches = ()
-        self._keep = False
         self.traffic = ExchangeTraffic()
 
     @property
@@ -73,98 +56,135 @@ class PoolExchange:
         return self._server.num_entries
 
     def reset_traffic(self) -> None:
-        """Start counting :attr:`traffic` anew."""
+        """Count :attr:`traffic` from zero."""
         self.traffic = ExchangeTraffic()
 
-    def begin_half(self, microbatches: Microbatches, *, keep: bool) -> None:
-        """Say which micro-batch each stage of the pool group runs now; ``keep`` if backward will follow."""
-        self._microbatches, self._keep = microbatches, keep
+    def post(self, counts_E: Tensor, slot: int, turn: Turn) -> Ticket:
+        """Begin exchange ``slot`` by telling every owner how many rows come.
 
-    def plan(self, counts_E: Tensor, slot: int) -> ExchangePlan:
-        """Tell every owner how many rows come, ``counts_E`` int64 by placement position on this rank's device.
+        Args:
+            counts_E: int64 rows by placement position, on this rank's device.
 
         Collectives: one all-to-all of counts over the pool group.
         """
-        outgoing_SE = counts_E.view(self._size, -1)
-        incoming_SE = outgoing_SE
-        if self._size > 1:
-            incoming_SE = torch.empty_like(outgoing_SE)
-            dist.all_to_all_single(incoming_SE, outgoing_SE, group=self._group)
-            self.traffic.bytes_sent += outgoing_SE.nbytes * (self._size - 1) // self._size
-        # The one device-host synchronisation of an exchange: the split sizes of the next all-to-all must be known here.
-        outgoing, incoming = torch.stack([outgoing_SE, incoming_SE]).cpu().numpy()
-        return ExchangePlan(slot, outgoing.sum(axis=1).tolist(), incoming)
+        size = self._transport.size
+        outgoing_Se = counts_E.view(size, -1)
+        incoming_Se = self._transport.swap_counts(outgoing_Se)
+        self.traffic.bytes_sent += outgoing_Se.nbytes * (size - 1) // size
+        # The device is waited for here: the split sizes of the next all-to-all must be known on the host.
+        outgoing, incoming = torch.stack([outgoing_Se, incoming_Se]).cpu().numpy()
+        return Ticket(self, slot, turn, outgoing.sum(axis=1).tolist(), incoming)
 
-    def request(self, rows_RD: Tensor, plan: ExchangePlan) -> Tensor:
-        """Outputs [R, D] of the experts for this rank's rows, which are sorted by placement position.
+    def serve_forward(self, turn: Turn, own: int) -> None:
+        """Take part in the forward exchanges after this stage's ``own`` layers, without rows.
 
-        Collectives: over the pool group an all-to-all of rows and one of results; in the backward pass an all-to-all
-        of output gradients and one of input gradients.
+        Collectives: those of a ticket, for each.
         """
-        return _Request.apply(rows_RD, self, plan)
+        for slot in served_slots("forward", own, self._slots):
+            ticket = self.post(self._no_counts(), slot, turn)
+            ticket.send(self._no_rows())
+            ticket.results()
 
-    def serve_forward(self, slot: int) -> None:
-        """Take part in exchange ``slot`` of a forward half without rows. Collectives: :meth:`plan`, then
-        :meth:`request`."""
-        num_local, _, hidden_size = self._bank.gate_up.shape
-        nobody = torch.zeros(self._size * num_local, dtype=torch.int64, device=self._bank.gate_up.device)
-        self._forward(self._bank.gate_up.new_empty(0, hidden_size), self.plan(nobody, slot))
+    def serve_backward(self, works: Works, own: int) -> None:
+        """Take part in the backward exchanges before this stage's ``own`` layers, without rows.
 
-    def serve_backward(self, slot: int) -> None:
-        """Take part in exchange ``slot`` of a backward half without rows. Collectives: as the backward of
-        :meth:`request`."""
-        grad = self._bank.gate_up.new_empty(0, self._bank.gate_up.shape[2])
-        self._backward(grad, [0] * self._size, slot)
+        Args:
+            works: by stage of the pool group, what it runs backward in this tick.
 
-    def serve_rest_forward(self, done: int) -> None:
-        """Take part in the exchanges that other stages make after this stage's ``done`` layers (0 if it ran
-        nothing)."""
-        for slot in range(done, self._slots):
-            self.serve_forward(slot)
+        Collectives: for each, an all-to-all of output gradients and one of input gradients over the pool group.
+        """
+        for slot in served_slots("backward", own, self._slots):
+            self.run_backward(self._no_rows(), [0] * self._transport.size, works, slot)
 
-    def serve_rest_backward(self, own: int) -> None:
-        """Take part in the backward exchanges that come before this stage's ``own`` layers: the same slots, last
-        first."""
-        for slot in reversed(range(own, self._slots)):
-            self.serve_backward(slot)
+    def end_backward_lane(self) -> None:
+        """Add the weight gradients that wait."""
+        self._server.end_backward_lane()
 
-    def end_backward_half(self) -> None:
-        self._server.end_backward_half()
+    def run_forward(self, arrived_RD: Tensor, incoming_Se: Counts, turn: Turn, slot: int) -> Tensor:
+        """Return the outputs [R, D] of this rank's experts for rows that arrived."""
+        self.traffic.rows_computed.append(len(arrived_RD))
+        return self._server.forward(arrived_RD, incoming_Se, turn.works, slot, keep=turn.training)
 
-    def _forward(self, rows_RD: Tensor, plan: ExchangePlan) -> Tensor:
-        received = plan.incoming_SE.sum(axis=1).tolist()
-        served_RD = self._swap(rows_RD, plan.sent, received)
-        self.traffic.rows_computed.append(len(served_RD))
-        results_RD = self._server.forward(served_RD, plan.incoming_SE, self._microbatches, plan.slot, self._keep)
-        return self._swap(results_RD, received, plan.sent)
+    def run_backward(self, grad_RD: Tensor, sent: list[int], works: Works, slot: int) -> Tensor:
+        """Return the input gradients [R, D] of rows that were sent, for the gradients of their results.
 
-    def _backward(self, grad_RD: Tensor, sent: list[int], slot: int) -> Tensor:
-        received = self._server.returning_counts(self._microbatches, slot).sum(axis=1).tolist()
-        served_RD = self._swap(grad_RD, sent, received)
-        grad_in_RD = self._server.backward(served_RD, self._microbatches, slot)
-        return self._swap(grad_in_RD, received, sent)
+        Collectives: over the pool group an all-to-all of output gradients and one of input gradients.
+        """
+        received = self._server.returning_counts(works, slot).sum(axis=1).tolist()
+        arrived_RD = self.swap(grad_RD, sent, received)
+        return self.swap(self._server.backward(arrived_RD, works, slot), received, sent)
 
-    def _swap(self, rows_RD: Tensor, sent: list[int], received: list[int]) -> Tensor:
-        """Send ``sent[s]`` rows to every pool rank s, in order; return what they sent here."""
-        if self._size == 1:
-            return rows_RD
-        out_RD = rows_RD.new_empty(sum(received), rows_RD.shape[1])
-        dist.all_to_all_single(out_RD, rows_RD.contiguous(), received, sent, group=self._group)
-        others = sum(sent) - sent[self._rank]
+    def swap(self, rows_RD: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        """Move rows as :meth:`Transport.swap_rows` does, and count the traffic."""
+        others = sum(sent) - sent[self._transport.rank]
         self.traffic.bytes_sent += others * rows_RD.shape[1] * rows_RD.element_size()
-        return out_RD
+        return self._transport.swap_rows(rows_RD, sent, received)
+
+    def _no_counts(self) -> Tensor:
+        num_local = self._bank.gate_up.shape[0]
+        return torch.zeros(self._transport.size * num_local, dtype=torch.int64, device=self._bank.gate_up.device)
+
+    def _no_rows(self) -> Tensor:
+        return self._bank.gate_up.new_empty(0, self._bank.gate_up.shape[2])
 
 
-class _Request(torch.autograd.Function):
-    """The client side: forward and backward of one exchange as one differentiable operation."""
+class Ticket:
+    """One exchange of this rank: posted; then sent; then its results are taken. All ranks do each in the same order."""
+
+    def __init__(self, exchange: PoolExchange, slot: int, turn: Turn, sent: list[int], incoming_Se: Counts) -> None:
+        self._exchange, self._slot, self._turn = exchange, slot, turn
+        self._sent, self._incoming_SE = sent, incoming_Se
+        self._received: list[int] = incoming_Se.sum(axis=1).tolist()
+        self._rows_RD: Tensor | None = None
+        self._arrived_RD: Tensor | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that this rank sends, R."""
+        return sum(self._sent)
+
+    def send(self, rows_RD: Tensor) -> None:
+        """Send this rank's rows, sorted by placement position.
+
+        Collectives: an all-to-all of rows over the pool group.
+        """
+        assert self._rows_RD is None
+        self._rows_RD = rows_RD
+        self._arrived_RD = self._exchange.swap(rows_RD.detach(), self._sent, self._received)
+
+    def results(self) -> Tensor:
+        """Run this rank's experts on what arrived; return the outputs [R, D] for the rows that were sent.
+
+        Differentiable with respect to these rows.
+
+        Collectives: over the pool group an all-to-all of results; in the backward pass an all-to-all of output
+        gradients and one of input gradients.
+        """
+        rows_RD, self._rows_RD = self._rows_RD, None
+        assert rows_RD is not None
+        results_RD: Tensor = _Results.apply(rows_RD, self)
+        return results_RD
+
+    def _forward(self) -> Tensor:
+        arrived_RD, self._arrived_RD = self._arrived_RD, None
+        assert arrived_RD is not None
+        outputs_RD = self._exchange.run_forward(arrived_RD, self._incoming_SE, self._turn, self._slot)
+        return self._exchange.swap(outputs_RD, self._received, self._sent)
+
+    def _backward(self, grad_RD: Tensor) -> Tensor:
+        assert self._turn.backward_works is not None
+        return self._exchange.run_backward(grad_RD.contiguous(), self._sent, self._turn.backward_works, self._slot)
+
+
+class _Results(torch.autograd.Function):
+    """A ticket's results as one differentiable operation."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, rows_RD: Tensor, exchange: PoolExchange, plan: ExchangePlan) -> Tensor:
-        ctx.exchange, ctx.plan = exchange, plan  # type: ignore[attr-defined]
-        return exchange._forward(rows_RD, plan)
+    def forward(ctx: FunctionCtx, rows_RD: Tensor, ticket: Ticket) -> Tensor:
+        ctx.ticket = ticket  # type: ignore[attr-defined]
+        return ticket._forward()
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad_RD: Tensor) -> tuple[Tensor, None, None]:
-        plan: ExchangePlan = ctx.plan  # type: ignore[attr-defined]
-        exchange: PoolExchange = ctx.exchange  # type: ignore[attr-defined]
-        return exchange._backward(grad_RD.contiguous(), plan.sent, plan.slot), None, None
+    def backward(ctx: FunctionCtx, grad_RD: Tensor) -> tuple[Tensor, None]:
+        ticket: Ticket = ctx.ticket  # type: ignore[attr-defined]
+        return ticket._backward(grad_RD), None

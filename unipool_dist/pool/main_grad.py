@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def main_grad(parameter: nn.Parameter) -> Tensor:
-    """The buffer that :func:`zero_main_grad` made: fp32, of the parameter's shape."""
+    """Return the buffer that :func:`zero_main_grad` made: fp32, of the parameter's shape."""
     buffer: Tensor = parameter.main_grad  # type: ignore[attr-defined]
     return buffer
 

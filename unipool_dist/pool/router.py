@@ -5,28 +5,38 @@ Shapes: T tokens, M experts of the pool, D hidden size.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unipool_dist.base.registry import Registry
 from unipool_dist.config.sections import PoolSection
 
 NORM_EPSILON = 1e-8
 _SAMPLES = 100_000
 
 
-class Router(nn.Module):
-    """Base of all routers: the bias on the choice of experts, if there is one."""
+class Router(nn.Module, ABC):
+    """Base of all routers. A router is made of the settings of its pool and the width of the tokens.
+
+    Its parameters are the tensors that are trained, saved and exported, in fp32 and the same on all ranks of a stage.
+    Matrices are drawn with ``pool.router_init_std``; everything else begins with ones.
+    """
 
     bias: Tensor | None
     """[M] in fp32, added to the scores when experts are chosen and to nothing else; no parameter, but moved by
     :mod:`unipool_dist.pool.bias`. ``None`` without ``pool.balance.bias_rate``."""
 
-    def __init__(self, bias: Tensor | None = None) -> None:
+    def __init__(self, pool: PoolSection, hidden_size: int) -> None:
         super().__init__()
-        self.register_buffer("bias", bias)
+        self.register_buffer("bias", torch.zeros(pool.num_experts) if pool.balance.bias_rate else None)
+
+    @abstractmethod
+    def forward(self, tokens_TD: Tensor) -> Tensor:
+        """Return scores [T, M] in fp32, none below 0; a choice whose score is 0 is not dispatched."""
 
 
 class NormRouter(Router):
@@ -36,14 +46,14 @@ class NormRouter(Router):
     Scores are not a distribution: they are not negative, many are 0, and they do not sum to 1.
     """
 
-    def __init__(self, num_experts: int, hidden_size: int, top_k: int, bias: Tensor | None = None) -> None:
-        super().__init__(bias)
-        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
+    def __init__(self, pool: PoolSection, hidden_size: int) -> None:
+        super().__init__(pool, hidden_size)
+        self.weight = nn.Parameter(torch.empty(pool.num_experts, hidden_size))
         self.scale = nn.Parameter(torch.empty(1))
-        self.constant = norm_constant(num_experts, top_k)
+        self.constant = norm_constant(pool.num_experts, pool.top_k)
 
     def forward(self, tokens_TD: Tensor) -> Tensor:
-        """Scores [T, M] in fp32."""
+        """Return scores [T, M] in fp32."""
         logits_TM = tokens_TD.float() @ self.weight.t()
         norms_T1 = torch.linalg.vector_norm(logits_TM, dim=-1, keepdim=True)
         return torch.relu(logits_TM / (norms_T1 + NORM_EPSILON)) * (self.scale * self.constant)
@@ -52,25 +62,27 @@ class NormRouter(Router):
 class SoftmaxRouter(Router):
     """``s = softmax(W x)``, taken before the top-k: the router of the vanilla MoE."""
 
-    def __init__(self, num_experts: int, hidden_size: int, bias: Tensor | None = None) -> None:
-        super().__init__(bias)
-        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
+    def __init__(self, pool: PoolSection, hidden_size: int) -> None:
+        super().__init__(pool, hidden_size)
+        self.weight = nn.Parameter(torch.empty(pool.num_experts, hidden_size))
 
     def forward(self, tokens_TD: Tensor) -> Tensor:
-        """Scores [T, M] in fp32, each row summing to 1."""
+        """Return scores [T, M] in fp32, each row summing to 1."""
         return torch.softmax(tokens_TD.float() @ self.weight.t(), dim=-1)
 
 
 class SigmoidRouter(Router):
-    """``s = sigmoid(W x)``: scores do not compete, so that a bias on their choice can balance the experts
-    (DeepSeek-V3, arXiv 2412.19437). The gates are the scores, which for ``top_k`` above 1 are not made to sum to 1."""
+    """``s = sigmoid(W x)``: scores do not compete, so a bias on their choice can balance the experts.
 
-    def __init__(self, num_experts: int, hidden_size: int, bias: Tensor | None = None) -> None:
-        super().__init__(bias)
-        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
+    From DeepSeek-V3 (arXiv 2412.19437). The gates are the scores, which for ``top_k`` above 1 are not made to sum to 1.
+    """
+
+    def __init__(self, pool: PoolSection, hidden_size: int) -> None:
+        super().__init__(pool, hidden_size)
+        self.weight = nn.Parameter(torch.empty(pool.num_experts, hidden_size))
 
     def forward(self, tokens_TD: Tensor) -> Tensor:
-        """Scores [T, M] in fp32, each between 0 and 1."""
+        """Return scores [T, M] in fp32, each between 0 and 1."""
         return torch.sigmoid(tokens_TD.float() @ self.weight.t())
 
 
@@ -78,20 +90,24 @@ class NoRouter(Router):
     """``s = 1`` for the only expert there is: the FFN of a dense model. Has no parameters."""
 
     def forward(self, tokens_TD: Tensor) -> Tensor:
-        """Scores [T, 1] in fp32."""
+        """Return scores [T, 1] in fp32."""
         return tokens_TD.new_ones(len(tokens_TD), 1, dtype=torch.float32)
 
 
-def make_router(pool: PoolSection, hidden_size: int) -> NormRouter | SoftmaxRouter | SigmoidRouter | NoRouter:
-    """The router that ``pool.router`` names, with a bias of zeros if ``pool.balance.bias_rate`` asks for one."""
-    if pool.router == "none":
-        return NoRouter()
-    bias = torch.zeros(pool.num_experts) if pool.balance.bias_rate else None
-    if pool.router == "norm":
-        return NormRouter(pool.num_experts, hidden_size, pool.top_k, bias)
-    if pool.router == "softmax":
-        return SoftmaxRouter(pool.num_experts, hidden_size, bias)
-    return SigmoidRouter(pool.num_experts, hidden_size, bias)
+ROUTERS: Registry[type[Router]] = Registry(
+    "pool.router",
+    {"norm": NormRouter, "softmax": SoftmaxRouter, "sigmoid": SigmoidRouter, "none": NoRouter},
+    base=Router,
+)
+
+
+def make_router(pool: PoolSection, hidden_size: int) -> Router:
+    """Make the router that ``pool.router`` names, not initialised, with a bias of zeros if there is to be one.
+
+    Raises:
+        ConfigError: there is none of this name, or a user's own cannot be imported.
+    """
+    return ROUTERS[pool.router](pool, hidden_size)
 
 
 def is_router_parameter(name: str) -> bool:

@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 
 Counts = np.ndarray
-"""int64 [S, E]: rows that source s has for expert e."""
+"""int64 [S, e]: rows that each source has for each expert of this rank."""
 
 
-def expert_major_order(counts_SE: Counts, device: torch.device) -> Tensor:
-    """Index [R] that takes rows in (source, expert) order to (expert, source) order: ``rows[order]``."""
-    return torch.from_numpy(_transpose_blocks(counts_SE)).to(device)
+def expert_major_order(counts_Se: Counts, device: torch.device) -> Tensor:
+    """Return the index [R] that takes rows in (source, expert) order to (expert, source) order: ``rows[order]``."""
+    return torch.from_numpy(_transpose_blocks(counts_Se)).to(device)
 
 
-def source_major_order(counts_SE: Counts, device: torch.device) -> Tensor:
-    """Index [R] that takes rows in (expert, source) order back to (source, expert) order."""
-    return torch.from_numpy(_transpose_blocks(counts_SE.T)).to(device)
+def source_major_order(counts_Se: Counts, device: torch.device) -> Tensor:
+    """Return the index [R] that takes rows in (expert, source) order back to (source, expert) order."""
+    return torch.from_numpy(_transpose_blocks(counts_Se.T)).to(device)
 
 
-def rows_of_sources(counts_SE: Counts, first: int, last: int, device: torch.device) -> Tensor:
-    """Positions, in (expert, source) order, of the rows that came from sources ``first .. last - 1``; in that order."""
-    lengths = counts_SE.T  # [E, S]
+def rows_of_sources(counts_Se: Counts, first: int, last: int, device: torch.device) -> Tensor:
+    """Return where, in (expert, source) order, the rows from sources ``first .. last - 1`` are; in that order."""
+    lengths = counts_Se.T  # [e, S]
     starts = _block_starts(lengths)
     return torch.from_numpy(_ranges(starts[:, first:last].ravel(), lengths[:, first:last].ravel())).to(device)
 
@@ -38,12 +38,12 @@ def _transpose_blocks(counts_AB: Counts) -> np.ndarray:
 
 
 def _block_starts(counts_AB: Counts) -> np.ndarray:
-    """First row of every block, for blocks laid out row-major."""
+    """Return the first row of every block, for blocks laid out row-major."""
     flat = counts_AB.ravel()
     return (np.cumsum(flat) - flat).reshape(counts_AB.shape)
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Concatenation of ``arange(start, start + length)``."""
+    """Concatenate ``arange(start, start + length)``."""
     ends = np.cumsum(lengths)
     return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)

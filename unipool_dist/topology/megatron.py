@@ -10,7 +10,6 @@ from unipool_dist.topology.megatron_import import light_import
 with light_import():
     from megatron.core import ModelParallelConfig, parallel_state
     from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
-    from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
     from megatron.core.tensor_parallel import (
         ColumnParallelLinear,
         RowParallelLinear,
@@ -22,7 +21,6 @@ __all__ = [
     "ColumnParallelLinear",
     "ModelParallelConfig",
     "OptimizerParamScheduler",
-    "P2PCommunicator",
     "RowParallelLinear",
     "VocabParallelEmbedding",
     "create_megatron_groups",
@@ -36,7 +34,7 @@ __all__ = [
 def let_megatron_run_without_cuda() -> None:
     """Let Megatron-core allocate on the CPU where there is no CUDA device.
 
-    Its sequence parallelism, rotary embedding and stage-to-stage communication ask ``torch.cuda.current_device()``
+    Its sequence parallelism and rotary embedding ask ``torch.cuda.current_device()``
     where to allocate; everything else in the parts used here is device-agnostic. Does nothing on a machine with CUDA.
     """
     if not torch.cuda.is_available():
@@ -58,7 +56,7 @@ def create_megatron_groups(plan: Outline) -> None:
 
 
 def layer_config(plan: Outline, dtype: torch.dtype) -> ModelParallelConfig:
-    """Return the settings shared by all of Megatron's layers and by its stage-to-stage communication.
+    """Return the settings shared by all of Megatron's layers.
 
     Weights are neither allocated on a GPU nor initialised by Megatron: initial values must not depend on the layout
     (:mod:`unipool_dist.model.initialization`).
@@ -72,8 +70,5 @@ def layer_config(plan: Outline, dtype: torch.dtype) -> ModelParallelConfig:
         use_cpu_initialization=True,
         perform_initialization=False,
         gradient_accumulation_fusion=False,
-        # gloo has no coalesced sends; NCCL needs them, or neighbours that send to each other at once wait for ever.
-        batch_p2p_comm=torch.cuda.is_available(),
-        batch_p2p_sync=False,
     )
     return result
