@@ -11,6 +11,8 @@ import pytest
 from tests.checkpoint.command_line import call, document, step_folder, succeed
 from tests.checkpoint.damage import copy_run, flip_bit, replace_file, swap
 from unipool_dist.base.progress_bars import Count
+from unipool_dist.checkpoint.finding import Depth
+from unipool_dist.checkpoint.manifest import Manifest
 from unipool_dist.cli.checkpoint import listing
 
 
@@ -82,14 +84,14 @@ def test_a_checkpoint_that_a_run_deletes_meanwhile_is_not_damaged(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = copy_run(trained, tmp_path / "run")
-    read_all = listing.thorough_faults
+    read_all = listing.examine
 
-    def read_after_deletion(folder: Path, count: Count) -> list[str]:
+    def read_after_deletion(folder: Path, depth: Depth, count: Count) -> tuple[Manifest | None, list[str]]:
         if folder.name == "step-00000002":
             directory.delete(2)
-        return read_all(folder, count)
+        return read_all(folder, depth, count)
 
-    monkeypatch.setattr(listing, "thorough_faults", read_after_deletion)
+    monkeypatch.setattr(listing, "examine", read_after_deletion)
     result = call("verify", tmp_path / "run")
     assert result.exit_code == 0
     assert result.stdout.startswith("step 4: whole") and "step-00000002 was deleted meanwhile" in result.stderr

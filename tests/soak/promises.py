@@ -9,8 +9,8 @@ import torch
 
 from tests.support.running import last_step, train_records
 from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.finding import examine
 from unipool_dist.checkpoint.offline.reading import TensorReader
-from unipool_dist.checkpoint.offline.survey import thorough_faults
 from unipool_dist.observe.jsonlines import read_json_lines
 
 
@@ -36,7 +36,7 @@ class Remains:
         directory = CheckpointDirectory(run_dir)
         steps = directory.steps()
         for step in steps:
-            faults = thorough_faults(directory.folder(step))
+            _, faults = examine(directory.folder(step), "every byte")
             require(not faults, f"a checkpoint that has its name is damaged: {faults}")
         self.newest = steps[-1] if steps else 0
         """Step of the newest checkpoint, all of whose bytes are right; 0: there is none."""

@@ -15,17 +15,15 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata
 
 from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.finding import examine, newest_whole, steps_to_try
 from unipool_dist.checkpoint.index import read_index
 from unipool_dist.checkpoint.manifest import (
-    MANIFEST_FILE,
     SMALL_FILES,
     FileRecord,
     Manifest,
     content_faults,
     deal,
     join_faults,
-    read_manifest,
-    size_faults,
 )
 from unipool_dist.checkpoint.planners import PieceLoadPlanner
 from unipool_dist.checkpoint.progress import Progress, read_config, read_progress
@@ -143,40 +141,44 @@ def find_checkpoint(
     """
     listing: list[Any] = [directory.steps() if group.rank() == 0 else None]
     dist.broadcast_object_list(listing, group_src=0, group=group)
-    steps: list[int] = listing[0]
-    if from_step is not None and from_step not in steps:
+    skipped = dict(damaged or {}) if from_step is None else {}
+    candidates = [step for step in steps_to_try(directory, listing[0], from_step) if step not in skipped]
+    manifests: dict[int, Manifest | None] = {}
+
+    def fault_of(step: int) -> str | None:
+        manifests[step], faults = examine(directory.folder(step), "small files")
+        return _agree(faults, group)
+
+    step, faults = newest_whole(candidates, fault_of)
+    skipped |= faults
+    if step is not None:
+        manifest = manifests[step]
+        assert manifest is not None
+        return _found(step, directory.folder(step), manifest, group, verify, skipped)
+    if from_step is not None:
+        raise DamagedError(from_step, faults[from_step])
+    if skipped:
+        listed = "\n  ".join(f"step {step}: {fault}" for step, fault in skipped.items())
         raise CheckpointError(
-            f"{directory.path} has no checkpoint of step {from_step}; there are: {', '.join(map(str, steps)) or 'none'}"
-        )
-    passed_over = dict(damaged or {})
-    candidates = [from_step] if from_step is not None else [step for step in reversed(steps) if step not in passed_over]
-    for step in candidates:
-        folder = directory.folder(step)
-        fault, manifest = _obvious_fault(folder, group)
-        if fault is None:
-            assert manifest is not None
-            large = {name: record for name, record in manifest.files.items() if name not in SMALL_FILES}
-            mine = deal(large, group.size())[group.rank()] if verify == "hash" else {}
-            verification = Verification(step, folder, mine, group)
-            return Found(
-                step,
-                folder,
-                read_progress(folder, step),
-                read_config(folder),
-                manifest.files,
-                verification,
-                passed_over,
-            )
-        if from_step is not None:
-            raise DamagedError(step, fault)
-        passed_over[step] = fault
-    if passed_over:
-        faults = "\n  ".join(f"step {step}: {fault}" for step, fault in passed_over.items())
-        raise CheckpointError(
-            f"{directory.path} has no checkpoint that is whole:\n  {faults}\nRestore the files from a copy, or begin "
+            f"{directory.path} has no checkpoint that is whole:\n  {listed}\nRestore the files from a copy, or begin "
             f"the run again with --overwrite, which deletes them"
         )
     return None
+
+
+def _found(
+    step: int,
+    folder: Path,
+    manifest: Manifest,
+    group: dist.ProcessGroup,
+    verify: Verify,
+    skipped: Mapping[int, str],
+) -> Found:
+    """Begin to verify the large files, each on one rank, and read the small ones."""
+    large = {name: record for name, record in manifest.files.items() if name not in SMALL_FILES}
+    mine = deal(large, group.size())[group.rank()] if verify == "hash" else {}
+    verification = Verification(step, folder, mine, group)
+    return Found(step, folder, read_progress(folder, step), read_config(folder), manifest.files, verification, skipped)
 
 
 def load_checkpoint(found: Found, state: TrainingState, group: dist.ProcessGroup) -> None:
@@ -224,22 +226,6 @@ def load_pieces(found: Found, held: Iterable[Held], group: dist.ProcessGroup) ->
         found.verification.confirm()  # what cannot be read is first of all damaged
         rank, (cause, _) = next(iter(sorted(error.failures.items())))
         raise CheckpointError(f"{found.folder} cannot be loaded: rank {rank}: {cause}") from None
-
-
-def _obvious_fault(folder: Path, group: dist.ProcessGroup) -> tuple[str | None, Manifest | None]:
-    """Return what sizes and small files show to be wrong with the checkpoint in ``folder``; the same on every rank."""
-    faults: list[str] = []
-    manifest = None
-    try:
-        manifest = read_manifest(folder)
-        if folder.name == f"step-{manifest.step:08d}":
-            small = {name: record for name, record in manifest.files.items() if name in SMALL_FILES}
-            faults = size_faults(folder, manifest) or content_faults(folder, small)
-        else:  # said first: if files were exchanged, the others only fail to match it
-            faults = [f"{folder / MANIFEST_FILE} is that of step {manifest.step}"]
-    except (CheckpointError, OSError) as error:
-        faults = [str(error)]
-    return _agree(faults, group), manifest
 
 
 def _agree(faults: list[str], group: dist.ProcessGroup) -> str | None:

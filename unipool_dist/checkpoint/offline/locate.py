@@ -7,13 +7,8 @@ from pathlib import Path
 
 from unipool_dist.base.progress_bars import Bar, no_bar
 from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.finding import examine, is_checkpoint_folder, newest_whole, step_in_name, steps_to_try
 from unipool_dist.checkpoint.manifest import Manifest, join_faults, read_manifest
-from unipool_dist.checkpoint.offline.survey import (
-    is_checkpoint_folder,
-    quick_faults,
-    step_in_name,
-    thorough_faults,
-)
 from unipool_dist.checkpoint.progress import Progress, read_config, read_progress
 from unipool_dist.config import Config
 from unipool_dist.errors import CheckpointError
@@ -41,18 +36,20 @@ def locate(path: Path, step: int | None) -> Located:
         CheckpointError: there is none, the one asked for is not whole, or it cannot be read by this version.
     """
     folders = checkpoint_folders(path, step)
-    faults: dict[Path, list[str]] = {}
-    for folder in reversed(folders):
-        faults[folder] = quick_faults(folder)
-        if not faults[folder]:
-            newer = [fault for other in faults.values() for fault in other]
-            return _open(folder, tuple(newer))
-    every = "\n  ".join(join_faults(found) for found in faults.values())
+    folder, faults = newest_whole(folders, _fault)
+    if folder is not None:
+        return _open(folder, tuple(faults.values()))
+    every = "\n  ".join(faults.values())
     raise CheckpointError(
         f"{path} has no checkpoint that is whole:\n  {every}\nChoose another step or restore the files"
         if len(folders) > 1
         else f"the checkpoint is damaged: {every}; choose another step or restore the files"
     )
+
+
+def _fault(folder: Path) -> str | None:
+    _, faults = examine(folder, "sizes")
+    return join_faults(faults) if faults else None
 
 
 def checkpoint_folders(path: Path, step: int | None) -> list[Path]:
@@ -74,9 +71,7 @@ def checkpoint_folders(path: Path, step: int | None) -> list[Path]:
     steps = directory.steps()
     if not steps:
         raise CheckpointError(f"{path} has no checkpoints: there are none in {directory.path}")
-    if step is not None and step not in steps:
-        raise CheckpointError(f"{directory.path} has no checkpoint of step {step}; there are: {_listed(steps)}")
-    return [directory.folder(each) for each in (steps if step is None else [step])]
+    return [directory.folder(each) for each in steps_to_try(directory, steps, step)]
 
 
 def _step_of(folder: Path) -> int:
@@ -91,7 +86,7 @@ def check_contents(located: Located, bar: Bar = no_bar) -> None:
         CheckpointError: a file is missing or damaged.
     """
     with bar("verifying", located.manifest.num_bytes) as count:
-        faults = thorough_faults(located.folder, count)
+        faults = examine(located.folder, "every byte", count)[1]
     if faults:
         raise CheckpointError(
             f"the checkpoint is damaged: {join_faults(faults)}; choose another step or restore the files"
@@ -101,7 +96,3 @@ def check_contents(located: Located, bar: Bar = no_bar) -> None:
 def _open(folder: Path, passed_over: tuple[str, ...]) -> Located:
     manifest = read_manifest(folder)
     return Located(folder, manifest, read_progress(folder, manifest.step), read_config(folder), passed_over)
-
-
-def _listed(steps: list[int]) -> str:
-    return ", ".join(map(str, steps))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from unipool_dist.base.progress_bars import Count
 from unipool_dist.base.run_directory import RunDirectory
-from unipool_dist.checkpoint.manifest import MANIFEST_FILE, Manifest, content_faults, read_manifest, size_faults
+from unipool_dist.checkpoint.finding import examine, is_checkpoint_folder
 from unipool_dist.checkpoint.progress import Progress, read_progress
 from unipool_dist.errors import CheckpointError
 
@@ -54,37 +52,6 @@ def survey(run_dir: Path) -> list[Entry]:
     return sorted(entries, key=lambda entry: (entry.step, entry.kind != "checkpoint", entry.folder.name))
 
 
-def step_in_name(folder: Path) -> int | None:
-    """Return the step in the name of ``folder`` if that is a checkpoint's name, else ``None``."""
-    match = _FOLDER.fullmatch(folder.name)
-    return int(match[1]) if match and match[2] is None else None
-
-
-def is_checkpoint_folder(path: Path) -> bool:
-    """Return whether ``path`` is one checkpoint, by its name or, if it was renamed, by its manifest."""
-    return step_in_name(path.resolve()) is not None or (path / MANIFEST_FILE).is_file()
-
-
-def quick_faults(folder: Path) -> list[str]:
-    """Return what is wrong with the checkpoint in ``folder`` judging by its manifest and the sizes of its files."""
-    return _faults(folder, size_faults)
-
-
-def thorough_faults(folder: Path, count: Count | None = None) -> list[str]:
-    """Return what is wrong with the checkpoint in ``folder``; reads every byte. ``count`` is called with bytes read."""
-    return _faults(folder, lambda folder, manifest: content_faults(folder, manifest.files, count))
-
-
-def _faults(folder: Path, of_files: Callable[[Path, Manifest], list[str]]) -> list[str]:
-    try:
-        manifest = read_manifest(folder)
-        if step_in_name(folder) not in (None, manifest.step):
-            return [f"{folder / MANIFEST_FILE} is that of step {manifest.step}"]
-        return of_files(folder, manifest)
-    except (CheckpointError, OSError) as error:
-        return [str(error)]
-
-
 def _entry(folder: Path) -> Entry | None:
     match = _FOLDER.fullmatch(folder.name)
     if match is None or not folder.is_dir():
@@ -93,7 +60,7 @@ def _entry(folder: Path) -> Entry | None:
     kind: Kind | None = "aside" if is_aside else _KINDS.get(match[2])
     if kind is None:
         return None
-    faults: list[str] = quick_faults(folder) if kind in ("checkpoint", "aside") else []
+    faults: list[str] = examine(folder, "sizes")[1] if kind in ("checkpoint", "aside") else []
     progress = None
     try:
         progress = read_progress(folder, int(match[1]) if kind == "checkpoint" else None)

@@ -13,9 +13,10 @@ from unipool_dist.base.printable import aligned
 from unipool_dist.base.progress_bars import byte_bar
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.units import size
+from unipool_dist.checkpoint.finding import examine, step_in_name
 from unipool_dist.checkpoint.manifest import join_faults, read_manifest
 from unipool_dist.checkpoint.offline.locate import checkpoint_folders
-from unipool_dist.checkpoint.offline.survey import Entry, step_in_name, survey, thorough_faults
+from unipool_dist.checkpoint.offline.survey import Entry, survey
 from unipool_dist.cli.checkpoint.common import json_option, layout, print_json, run_argument
 from unipool_dist.cli.parameters import STEP
 from unipool_dist.errors import CheckpointError
@@ -56,7 +57,7 @@ def verify(run: Path, step: int | None, as_json: bool) -> None:
     results: list[dict[str, Any]] = []
     with byte_bar("verifying", sum(_stated_bytes(folder) for folder in folders)) as count:
         for folder in folders:
-            faults = thorough_faults(folder, count)
+            _, faults = examine(folder, "every byte", count)
             if not folder.exists():
                 say(f"{folder} was deleted meanwhile by the run, and is left out", err=True)
                 continue
