@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from unipool_dist.base.names import plain_name, regular_inside
 from unipool_dist.base.reading import open_regular, read_json
+from unipool_dist.base.writing import rename_durably, write_durably
 from unipool_dist.data.tokenizer import TOKENIZER_FILES, TokenizerKind
 from unipool_dist.errors import DataError
 
@@ -116,12 +116,8 @@ def record_file(path: Path) -> FileRecord:
 def write_manifest(manifest: Manifest, directory: Path) -> None:
     """Write ``manifest`` into ``directory`` by one atomic rename; it is on disk when this returns."""
     temporary = directory / (MANIFEST_NAME + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(manifest.model_dump(mode="json"), file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(directory / MANIFEST_NAME)
+    write_durably(temporary, json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
+    rename_durably(temporary, directory / MANIFEST_NAME)
 
 
 def read_manifest(directory: Path) -> Manifest:
