@@ -98,7 +98,6 @@ def tensors_on_disk(config: Plan) -> set[str]:
                 "router.scale",
             )
         ]
-    assert config.pool.layers_per_group is not None
     experts = config.pool.num_experts * config.model.num_layers // config.pool.layers_per_group
     names = dense + [f"experts.{i}.{name}" for i in range(experts) for name in ("gate_up", "down")]
     return {f"{kind}/{name}" for kind in KINDS for name in names} | {"balance/share", "balance/latest", "random/torch"}

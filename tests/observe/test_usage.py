@@ -61,7 +61,7 @@ def test_tables_that_cannot_be_are_refused(counts: list[list[float]], num_pools:
 def test_bounds_hold_for_any_table(num_pools: int, layers_per_pool: int, pool_size: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     counts_LE = rng.integers(0, 4, (num_pools * layers_per_pool, num_pools * pool_size))
-    own_LE = usage.pool_of_layer(len(counts_LE), num_pools)[:, None] == np.arange(counts_LE.shape[1]) // pool_size
+    own_LE = (np.arange(len(counts_LE)) // layers_per_pool)[:, None] == np.arange(counts_LE.shape[1]) // pool_size
     counts_LE = np.where(own_LE, counts_LE, 0)
     summary = usage.summarize(counts_LE, num_pools)
     assert 0 <= summary.dead_share <= 1

@@ -37,13 +37,12 @@ def make_run(
     Args:
         speeds: tokens per second of the last records; of those before, 10.
     """
-    config = outline(load_config(None, [*SIZES, *overrides, f"train.seed={seed}", f"run.dir={run_dir}"]), 2).config
+    config = outline(load_config(None, [*SIZES, *overrides, f"train.seed={seed}", f"run.dir={run_dir}"]), 2)
     run_dir.mkdir(parents=True)
-    dump_config(config, run_dir / "config.yaml")
+    dump_config(config.config, run_dir / "config.yaml")
     (run_dir / "data_summary.json").write_text("{}")
     writer = MetricsWriter(run_dir, tensorboard=False)
-    assert config.pool.layers_per_group is not None
-    num_pools = config.model.num_layers // config.pool.layers_per_group
+    num_pools = config.pools.num_pools
     counts = usage_table(config.model.num_layers, num_pools, config.pool.num_experts)
     for step in range(1, steps + 1):
         speed = ([10.0] * steps + list(speeds))[step - steps - 1]

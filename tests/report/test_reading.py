@@ -151,7 +151,9 @@ def test_a_dense_run_has_no_use_of_experts(tmp_path: Path) -> None:
 def test_how_runs_were_made_is_no_difference(tmp_path: Path) -> None:
     """Each run of an experiment has a copy of its DeepSpeed file in its own directory."""
     for seed in (1, 2):
-        own = (f"optimizer.deepspeed=runs/seed-{seed}/zero1.json", f"model.vocab_divisor={64 * seed}")
+        file = tmp_path / f"zero-{seed}.json"
+        file.write_text('{"zero_optimization": {"stage": 1}}')
+        own = (f"optimizer.deepspeed={file}", f"model.vocab_divisor={64 * seed}")
         make_run(tmp_path / "a" / f"seed-{seed}", seed=seed, overrides=own)
     assert summarize(*read_runs(tmp_path)).warnings == []
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from unipool_dist.layout.pool_map import PoolMap
+
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -43,13 +45,15 @@ def check_counts(counts_LE: Counts, num_pools: int) -> None:
     num_layers, num_experts = counts_LE.shape
     assert num_layers % num_pools == 0 and num_experts % num_pools == 0, (counts_LE.shape, num_pools)
     assert (counts_LE >= 0).all(), "a count is negative"
-    own_pool = pool_of_layer(num_layers, num_pools)[:, None] == np.arange(num_experts) // (num_experts // num_pools)
-    assert not counts_LE[~own_pool].any(), "a layer used an expert of another layer's pool"
+    pools = PoolMap(num_layers, num_layers // num_pools, num_experts // num_pools)
+    used_of_own = sum(np.count_nonzero(counts_LE[block_of(pools, pool)]) for pool in range(num_pools))
+    assert used_of_own == np.count_nonzero(counts_LE), "a layer used an expert of another layer's pool"
 
 
-def pool_of_layer(num_layers: int, num_pools: int) -> Counts:
-    """Return the pool that serves each layer, adjacent layers sharing one: int64 [L]."""
-    return np.arange(num_layers, dtype=np.int64) // (num_layers // num_pools)
+def block_of(pools: PoolMap, pool: int) -> tuple[slice, slice]:
+    """Return the rows and columns of a table [L, E] that ``pool`` takes up."""
+    layers, experts = pools.layers_of(pool), pools.experts_of(pool)
+    return slice(layers.start, layers.stop), slice(experts.start, experts.stop)
 
 
 def dead_share(counts_LE: Counts) -> float:
@@ -91,6 +95,9 @@ def ownership(counts_LE: Counts) -> float:
 def spread_over_pools(counts_LM: Counts, num_pools: int) -> Counts:
     """Return assignments [L, M] to each layer's own pool as [L, num_pools * M] by global expert id."""
     num_layers, num_experts = counts_LM.shape
-    spread = np.zeros((num_layers, num_pools, num_experts), dtype=counts_LM.dtype)
-    spread[np.arange(num_layers), np.arange(num_layers) * num_pools // num_layers] = counts_LM
-    return spread.reshape(num_layers, -1)
+    pools = PoolMap(num_layers, num_layers // num_pools, num_experts)
+    spread = np.zeros((num_layers, pools.total_experts), dtype=counts_LM.dtype)
+    for pool in range(num_pools):
+        rows, columns = block_of(pools, pool)
+        spread[rows, columns] = counts_LM[rows]
+    return spread
