@@ -14,6 +14,7 @@ from unipool_dist.errors import CheckpointError, ConfigError
 from unipool_dist.inference.layout import inference_plan
 from unipool_dist.report.summary import _fields
 
+ZERO0 = Path(__file__).parents[2] / "ds_configs" / "zero0.json"
 DATA = DataIdentity(tokenizer_hash="t", content_hash="c", segments=(100,))
 
 
@@ -79,7 +80,7 @@ def test_states_that_the_checkpoint_lacks_are_refused() -> None:
     [
         (("parallel.pp=2", "parallel.tp=2", "pool.parallel_size=4", "train.micro_batch_size=1"), 4),
         (("parallel.pp=2", "pool.stages_per_group=1", "parallel.recompute=true"), 2),
-        (("optimizer.deepspeed=other.json", "train.eval_interval=7", "log.interval=3", "run.dir=elsewhere"), 1),
+        ((f"optimizer.deepspeed={ZERO0}", "train.eval_interval=7", "log.interval=3", "run.dir=elsewhere"), 1),
         (("checkpoint.interval=7", "checkpoint.asynchronous=false", "data.path=moved"), 1),
     ],
 )
@@ -160,7 +161,7 @@ CHANGES = {
     "optimizer.epsilon": "1e-6",
     "optimizer.momentum": "0.9",
     "optimizer.clip_grad": "2.0",
-    "optimizer.deepspeed": "other.json",
+    "optimizer.deepspeed": str(ZERO0),
     "train.steps": "200",
     "train.global_batch_size": "32",
     "train.micro_batch_size": "2",
