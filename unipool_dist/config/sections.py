@@ -112,7 +112,7 @@ class PoolSection(Section):
     """The experts, their routers, and how many ranks own one copy of them."""
 
     num_experts: Shape[Experts] = Field(64, description="M, experts in one pool")
-    top_k: Shape[Experts] = Field(1, description="k, experts that serve a token in one layer")
+    top_k: Shape[Experts] = Field(1, description="K, experts that serve a token in one layer")
     layers_per_group: Shape[Layers | None] = Field(
         None, description="G, layers that share one pool; null: all, 1 with router none; 1: vanilla MoE"
     )

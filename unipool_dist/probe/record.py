@@ -90,7 +90,7 @@ class Probe(_Record):
 
     @property
     def affinity(self) -> Floats:
-        """float64 [D, E]: :attr:`lift`, with NaN for null."""
+        """float64 [C, E]: :attr:`lift`, with NaN for null."""
         return np.array(self.lift, dtype=np.float64)
 
     @property

@@ -1,6 +1,6 @@
 """How layers and domains share the experts: numbers from the choices of tokens. Pure numpy.
 
-Shapes: L layers, T tokens, K choices of a token in a layer, M experts of a pool, E experts of all pools, D domains.
+Shapes: L layers, T tokens, K choices of a token in a layer, M experts of a pool, E experts of all pools, C domains.
 Experts have global ids; -1 marks a choice with score 0, which is not made.
 """
 
@@ -68,12 +68,12 @@ def layers_using(counts_LE: Counts, layers_per_pool: int) -> Counts:
     return using
 
 
-def lift(counts_DE: Counts) -> Floats:
-    """Return the affinity of domain and expert, ``p(e | d) / mean over domains of p(e | d)``: float64 [D, E].
+def lift(counts_CE: Counts) -> Floats:
+    """Return the affinity of domain and expert, ``p(e | d) / mean over domains of p(e | d)``: float64 [C, E].
 
     1 if the expert is chosen in that domain as often as in the others, D if only in that domain, 0 if never there;
     NaN for an expert that is chosen in none. Domains weigh the same, however long their texts.
     """
-    share_DE = counts_DE / np.maximum(counts_DE.sum(axis=1, keepdims=True), 1)
-    mean_E = share_DE.mean(axis=0)
-    return np.where(mean_E > 0, share_DE / np.where(mean_E > 0, mean_E, 1.0), np.nan)
+    share_CE = counts_CE / np.maximum(counts_CE.sum(axis=1, keepdims=True), 1)
+    mean_E = share_CE.mean(axis=0)
+    return np.where(mean_E > 0, share_CE / np.where(mean_E > 0, mean_E, 1.0), np.nan)
