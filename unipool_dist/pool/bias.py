@@ -1,4 +1,4 @@
-"""Balance by a bias on the choice of experts instead of a loss (arXiv 2408.15664): no gradient is bent for it.
+"""Balance by a bias on the choice of experts instead of a loss (arXiv 2408.15664): it does not change any gradient.
 
 Shapes: L layers, M experts of a pool.
 """

@@ -1,4 +1,4 @@
-"""What a layer asks of the pool: experts chosen, rows exchanged, results combined, assignments counted.
+"""The request of a layer to the pool: experts chosen, rows exchanged, results combined, assignments counted.
 
 Shapes: T tokens of this rank, M experts of the layer's pool, D hidden.
 """

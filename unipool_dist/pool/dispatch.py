@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Routing:
-    """Which (token, choice) pairs are dispatched and in which order. No gradient flows through it."""
+    """The dispatched (token, choice) pairs and their order. No gradient flows through it."""
 
     expert_TK: Tensor  # expert within the layer's pool
     chosen_TK: Tensor  # bool: has a positive score, so is dispatched

@@ -26,7 +26,7 @@ from unipool_dist.schedule.work import Works, served_slots
 
 @dataclass
 class ExchangeTraffic:
-    """What this rank sent to other ranks, and what it computed, since the last reset."""
+    """The traffic of this rank to other ranks, and the rows it computed, since the last reset."""
 
     bytes_sent: int = 0
     rows_computed: list[int] = field(default_factory=list)  # by this rank's experts, one number per forward exchange
@@ -52,7 +52,7 @@ class PoolExchange:
 
     @property
     def num_entries(self) -> int:
-        """What the server keeps for backward; 0 between steps."""
+        """Number of entries that the server keeps for backward; 0 between steps."""
         return self._server.num_entries
 
     def reset_traffic(self) -> None:

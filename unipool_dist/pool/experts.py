@@ -62,7 +62,7 @@ class ExpertBank(nn.Module):
 
     @torch.no_grad()
     def flush_weight_gradients(self) -> None:
-        """Add the weight gradients of all rows that wait."""
+        """Add the deferred weight gradients of all rows."""
         pending, self._pending = self._pending, []
         if pending:
             self._kernel.flush(pending, ExpertWeights(main_grad(self.gate_up), main_grad(self.down)))

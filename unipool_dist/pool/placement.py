@@ -32,7 +32,7 @@ class Placement:
         return len(self.order) // self.pool_parallel_size
 
     def experts_of(self, pool_rank: int) -> tuple[int, ...]:
-        """Global ids owned by ``pool_rank``, by local slot."""
+        """Return the global ids owned by ``pool_rank``, by local slot."""
         size = self.experts_per_rank
         return self.order[pool_rank * size : (pool_rank + 1) * size]
 
@@ -49,7 +49,7 @@ class Placement:
 
 
 def contiguous_placement(pools: list[int], num_experts: int, pool_parallel_size: int) -> Placement:
-    """Each rank owns ``num_experts / q`` neighbouring experts of every pool in ``pools`` (global pool numbers)."""
+    """Give each rank ``num_experts / q`` neighbouring experts of every pool in ``pools`` (global pool numbers)."""
     share = num_experts // pool_parallel_size
     order = [
         pool * num_experts + owner * share + slot

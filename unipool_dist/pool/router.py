@@ -111,13 +111,13 @@ def make_router(pool: PoolSection, hidden_size: int) -> Router:
 
 
 def is_router_parameter(name: str) -> bool:
-    """Whether the parameter of this name, in the whole model or in a stage, is a router's."""
+    """Return whether the parameter of this name, in the whole model or in a stage, is a router's."""
     return "router" in name.split(".")
 
 
 @lru_cache
 def norm_constant(num_experts: int, top_k: int) -> float:
-    """Mean of ``1 / ||top-k(relu(g / ||g||))||`` over ``g ~ N(0, I_M)`` with at least one positive component.
+    """Return the mean of ``1 / ||top-k(relu(g / ||g||))||`` over ``g ~ N(0, I_M)`` with a positive component.
 
     Estimated from a fixed sample, so every rank and every run has the same value. The sample is part of the
     definition: the exact mean is infinite for every M, because the largest component can come arbitrarily close to 0.

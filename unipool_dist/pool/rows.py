@@ -1,7 +1,7 @@
 """Orders of rows that are grouped in blocks, computed from the counts of rows in each block.
 
 The server receives rows source after source, each source's sorted by expert: blocks (source, expert). To run an
-expert once, its rows must lie together: blocks (expert, source). Both orders and their inverses follow from the
+expert once, its rows must be adjacent: blocks (expert, source). Both orders and their inverses follow from the
 counts alone.
 """
 
