@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from unipool_dist.base.reading import read_json, record_of
@@ -57,16 +57,23 @@ class HeartbeatWriter:
         self._state = state
         reason, detail = (stop.reason, stop.detail) if stop else (None, None)
         beat = Heartbeat(state, step, self._steps, self._resumed_from, reason, round(time.time(), 3), detail)
-        line = json.dumps(asdict(beat)).encode()
-        assert len(line) < _LINE_BYTES
         try:
-            os.pwrite(self._descriptor, line.ljust(_LINE_BYTES - 1) + b"\n", 0)
+            os.pwrite(self._descriptor, _line(beat), 0)
         except OSError:
             return
 
     def close(self) -> None:
         """Close the file, so that other nodes see what was written last."""
         os.close(self._descriptor)
+
+
+def _line(beat: Heartbeat) -> bytes:
+    """Return ``beat`` as one line of ``_LINE_BYTES``, with as much of the detail as there is room for."""
+    line = json.dumps(asdict(beat)).encode()
+    if len(line) < _LINE_BYTES:
+        return line.ljust(_LINE_BYTES - 1) + b"\n"
+    assert beat.detail, line
+    return _line(replace(beat, detail=beat.detail[: len(beat.detail) // 2]))
 
 
 def read_heartbeat(run_dir: Path) -> Heartbeat | None:

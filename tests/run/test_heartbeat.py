@@ -35,6 +35,15 @@ def test_a_shorter_line_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None:
     assert beat is not None and (beat.step, beat.reason) == (0, None)
 
 
+def test_a_detail_that_is_too_long_is_cut(tmp_path: Path) -> None:
+    HeartbeatWriter(tmp_path, steps=9, resumed_from=0).write(
+        4, RunState.STOPPED, Stop(StopReason.UNKNOWN, "\x1b" * 999)
+    )
+    beat = read_heartbeat(tmp_path)
+    assert beat is not None and (beat.step, beat.reason) == (4, "unknown") and set(beat.detail or "") == {"\x1b"}
+    assert (tmp_path / "heartbeat.json").stat().st_size == 512
+
+
 def test_a_heartbeat_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     line = '{"state": "stopped", "step": 4, "steps": 9, "resumed_from": 0, "reason": "SIGTERM on a rank", "time": 1.5}'
     (tmp_path / "heartbeat.json").write_text(line.ljust(511) + "\n")
