@@ -145,7 +145,7 @@ class LocalTrainings:
             outcome=outcome,
             status=status,
             step=beat.step if beat else None,
-            reason=beat.reason if beat and outcome is RunState.STOPPED else None,
+            **({"reason": beat.reason} if beat and outcome is RunState.STOPPED else {}),
             detail=_first_error(training) or _meaning(status) if outcome is RunState.FAILED else None,
         )
         progress = progress_of(run)

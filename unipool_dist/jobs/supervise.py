@@ -133,7 +133,7 @@ class Supervisor:
             status=status,
             step=beat.step if beat else None,
             detail=beat.detail or detail if beat and outcome is RunState.STOPPED else detail,
-            reason=beat.reason if beat and outcome is RunState.STOPPED else None,
+            **({"reason": beat.reason} if beat and outcome is RunState.STOPPED else {}),
         )
         decision = after_tasks(
             self._log.attempts, step=beat.step if beat else step, checkpoint=self._newest_checkpoint()

@@ -69,7 +69,10 @@ class HeartbeatWriter:
 
 def _line(beat: Heartbeat) -> bytes:
     """Return ``beat`` as one line of ``_LINE_BYTES``, with as much of the detail as there is room for."""
-    line = json.dumps(asdict(beat)).encode()
+    fields = asdict(beat)
+    if beat.detail is None:
+        del fields["detail"]  # which earlier versions do not know
+    line = json.dumps(fields).encode()
     if len(line) < _LINE_BYTES:
         return line.ljust(_LINE_BYTES - 1) + b"\n"
     assert beat.detail, line
