@@ -15,6 +15,7 @@ import click
 from unipool_dist.base.console import put, say
 from unipool_dist.base.exit_statuses import RESUME
 from unipool_dist.base.printable import aligned
+from unipool_dist.base.project import user_path
 from unipool_dist.cli.experiment_places import check_places
 from unipool_dist.cli.parameters import PER_NODE, PER_NODE_OR_NONE, PROCESSES, PROCESSES_HERE
 from unipool_dist.cli.submit import check_corpora, check_time, resources_of, tell_submitted
@@ -98,6 +99,7 @@ def experiment(
     check_time(limit)
     if not slurm:
         _refuse_slurm_options(click.get_current_context())
+    file = user_path(file)
     described = read_experiment(file)
     names = [name for name in (only or "").split(",") if name]
     asked = _Asked(file, described, planned_runs(described, file.parent, only=names, seeds=_numbers(seeds)))

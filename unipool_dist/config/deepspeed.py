@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unipool_dist.base.printable import short
+from unipool_dist.base.project import user_path
 from unipool_dist.base.reading import read_json
 from unipool_dist.errors import ConfigError
 
@@ -32,7 +32,7 @@ def read_deepspeed_config(path: str | None) -> ZeroSettings:
     if path is None:
         return ZeroSettings(stage=1)
     try:
-        values = read_json(Path(path))
+        values = read_json(user_path(path))
         known = set(ZeroSettings.model_fields)
         ignored = sorted(set(values) - {"zero_optimization"})
         ignored += [f"zero_optimization.{key}" for key in sorted(set(values["zero_optimization"]) - known)]

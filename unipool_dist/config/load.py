@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from unipool_dist.base.names import path_text
 from unipool_dist.base.printable import printable
+from unipool_dist.base.project import user_path
 from unipool_dist.base.writing import replace_text
 from unipool_dist.base.yaml_text import read_yaml
 from unipool_dist.config.faults import describe_faults, shown
@@ -41,7 +42,7 @@ def load_config(
         ConfigError: a file cannot be read, is not a mapping, or has unknown or ill-typed fields. All faulty fields are
             named at once, each with its value and what it may be.
     """
-    values: dict[str, Any] = {} if path is None else _read_with_bases(Path(path))
+    values: dict[str, Any] = {} if path is None else _read_with_bases(user_path(path))
     for name, value in fields.items():
         apply_field(values, name, deepcopy(value))  # a later one may set something inside of it
     for override in overrides:

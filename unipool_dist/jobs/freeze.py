@@ -8,19 +8,18 @@ import shlex
 import shutil
 from pathlib import Path
 
-import unipool_dist
 from unipool_dist.base.belongings import remove
 from unipool_dist.base.programs import run_program
+from unipool_dist.base.project import PACKAGE, checkout, project_path, user_path
 from unipool_dist.base.reading import read_bytes
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.writing import replace_bytes, replace_text
 from unipool_dist.config import Config, config_text
-from unipool_dist.errors import ConfigError, UnipoolError
+from unipool_dist.errors import ConfigError
 from unipool_dist.jobs.environment_record import recorded
 from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.run.belongings import CODE
 
-_PACKAGE = Path(unipool_dist.__file__).resolve().parent
 PRIVATE = 0o600
 """Mode of the files that may hold text or environment of the user."""
 
@@ -32,7 +31,7 @@ def freeze_config(run_dir: Path, config: Config) -> None:
     optimizer = config.optimizer
     if optimizer.deepspeed is not None:
         try:
-            content = read_bytes(Path(optimizer.deepspeed))
+            content = read_bytes(user_path(optimizer.deepspeed))
         except (OSError, ValueError) as error:
             raise ConfigError(f"optimizer.deepspeed={optimizer.deepspeed} cannot be read: {error}") from None
         replace_bytes(files.deepspeed, content, mode=PRIVATE)
@@ -55,11 +54,10 @@ def freeze_code(folder: JobFolder, task_python: str) -> dict[str, str | bool] | 
     Returns the commit and whether the working tree differs from it (then ``code.diff`` holds the difference), or
     ``None`` if the code is in no git repository.
     """
-    launchers = _PACKAGE.parent / "launchers"
-    if not launchers.is_dir():
-        raise UnipoolError(f"no launchers/ next to {_PACKAGE}: submit from a checkout of the project")
-    ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for source, target in ((_PACKAGE, folder.files.code / _PACKAGE.name), (launchers, folder.files.launchers)):
+    carried = "project"  # by a wheel: a job has copies of what it needs
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc", carried)
+    launchers = project_path("launchers")
+    for source, target in ((PACKAGE, folder.files.code / PACKAGE.name), (launchers, folder.files.launchers)):
         remove(target, CODE)
         shutil.copytree(source, target, ignore=ignore, dirs_exist_ok=True)
     _write_program(folder, task_python)
@@ -90,21 +88,22 @@ def _write_program(folder: JobFolder, python: str) -> None:
 
 
 def _git_state(folder: JobFolder) -> dict[str, str | bool] | None:
-    commit = _git("rev-parse", "HEAD")
-    if commit is None:
+    top = checkout()
+    commit = None if top is None else _git(top, "rev-parse", "HEAD")
+    if top is None or commit is None:
         return None
     paths = ("--", "unipool_dist", "launchers")
-    diff = _git("diff", "HEAD", *paths) or ""
-    untracked = (_git("ls-files", "--others", "--exclude-standard", *paths) or "").split()
+    diff = _git(top, "diff", "HEAD", *paths) or ""
+    untracked = (_git(top, "ls-files", "--others", "--exclude-standard", *paths) or "").split()
     if diff or untracked:
         new = "".join(f"untracked: {name}\n" for name in untracked)  # copied with the rest
         replace_text(folder.files.code_diff, new + diff, mode=PRIVATE)
     return {"commit": commit.strip(), "dirty": bool(diff or untracked)}
 
 
-def _git(*arguments: str) -> str | None:
+def _git(top: Path, *arguments: str) -> str | None:
     try:
-        done = run_program(["git", "-C", str(_PACKAGE.parent), *arguments], timeout_s=60)
+        done = run_program(["git", "-C", str(top), *arguments], timeout_s=60)
     except OSError:
         return None
     return done.out if done.status == 0 else None

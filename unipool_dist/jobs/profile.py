@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unipool_dist.base.printable import listed, printable
+from unipool_dist.base.project import user_path
 from unipool_dist.base.yaml_text import read_yaml
 from unipool_dist.config.fields import Flag
 from unipool_dist.errors import ConfigError
@@ -83,7 +84,7 @@ def load_profile(path: Path | None) -> Profile:
     if path is None:
         return Profile()
     try:
-        values = read_yaml(path)
+        values = read_yaml(user_path(path))
     except (OSError, ValueError) as error:
         raise ConfigError(f"profile {printable(path)} cannot be read: {error}; slurm/profiles/ has examples") from None
     return parse_profile(values if values is not None else {}, str(path))

@@ -11,6 +11,7 @@ import jinja2
 
 from unipool_dist.base.printable import printable
 from unipool_dist.base.programs import shown
+from unipool_dist.base.project import project_path
 from unipool_dist.errors import ConfigError
 from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.jobs.limits import time_limit_s
@@ -21,7 +22,8 @@ _AFTER = "--dependency=afterok:"
 _ROOM = ("#SBATCH --nodes=", "#SBATCH --ntasks-per-node=", "#SBATCH --cpus-per-task=")
 _NODES = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 MAX_NODES = 10_000
-TEMPLATE = Path(__file__).resolve().parents[2] / "slurm" / "job.sbatch.j2"
+TEMPLATE = Path("slurm", "job.sbatch.j2")
+"""Of the project."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def render_script(
     Raises:
         ConfigError: the template is missing or has an unknown name, or a value cannot be written into a script.
     """
-    path = template or TEMPLATE
+    path = template or project_path(TEMPLATE)
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=as_word)
     environment.filters["quote"] = lambda value: Verbatim(as_word(value))
     try:
@@ -178,6 +180,6 @@ def render_script(
             command=Verbatim(shown(command)),
         )
     except FileNotFoundError:
-        raise ConfigError(f"no template at {path}; run from a checkout of the project, or give --template") from None
+        raise ConfigError(f"no template at {path}; give another with --template") from None
     except jinja2.TemplateError as error:
         raise ConfigError(f"template {path} cannot be used: {error}") from None
