@@ -29,9 +29,10 @@ from benchmarks.traffic import free_ports
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.progress import DataIdentity
 from unipool_dist.checkpoint.resume import find_checkpoint, load_checkpoint
-from unipool_dist.checkpoint.saver import Saver, SaveReport
+from unipool_dist.checkpoint.saver import Saver
 from unipool_dist.checkpoint.state import TrainingState
 from unipool_dist.config import Plan, load_config, resolve
+from unipool_dist.engine.callback import Callback, SaveReport
 from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.engine.step import TrainStep
 from unipool_dist.model.assembly import build_model
@@ -89,7 +90,7 @@ def run_rank(environment: Environment, folder: Path, rounds: int, quick: bool) -
         return _Bench(config, groups, step, TrainingState(groups, model, step.optimizer), folder).run(rounds)
 
 
-class _Bench:
+class _Bench(Callback):
     def __init__(
         self, config: Plan, groups: ParallelGroups, step: TrainStep, state: TrainingState, folder: Path
     ) -> None:
@@ -97,12 +98,15 @@ class _Bench:
         self._directory = CheckpointDirectory(folder / "run")
         self._reports: list[SaveReport] = []
         data = DataIdentity(tokenizer_hash=None, content_hash="benchmark", segments=(1,))
-        self._saver = Saver(config.config, groups, state, self._directory, data, self._reports.append)
+        self._saver = Saver(config.config, groups, state, self._directory, data, self)
         tokens = torch.randint(0, config.model.vocab_size, (2, config.model.sequence_length))
         batch = StageBatch(tokens, tokens, torch.ones(tokens.shape))
         self._batches = [batch] * step.num_microbatches
         self._saved = 0
         self._plain = np.empty(0, dtype=np.uint8)
+
+    def save_done(self, report: SaveReport) -> None:
+        self._reports.append(report)
 
     def run(self, rounds: int) -> list[Round]:
         self._train(1)  # makes buffers and the file system's first blocks
@@ -141,7 +145,7 @@ class _Bench:
 
     def _save(self) -> None:
         self._saved += 1
-        self._saver.after_step(self._saved, closing=True)
+        self._saver.step_ends(self._saved, closing=True)
 
     def _saved_everywhere(self) -> bool:
         busy = torch.tensor(int(self._saver.busy))

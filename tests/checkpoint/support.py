@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.support.callbacks import Saves
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.progress import DataIdentity
 from unipool_dist.checkpoint.resume import find_checkpoint, load_checkpoint
-from unipool_dist.checkpoint.saver import Saver, SaveReport
+from unipool_dist.checkpoint.saver import Saver
 from unipool_dist.checkpoint.state import TrainingState
 from unipool_dist.config import Plan
+from unipool_dist.engine.callback import SaveReport
 from unipool_dist.engine.step import TrainStep
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.topology.groups import ParallelGroups
@@ -23,7 +25,7 @@ def save_step(
     """Save the state as that of ``step``; raises if that fails."""
     reports: list[SaveReport] = []
     state = TrainingState(groups, model, train_step.optimizer)
-    Saver(config.config, groups, state, CheckpointDirectory(run_dir), DATA, reports.append).after_step(
+    Saver(config.config, groups, state, CheckpointDirectory(run_dir), DATA, Saves(reports)).step_ends(
         step, closing=True
     )
     return reports[0]

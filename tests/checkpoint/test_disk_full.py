@@ -15,6 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.checkpoint.support import DATA
+from tests.support.callbacks import Saves
 from tests.support.running import Run, last_step
 from tests.support.runs import train_command
 from tests.support.small_disk import small_disk
@@ -22,8 +23,9 @@ from tests.support.training import built, tiny_config
 from tests.support.workers import Workers
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.manifest import content_faults, read_manifest
-from unipool_dist.checkpoint.saver import Saver, SaveReport
+from unipool_dist.checkpoint.saver import Saver
 from unipool_dist.checkpoint.state import TrainingState
+from unipool_dist.engine.callback import SaveReport
 from unipool_dist.observe.jsonlines import read_json_lines
 from unipool_dist.run.heartbeat import read_heartbeat
 from unipool_dist.topology.environment import Environment
@@ -58,20 +60,20 @@ def _save_on_a_full_disk(environment: Environment, run_dir: Path, unsuspecting: 
     reports: list[SaveReport] = []
     with built(config, environment) as (groups, model, train_step):
         state = TrainingState(groups, model, train_step.optimizer)
-        saver = Saver(config.config, groups, state, CheckpointDirectory(run_dir), DATA, reports.append)
-        saver.after_step(1, closing=False)
+        saver = Saver(config.config, groups, state, CheckpointDirectory(run_dir), DATA, Saves(reports))
+        saver.step_ends(1, closing=False)
         saver.wait()
         if groups.rank == 0:
             fill(run_dir.parent, leave=600_000)
             before = shutil.disk_usage(run_dir).free
         with mock.patch("shutil.disk_usage", return_value=usage) if unsuspecting else mock.MagicMock():
-            saver.after_step(2, closing=False)
+            saver.step_ends(2, closing=False)
             saver.wait()
         if groups.rank == 0:
             # While the report, and with it the error, is still there.
             assert before - 8192 <= shutil.disk_usage(run_dir).free, "what was written of it takes no room any more"
             (run_dir.parent / BALLAST).unlink()
-        saver.after_step(3, closing=True)
+        saver.step_ends(3, closing=True)
     return reports
 
 

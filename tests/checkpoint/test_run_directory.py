@@ -19,6 +19,7 @@ from unipool_dist.config import Config, load_config
 from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.observe.figures import LossCurves, loss_figure, save
 from unipool_dist.observe.metrics import MetricsWriter
+from unipool_dist.observe.tensorboard_sink import TensorBoardSink
 from unipool_dist.run.beginning import begin_run_dir, check_run_dir, continue_run_dir
 from unipool_dist.run.heartbeat import HeartbeatWriter
 from unipool_dist.run.lock import RunLock
@@ -32,9 +33,9 @@ def make_run(path: Path, *, steps: tuple[int, ...] = (10, 20)) -> None:
     path.mkdir(parents=True, exist_ok=True)
     continue_run_dir(path, load_config(None, [f"run.dir={path}"]), {"text": 3.0})
     RunLock(path).acquire()
-    writer = MetricsWriter(path, tensorboard=True)
-    writer.train(TRAINED)
-    writer.close()
+    for sink in (MetricsWriter(path), TensorBoardSink(path / "tensorboard", resume_from_step=None)):
+        sink.train(TRAINED)
+        sink.close()
     HeartbeatWriter(path, steps=30, resumed_from=0).close()
     save(loss_figure(LossCurves(), "run"), path / "loss_curve.png")
     stuck = path / "watchdog" / "2026-01-02T03-04-05"

@@ -13,13 +13,15 @@ import torch.distributed as dist
 
 from tests.checkpoint.known_state import differences, fill
 from tests.checkpoint.support import DATA, load_step
+from tests.support.callbacks import Saves
 from tests.support.training import batches_of, built, tiny_config
 from tests.support.workers import Workers
 from unipool_dist.checkpoint import saver as saver_module
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.checkpoint.saver import Saver, SaveReport
+from unipool_dist.checkpoint.saver import Saver
 from unipool_dist.checkpoint.snapshot import Snapshot
 from unipool_dist.checkpoint.state import TrainingState
+from unipool_dist.engine.callback import SaveReport
 from unipool_dist.errors import CheckpointError
 from unipool_dist.topology.environment import Environment
 
@@ -41,7 +43,7 @@ def _beside_training(environment: Environment, folder: Path) -> Seen:
         seen = Seen([], [], [])
         state = TrainingState(groups, model, train_step.optimizer)
         directory = CheckpointDirectory(folder)
-        saver = Saver(config.config, groups, state, directory, DATA, seen.reports.append)
+        saver = Saver(config.config, groups, state, directory, DATA, Saves(seen.reports))
         saver.save(1)
         train_step.run(0, batches_of(config, groups, 0))
         assert saver.busy and not seen.reports, "training did not wait"
@@ -106,7 +108,7 @@ def _slowly_copied(environment: Environment, folder: Path) -> Seen:
         fill(groups, model, train_step)
         seen = Seen([], [], [])
         state = TrainingState(groups, model, train_step.optimizer)
-        saver = Saver(config.config, groups, state, CheckpointDirectory(folder), DATA, seen.reports.append)
+        saver = Saver(config.config, groups, state, CheckpointDirectory(folder), DATA, Saves(seen.reports))
         saver.save(1)
         threading.Timer(1.0, copy_now.set).start()
         train_step.run(0, batches_of(config, groups, 0))
@@ -131,20 +133,20 @@ def _failing(environment: Environment, folder: Path, closing: bool) -> Seen:
         seen = Seen([], [], [])
         state = TrainingState(groups, model, train_step.optimizer)
         directory = CheckpointDirectory(folder)
-        saver = Saver(config.config, groups, state, directory, DATA, seen.reports.append)
-        saver.after_step(1, closing=False)
+        saver = Saver(config.config, groups, state, directory, DATA, Saves(seen.reports))
+        saver.step_ends(1, closing=False)
         saver.wait()
         obstacle = directory.draft(2)
         if groups.rank == 0:
             obstacle.write_text("in the way")
         try:
-            saver.after_step(2, closing=closing)
+            saver.step_ends(2, closing=closing)
             saver.wait()
         except CheckpointError as error:
             seen.error = str(error)
         if groups.rank == 0:
             obstacle.unlink(missing_ok=True)
-        saver.after_step(3, closing=True)
+        saver.step_ends(3, closing=True)
         dist.barrier()
         seen.steps = directory.steps()
         return seen
@@ -163,7 +165,7 @@ def _disconnected(environment: Environment, folder: Path) -> str:
     ):
         state = TrainingState(groups, model, train_step.optimizer)
         seen: list[SaveReport] = []
-        saver = Saver(config.config, groups, state, CheckpointDirectory(folder), DATA, seen.append)
+        saver = Saver(config.config, groups, state, CheckpointDirectory(folder), DATA, Saves(seen))
         saver.save(1)
         try:
             saver.wait()

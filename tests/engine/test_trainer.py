@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pytest
-from torch import Tensor
 
+from tests.support.callbacks import Seen
 from tests.support.training import batches_of, sequences, tiny_config
 from tests.support.workers import Workers
 from unipool_dist.data.batches import Batch
@@ -17,48 +14,29 @@ from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.groups import process_groups
 
 
-class _Seen:
-    """Steps that were evaluated."""
-
-    def __init__(self) -> None:
-        self.evaluated: list[int] = []
-
-    def train(self, record: Mapping[str, float | int], assignments: Tensor) -> None:
-        pass
-
-    def validation(self, step: int, losses: Mapping[str, float]) -> None:
-        self.evaluated.append(step)
-
-
 def _stopped_after(environment: Environment, stop_after: int | None) -> tuple[str | None, list[int]]:
     """Four steps, evaluated every second one; the reason for ending and the steps that were evaluated."""
     config = tiny_config("train.steps=4", "train.eval_interval=2", world_size=environment.world_size)
-    polls: list[Any] = []
-
-    def should_stop() -> str | None:
-        polls.append(None)
-        return "SIGTERM" if len(polls) == stop_after else None
-
     with process_groups(config, environment) as groups:
-        validation = {"five": Batch(*sequences(99, 5))}
+        seen, validation = Seen(stop_after), {"five": Batch(*sequences(99, 5))}
         trainer = Trainer(
             config,
             groups,
             build_model(config, groups),
             lambda consumed, i: batches_of(config, groups, consumed)[i],
             validation,
+            seen,
         )
-        seen = _Seen()
-        reason = trainer.run(observer=seen, should_stop=should_stop)
+        reason = trainer.run()
         trainer.step.optimizer.close()
-    return reason, seen.evaluated
+    return None if reason is None else str(reason), seen.evaluated
 
 
 @pytest.mark.parametrize(
     ("stop_after", "expected"),
     [
         (None, (None, [2, 4])),
-        (2, ("SIGTERM", [])),  # the run that goes on has its other evaluations; nobody is kept waiting for this one
+        (2, ("enough", [])),  # the run that goes on has its other evaluations; nobody is kept waiting for this one
         (4, (None, [2, 4])),  # but after the last step none goes on, and the final evaluation would be lost
     ],
 )

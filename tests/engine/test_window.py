@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 import torch
-from torch import Tensor
 
+from tests.support.callbacks import Seen
 from tests.support.training import batches_of, tiny_config
 from tests.support.workers import Workers
 from unipool_dist.engine.step import StepResult
@@ -43,26 +41,16 @@ def test_of_one_step_the_mean_is_its_number_to_the_last_digit(value: float) -> N
     assert {window.numbers()[name] for key in AVERAGED for name in (key, f"{key}_max")} == {value}
 
 
-class _Lines:
-    def __init__(self) -> None:
-        self.lines: list[Line] = []
-
-    def train(self, record: Mapping[str, float | int], assignments: Tensor) -> None:
-        self.lines.append((dict(record), assignments.tolist()))
-
-    def validation(self, step: int, losses: Mapping[str, float]) -> None:
-        raise AssertionError("nothing is evaluated")
-
-
 def _lines(environment: Environment, interval: int, stop_after: int) -> list[Line]:
     """What is logged of seven steps with this ``log.interval``, of which the run may be told to stop early."""
     config = tiny_config("train.steps=7", f"log.interval={interval}", world_size=environment.world_size)
-    seen, polls = _Lines(), iter(range(1, 8))
+    seen = Seen(stop_after)
     with process_groups(config, environment) as groups:
         model = build_model(config, groups)
-        trainer = Trainer(config, groups, model, lambda at, i: batches_of(config, groups, at)[i], {})
-        trainer.run(observer=seen, should_stop=lambda: "SIGTERM" if next(polls) == stop_after else None)
+        trainer = Trainer(config, groups, model, lambda at, i: batches_of(config, groups, at)[i], {}, seen)
+        trainer.run()
         trainer.step.optimizer.close()
+    assert not seen.evaluated
     return seen.lines
 
 

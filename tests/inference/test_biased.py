@@ -112,7 +112,7 @@ def _counts(run: OpenedRun) -> dict[str, list[int]]:
     client.route = recorded
     try:
         with tapped(run, on_scores, range(run.plan.model.num_layers)):
-            validation_losses(run, {"prose": batch}, rows=recorder.rows)
+            validation_losses(run, {"prose": batch}, callback=recorder)
     finally:
         client.route = route
     seen = recorder.collect(batch).counts_LE.sum(axis=0)

@@ -15,6 +15,7 @@ from tests.support.runs import TINY_RUN
 
 PROJECT = Path(__file__).parents[2]
 BUILT_FROM = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "unipool_dist")
+ONE_PROCESS = ("parallel.pp=1", "parallel.tp=1", "parallel.dp=auto", "pool.parallel_size=null")
 FOLDERS = ("configs", "ds_configs", "launchers", "slurm")
 
 
@@ -24,12 +25,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel") / "source"
     folder.mkdir()
     for name in (*BUILT_FROM, *FOLDERS):
-        copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
-        copy(PROJECT / name, folder / name, **({"ignore": _CACHES} if copy is shutil.copytree else {}))  # type: ignore[operator]
+        if (PROJECT / name).is_dir():
+            shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(PROJECT / name, folder)
     return folder
-
-
-_CACHES = shutil.ignore_patterns("__pycache__")
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +78,10 @@ def test_the_wheel_carries_the_projects_folders_as_they_are(site: Path) -> None:
 def test_a_run_is_trained_and_reported(installed: Installed, tiny_corpus: Path) -> None:
     said = installed(
         "train", "configs/small.yaml", *TINY_RUN, f"data.path={tiny_corpus}", "run.dir=runs/a", "train.steps=3",
-        "optimizer.deepspeed=ds_configs/zero0.json", "parallel.pp=1", "optimizer.warmup_steps=1", "train.eval_interval=0",
-        "log.tensorboard=false", "checkpoint.interval=0", "parallel.tp=1",
+        "optimizer.deepspeed=ds_configs/zero0.json", *ONE_PROCESS, "optimizer.warmup_steps=1",
+        "train.eval_interval=0", "log.tensorboard=false", "checkpoint.interval=0",
     )  # fmt: skip
-    assert "step 3/3" in said and str(installed.folder) in str((installed.folder / "runs/a").resolve())
+    assert "step 3/3" in said
     assert "finished" in installed("status", "runs/a")
     installed("report", "runs")
     assert (installed.folder / "runs" / "report.html").is_file()
@@ -107,7 +107,7 @@ def test_an_experiment_is_planned_and_a_machine_examined(installed: Installed, t
     (installed.folder / "data").mkdir()
     (installed.folder / "data" / "default").symlink_to(tiny_corpus)
     assert "vanilla-centre" in installed("experiment", "configs/small-scale/search.yaml", "--dry-run")
-    assert "free disk" in installed("doctor", "configs/small.yaml", "parallel.pp=1", "parallel.tp=1")
+    assert "free space" in installed("doctor", "configs/small.yaml", *ONE_PROCESS)
 
 
 def test_a_source_distribution_holds_what_a_wheel_is_built_from(source: Path, tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from unipool_dist.errors import UnipoolError
-from unipool_dist.observe import MetricsWriter, report
+from unipool_dist.observe import report
 from unipool_dist.observe.console import train_line, validation_line
 from unipool_dist.observe.figures import LossCurves, loss_figure, running_mean, usage_figure
+from unipool_dist.observe.metrics import MetricsWriter
 from unipool_dist.observe.report import collect_losses, write_figures
 from unipool_dist.observe.run_name import name_of
 
@@ -69,7 +70,7 @@ def png_size(path: Path) -> tuple[int, int]:
 
 
 def test_figures_are_made_from_a_run_folder(tmp_path: Path) -> None:
-    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer = MetricsWriter(tmp_path)
     writer.train(RECORD)
     writer.validation(7, {"web": 3.0}, {"web": 1.5})
     assert set(write_figures(tmp_path)) == {"loss_curve"}  # before usage and summary exist
@@ -103,7 +104,7 @@ def test_figures_are_titled_with_the_name_that_tells_runs_apart(
     monkeypatch.setattr(report, "save", keep)
     run_dir = tmp_path / "vanilla" / "seed-1"
     run_dir.mkdir(parents=True)
-    writer = MetricsWriter(run_dir, tensorboard=False)
+    writer = MetricsWriter(run_dir)
     writer.train(RECORD)
     writer.usage(7, np.array([[3, 1], [0, 4]]))
     writer.close()

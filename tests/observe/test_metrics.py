@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.errors import NonFiniteError, UnipoolError
 from unipool_dist.observe.jsonlines import read_json_lines
 from unipool_dist.observe.metrics import TRAIN_KEYS, MetricsWriter
+from unipool_dist.observe.tensorboard_sink import TensorBoardSink
 
 COUNTS_LE = np.array([[3, 1], [0, 4]], dtype=np.int64)
 
@@ -22,7 +24,7 @@ def record_of(step: int, **values: Any) -> dict[str, float | int]:
 
 
 def write_steps(run_dir: Path, first: int, last: int, resume_from_step: int | None = None) -> None:
-    writer = MetricsWriter(run_dir, tensorboard=False, resume_from_step=resume_from_step)
+    writer = MetricsWriter(run_dir, resume_from_step=resume_from_step)
     for step in range(first, last + 1):
         writer.train(record_of(step, loss=10.0 - step))
         writer.validation(step, {"web": 3.0}, {"web": 1.5})
@@ -31,7 +33,7 @@ def write_steps(run_dir: Path, first: int, last: int, resume_from_step: int | No
 
 
 def test_lines_have_the_documented_keys_and_are_on_disk_at_once(tmp_path: Path) -> None:
-    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer = MetricsWriter(tmp_path)
     writer.train(record_of(1, loss=np.float32(2.5), memory_bytes=np.int64(7)))
     writer.validation(1, {"web": 3.0, "code": 2.0}, {"web": 1.5, "code": 1.0})
     train, validation = read_json_lines(tmp_path / "metrics.jsonl")  # before close
@@ -49,7 +51,7 @@ def test_lines_have_the_documented_keys_and_are_on_disk_at_once(tmp_path: Path) 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), np.float32("nan")])
 def test_non_finite_numbers_are_refused_by_name_and_leave_no_line(tmp_path: Path, bad: float) -> None:
-    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer = MetricsWriter(tmp_path)
     with pytest.raises(NonFiniteError, match=r"step 3: grad_norm=(nan|inf)"):
         writer.train(record_of(3, grad_norm=bad))
     with pytest.raises(NonFiniteError, match=r"step 3: validation\.web=(nan|inf)"):
@@ -61,7 +63,7 @@ def test_a_record_without_a_documented_key_is_a_mistake(tmp_path: Path) -> None:
     record = record_of(1)
     del record["grad_norm"]
     with pytest.raises(AssertionError, match="grad_norm"):
-        MetricsWriter(tmp_path, tensorboard=False).train(record)
+        MetricsWriter(tmp_path).train(record)
 
 
 def test_resuming_gives_the_files_of_an_uninterrupted_run(tmp_path: Path) -> None:
@@ -89,11 +91,11 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
 
 
 def test_tensorboard_holds_the_same_numbers_and_a_heat_map(tmp_path: Path) -> None:
-    writer = MetricsWriter(tmp_path, tensorboard=True)
+    writer = TensorBoardSink(RunDirectory(tmp_path).tensorboard, resume_from_step=None)
     for step in (1, 2):
         writer.train(record_of(step, loss=4.0 / step))
     writer.validation(2, {"web": 3.0}, {"web": 1.5})
-    writer.usage(2, COUNTS_LE)
+    writer.usage(2, COUNTS_LE, 1)
     writer.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -106,7 +108,7 @@ def test_tensorboard_holds_the_same_numbers_and_a_heat_map(tmp_path: Path) -> No
 
 def test_tensorboard_does_not_show_what_a_resumed_run_writes_anew(tmp_path: Path) -> None:
     for steps, resume_from_step in ((range(1, 6), None), (range(4, 5), 3)):
-        writer = MetricsWriter(tmp_path, tensorboard=True, resume_from_step=resume_from_step)
+        writer = TensorBoardSink(RunDirectory(tmp_path).tensorboard, resume_from_step=resume_from_step)
         for step in steps:
             writer.train(record_of(step))
         writer.close()

@@ -118,7 +118,7 @@ def _two_experts(run: OpenedRun) -> dict[str, float]:
     def loss(candidates: list[int]) -> float:
         routing = RandomRouting(run, 0, candidates)
         with tapped(run, routing.on_scores, [layer]):
-            return _prose(validation_losses(run, batches, rows=routing.rows))
+            return _prose(validation_losses(run, batches, callback=routing))
 
     with tapped(run, lambda layer, scores_TM: torch.zeros_like(scores_TM), [layer]):
         without = _prose(validation_losses(run, batches))

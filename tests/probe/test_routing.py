@@ -48,7 +48,7 @@ def _scores(length: int, rows: int, num_experts: int) -> torch.Tensor:
 
 def test_gates_are_those_of_the_router() -> None:
     routing = RandomRouting(_run(0, 1, 2), seed=5, candidates=CANDIDATES.tolist())
-    routing.rows("code", [4, 7, 8])
+    routing.sequences("code", [4, 7, 8])
     scores = _scores(16, 3, 12)
     scores[0, 0] = 0.0
     scores[0, 0, 5] = 1.5  # so its second choice has the score 0
@@ -63,7 +63,7 @@ def test_gates_are_those_of_the_experts_that_a_bias_has_chosen() -> None:
     scores = _scores(16, 3, 12)
     bias = torch.linspace(3.0, 0.0, 12)
     routing = RandomRouting(_run(0, 1, 2, {1: bias}), seed=5, candidates=CANDIDATES.tolist())
-    routing.rows("code", [4, 7, 8])
+    routing.sequences("code", [4, 7, 8])
     found = routing.on_scores(1, scores.flatten(0, 1))
     biased = torch.where(scores > 0, scores + bias, -torch.inf).flatten(0, 1)
     gates = scores.flatten(0, 1).gather(1, biased.topk(2).indices)
@@ -75,17 +75,17 @@ def test_an_expert_depends_on_the_place_in_the_text_alone() -> None:
     """Of sequence and position, whoever else is in the micro-batch and whichever rank has the token."""
     scores = _scores(16, 3, 12)
     whole = RandomRouting(_run(0, 1, 2), seed=5, candidates=CANDIDATES.tolist())
-    whole.rows("code", [4, 7, 8])
+    whole.sequences("code", [4, 7, 8])
     found = whole.on_scores(1, scores.flatten(0, 1)).view(scores.shape)
 
     for tp_index in (0, 1):
         half = RandomRouting(_run(tp_index, 2, 2), seed=5, candidates=CANDIDATES.tolist())
-        half.rows("code", [8, 4])
+        half.sequences("code", [8, 4])
         part = scores[8 * tp_index : 8 * tp_index + 8, [2, 0]]
         mine = half.on_scores(1, part.flatten(0, 1)).view(part.shape)
         assert torch.equal(mine, found[8 * tp_index : 8 * tp_index + 8, [2, 0]])
 
     for seed, domain, layer in ((6, "code", 1), (5, "prose", 1), (5, "code", 0)):
         other = RandomRouting(_run(0, 1, 2), seed=seed, candidates=CANDIDATES.tolist())
-        other.rows(domain, [4, 7, 8])
+        other.sequences(domain, [4, 7, 8])
         assert not torch.equal(other.on_scores(layer, scores.flatten(0, 1)).view(scores.shape), found)

@@ -41,7 +41,7 @@ def make_run(
     run_dir.mkdir(parents=True)
     dump_config(config.config, run_dir / "config.yaml")
     (run_dir / "data_summary.json").write_text("{}")
-    writer = MetricsWriter(run_dir, tensorboard=False)
+    writer = MetricsWriter(run_dir)
     num_pools = config.pools.num_pools
     counts = usage_table(config.model.num_layers, num_pools, config.pool.num_experts)
     for step in range(1, steps + 1):

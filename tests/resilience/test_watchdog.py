@@ -226,7 +226,7 @@ def test_a_beat_costs_next_to_nothing() -> None:
 import json, time
 from pathlib import Path
 from unipool_dist.resilience.watchdog import Watchdog
-beat, number = Watchdog(10.0, Path("unused"), 0, 1).beat, 50_000
+beat, number = Watchdog(10.0, Path("unused"), 0, 1).doing, 50_000
 began = time.process_time()
 for i in range(number):
     beat("forward of micro-batch 3")

@@ -52,6 +52,14 @@ class RunDirectory(_HasPath):
     metrics = Entry("metrics.jsonl")
     usage = Entry("expert_usage.jsonl")
     tensorboard = Entry("tensorboard")
+    profile = Entry("profile")
+    """Traces of torch.profiler."""
+    memory = Entry("memory")
+    """Snapshots of GPU memory."""
+    mlflow = Entry("mlflow")
+    """What MLflow writes where it does not send; Weights & Biases names its own folder, ``wandb``."""
+    tracker_id = Entry("tracker_id.txt")
+    """What trackers know the run by."""
     loss_curve = Entry("loss_curve.png")
     usage_figure = Entry("expert_usage.png")
 
@@ -84,6 +92,8 @@ class RunDirectory(_HasPath):
     environment = Entry("job/environment.txt")
     code_diff = Entry("job/code.diff")
     code = Entry("job/code")
+    user_code = Entry("job/user_code")
+    """Modules of the user's own that the configuration names."""
     launchers = Entry("job/launchers")
     programs = Entry("job/bin")
     logs = Entry("logs")

@@ -14,6 +14,8 @@ class StopReason(StrEnum):
 
     UNKNOWN = "unknown"
     """Written by an earlier version, in words that it alone knew."""
+    CALLBACK = "callback"
+    """By a callback of the user's own, which would stop the next start too."""
     TIME_LIMIT = "time_limit"
     HANGUP = "hangup"
     WARNED = "warned"
@@ -28,7 +30,7 @@ class StopReason(StrEnum):
     @property
     def is_final(self) -> bool:
         """Whether a job that stopped for this reason is not to be started again."""
-        return self is StopReason.BY_HAND
+        return self in (StopReason.BY_HAND, StopReason.CALLBACK)
 
 
 OF_SIGNAL = {

@@ -6,7 +6,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch.distributed as dist
 from torch import Tensor
@@ -23,28 +22,12 @@ from unipool_dist.checkpoint.snapshot import Snapshot
 from unipool_dist.checkpoint.state import Held, TrainingState
 from unipool_dist.checkpoint.transfer import receive_buffers
 from unipool_dist.config import Config
-from unipool_dist.errors import CheckpointError, UnipoolError
+from unipool_dist.engine.callback import Callback, SaveReport
+from unipool_dist.errors import CheckpointError, NonFiniteError, UnipoolError
 from unipool_dist.topology.groups import ParallelGroups
 
 
-@dataclass
-class SaveReport:
-    """The outcome of one save."""
-
-    step: int
-    stall_s: float
-    """How long training waited: to begin the save, and for the copy if the next update had to wait for that."""
-    write_s: float = 0.0
-    """From the copy to the commit, in parallel with training unless the save was synchronous."""
-    num_bytes: int = 0
-    """Bytes on disk, of all ranks."""
-    error: Exception | None = None
-    """Why there is no checkpoint; if it is a :class:`UnipoolError`, there is none on any rank."""
-    warning: str | None = None
-    """A problem that did not prevent the checkpoint."""
-
-
-class Saver:
+class Saver(Callback):
     """The writer of one run's checkpoints. All methods are called by all ranks alike.
 
     A save is left to a thread, which copies the state to host memory and writes the copy while training continues.
@@ -53,7 +36,7 @@ class Saver:
 
     Args:
         data: identity of the training data.
-        report: called with every save once it has ended, on every rank.
+        listener: called with every save, on every rank.
 
     Collectives of the constructor: one all_gather_object over the storage group.
     """
@@ -65,10 +48,10 @@ class Saver:
         state: TrainingState,
         directory: CheckpointDirectory,
         data: DataIdentity,
-        report: Callable[[SaveReport], None],
+        listener: Callback,
     ) -> None:
         self._config, self._settings, self._groups = config, config.checkpoint, groups
-        self._state, self._directory, self._data, self._report = state, directory, data, report
+        self._state, self._directory, self._data, self._listener = state, directory, data, listener
         if groups.rank == 0:  # a save does not make it: then it has been taken away
             directory.path.parent.mkdir(parents=True, exist_ok=True)
         held = state.held()
@@ -95,7 +78,7 @@ class Saver:
         """Bytes that this rank writes in one save."""
         return sum(write.piece.num_bytes for write in self._writes if write.writer == self._groups.storage.rank())
 
-    def after_step(self, step: int, *, closing: bool) -> None:
+    def step_ends(self, step: int, *, closing: bool) -> None:
         """Save if it is due, or if the run is ``closing``; then the checkpoint is on disk when this returns.
 
         Raises:
@@ -113,6 +96,10 @@ class Saver:
                 assert self._current is not None
                 raise CheckpointError(f"the run ends without its last state saved: {self._current.error}")
 
+    def run_fails(self, error: BaseException) -> None:
+        if isinstance(error, NonFiniteError):  # raised on every rank alike, and what is being written is good
+            self.wait()
+
     def save(self, step: int, *, waiting: bool = False) -> None:
         """Begin to save the state, which is that of ``step``; if ``waiting``, return when it is saved.
 
@@ -120,6 +107,7 @@ class Saver:
         """
         started = time.perf_counter()
         self.wait()
+        self._listener.save_begins(step)
         self._state.small.collect()
         copying = not waiting or self._snapshot.on_gpu  # in host memory that nothing changes there is no need to
         if copying:
@@ -155,7 +143,7 @@ class Saver:
         self._thread = None
         if self._current.error is None:
             self._last_step = self._current.step
-        self._report(self._current)
+        self._listener.save_done(self._current)
         if self._current.error is not None and not isinstance(self._current.error, UnipoolError):
             raise self._current.error
 

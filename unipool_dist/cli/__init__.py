@@ -17,6 +17,7 @@ from unipool_dist.base.system_errors import explained
 from unipool_dist.cli.parameters import LazyGroup
 from unipool_dist.errors import UnipoolError
 from unipool_dist.resilience.signal_watch import release_signals
+from unipool_dist.topology.megatron_import import quiet_libraries
 
 COMMANDS = {
     "checkpoint": ("unipool_dist.cli.checkpoint", "List, verify, inspect, reshard, export and import checkpoints."),
@@ -86,7 +87,8 @@ def main() -> None:
     guard_streams()
     try:
         _check_encoding(sys.argv[1:])
-        status = cli.main(standalone_mode=False)
+        with quiet_libraries():
+            status = cli.main(standalone_mode=False)
     except click.ClickException as error:
         text = io.StringIO()
         error.show(text)

@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from unipool_dist.base.console import say
+from unipool_dist.base.user_code import trust
 from unipool_dist.cli.parameters import PROCESSES_HERE, STEP
 from unipool_dist.errors import UnipoolError
 from unipool_dist.resilience.orphans import end_with_launcher
@@ -34,6 +35,8 @@ class Use:
     run: Path
     overrides: tuple[str, ...]
     step: int | None
+    trust: tuple[str, ...]
+    """Names ``module:Class`` of the run's configuration whose code may be imported."""
     nproc: int | None
     """``None``: this process is one of those that a launcher started, or the only one."""
 
@@ -42,6 +45,7 @@ def use_options(command: F) -> F:
     """Add RUN, overrides, ``--step`` and ``--nproc``; the command gets them as keyword arguments of :class:`Use`."""
     for decorate in (
         click.option("--nproc", type=PROCESSES_HERE, help="Start this many processes on this machine."),
+        click.option("--trust", multiple=True, metavar="MODULE:CLASS", help="Code that RUN names and may import."),
         click.option("--step", type=STEP, metavar="N", help="Checkpoint to use.  [default: newest whole one]"),
         click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE ...]"),
         click.argument("run", type=click.Path(path_type=Path)),
@@ -68,6 +72,7 @@ def on_every_rank(
     """
     from unipool_dist.inference.layout import inference_plan
 
+    trust(use.trust)
     # Else torch tells of a lost peer in twenty lines of C++ frames, before the line that says what happened.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if use.nproc is not None:
@@ -131,6 +136,7 @@ def _own_arguments(context: click.Context) -> Sequence[str]:
         elif isinstance(parameter, click.Option) and parameter.is_flag:
             options.append(parameter.opts[0])
         else:
-            options.append(f"{parameter.opts[0]}={value}")
+            values = value if isinstance(parameter, click.Option) and parameter.multiple else [value]
+            options += [f"{parameter.opts[0]}={each}" for each in values]
     assert context.info_name is not None
     return [context.info_name, *options, "--", *arguments]

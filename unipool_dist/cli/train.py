@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
+from unipool_dist.base.user_code import trust
 from unipool_dist.cli.parameters import PROCESSES_HERE, STEP
-from unipool_dist.config import Config, load_config, outline
+from unipool_dist.config import Config, load_config, named_code, outline
 from unipool_dist.resilience.orphans import end_with_launcher
 from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.run.start import IF_ANY, MUST, Start
@@ -64,6 +65,7 @@ def train(
     if start.resume and overwrite:
         raise click.UsageError("--overwrite deletes the checkpoints that --resume and --from need; give one of them")
     config = load_config(config_path, overrides)
+    trust(named_code(config))
     # Else torch tells of a lost peer in twenty lines of C++ frames, before the line that says what happened.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if nproc is None:

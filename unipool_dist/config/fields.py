@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, StringConstraints
 from pydantic.fields import FieldInfo
 
 from unipool_dist.base.user_code import PATTERN
@@ -27,10 +28,34 @@ UserCode = Annotated[str, StringConstraints(pattern=f"^{PATTERN}$")]
 """A field that names a class or function of the user's own (:mod:`unipool_dist.base.user_code`)."""
 
 
+def _step_range(text: str) -> str:
+    step_range(text)
+    return text
+
+
+def step_range(text: str) -> tuple[int, int]:
+    """Parse ``10-12``, or ``10``, as the first and the last step.
+
+    Raises:
+        ValueError: it is neither, or the last is before the first.
+    """
+    match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", text)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= first <= last:
+        raise ValueError("give the first and the last step as 10-12")
+    return first, last
+
+
+StepRange = Annotated[str, AfterValidator(_step_range)]
+"""A field with two steps, as :func:`step_range` takes them."""
+
+
 def allowed(annotation: Any, limits: Iterable[Any] = ()) -> str:
     """Describe the values of a type within ``limits``, as YAML has them: ``a whole number >= 1``, ``norm or none``."""
     if annotation is UserCode:
         return "module:Class of your own"
+    if annotation is StepRange:
+        return "two steps, as 10-12"
     if hasattr(annotation, "__metadata__"):  # Annotated[type, Field(...), ...]
         inner = [limit for item in annotation.__metadata__ for limit in getattr(item, "metadata", [item])]
         return allowed(annotation.__origin__, inner)

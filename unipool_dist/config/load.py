@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from unipool_dist.base.names import path_text
 from unipool_dist.base.printable import printable
 from unipool_dist.base.project import user_path
+from unipool_dist.base.user_code import is_user_code
 from unipool_dist.base.writing import replace_text
 from unipool_dist.base.yaml_text import read_yaml
 from unipool_dist.config.faults import describe_faults, shown
@@ -61,9 +62,22 @@ def dump_config(config: Config, path: Path) -> None:
     replace_text(path, config_text(config))
 
 
+def named_code(config: Config) -> list[str]:
+    """Return the names ``module:Class`` of the user's own code in ``config``."""
+    return [text for text in _texts(config.model_dump(mode="json")) if is_user_code(text)]
+
+
 def config_text(config: Config) -> str:
     """Return ``config`` as YAML, every field written out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
 
 
 def _read_with_bases(path: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def _table(section: type[BaseModel], prefix: str) -> str:
     for name, field in section.model_fields.items():
         if is_section(field.annotation):
             continue
-        default = yaml.safe_dump(field.default).removesuffix("...\n").strip()
+        default = yaml.safe_dump(field.default, default_flow_style=True).removesuffix("...\n").strip()
         cells = (
             f"`{prefix}.{name}`",
             role_of(field).name.lower() + (", inference" if is_for_inference(field) else ""),

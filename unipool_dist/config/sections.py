@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from unipool_dist.base.names import path_text
-from unipool_dist.config.fields import Flag, UserCode, is_section
+from unipool_dist.config.fields import Flag, StepRange, UserCode, is_section
 from unipool_dist.config.roles import Eval, Fixed, InferenceToo, Io, Layout, Run, Shape, Split, Start, role_of
 
 # Upper bounds are far beyond what anybody trains: they keep out slips of the pen, and sizes whose arithmetic alone
@@ -26,6 +26,7 @@ Tokens = Annotated[int, Field(ge=1, le=100_000_000)]
 Processes = Annotated[int, Field(ge=1, le=MAX_PROCESSES)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 CountOrNone = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Rank = Annotated[int, Field(ge=0, lt=MAX_PROCESSES)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """A seed that numpy, which shuffles the data, accepts; a longer run counts up from it, after the last from 0."""
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -209,6 +210,21 @@ class LogSection(Section):
         1, description="steps between console lines and metrics.jsonl objects, which have their means and maxima"
     )
     tensorboard: Io[Flag] = Field(True, description="write event files into the run directory")
+    sinks: Io[list[Literal["tensorboard", "wandb", "mlflow"] | UserCode]] = Field(
+        [], description="where numbers go besides metrics.jsonl and TensorBoard (docs/callbacks.md)"
+    )
+    online: Io[Flag] = Field(
+        False, description="let wandb and mlflow send what they take; false: they write into the run directory alone"
+    )
+    project: Io[str] = Field("unipool-dist", description="project of wandb, experiment of mlflow")
+    callbacks: Io[list[UserCode]] = Field([], description="callbacks of your own (docs/callbacks.md)")
+    profile_steps: Io[StepRange | None] = Field(
+        None, description="first and last step that torch.profiler traces, as 10-12; null: none"
+    )
+    profile_ranks: Io[list[Rank]] = Field([0], description="ranks that write a trace each")
+    memory_step: Io[CountOrNone] = Field(
+        0, description="step after which each rank writes a snapshot of its GPU's memory (CUDA only); 0: none"
+    )
 
 
 class CheckpointSection(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from unipool_dist.config.plan import Plan
+from unipool_dist.engine.callback import SILENT, Callback
 from unipool_dist.engine.pipeline import Pipeline, StageBatch
 from unipool_dist.topology.groups import ParallelGroups
 
@@ -25,39 +26,30 @@ class Sequences(Protocol):
     def loss_mask(self) -> Tensor: ...
 
 
-Rows = Callable[[str, list[int]], None]
-"""``rows(domain, numbers)``: this stage is about to run the sequences of ``domain`` with these numbers."""
-
-
-def unobserved(domain: str, numbers: list[int]) -> None:
-    """:data:`Rows` for those who need not know."""
-
-
 class Evaluation:
-    """Mean token loss over fixed sequences of every domain; changes neither gradients nor balance statistics.
+    """Mean token loss over fixed sequences of every domain; changes neither gradients nor balance statistics."""
 
-    Args:
-        rows: told of every micro-batch; numbers past the domain's last sequence are rows that do not count.
-    """
-
-    def __init__(self, plan: Plan, groups: ParallelGroups, pipeline: Pipeline, rows: Rows = unobserved) -> None:
-        self._groups, self._pipeline, self._told = groups, pipeline, rows
+    def __init__(self, plan: Plan, groups: ParallelGroups, pipeline: Pipeline, callback: Callback = SILENT) -> None:
+        self._groups, self._pipeline, self._callback = groups, pipeline, callback
         self._rows = plan.train.micro_batch_size
 
-    def run(self, domains: Mapping[str, Sequences]) -> dict[str, float]:
+    def run(self, domains: Mapping[str, Sequences], first: int = 0) -> dict[str, float]:
         """Loss in nats per token for every domain; the same on every rank.
+
+        Args:
+            first: number, for callbacks, of the first sequence of each domain.
 
         Collectives: for every domain those of a forward-only schedule; then one all-reduce over the world.
         """
         sums = torch.zeros(len(domains), 2, dtype=torch.float64, device=self._groups.device)
         for index, (name, sequences) in enumerate(domains.items()):
-            loss, count = self._sum(name, sequences)
+            loss, count = self._sum(name, sequences, first)
             if self._groups.tp_index == 0:
                 sums[index, 0], sums[index, 1] = loss, count
         dist.all_reduce(sums, group=self._groups.world)
         return {name: loss / max(count, 1.0) for name, (loss, count) in zip(domains, sums.tolist(), strict=True)}
 
-    def _sum(self, domain: str, sequences: Sequences) -> tuple[Tensor, Tensor]:
+    def _sum(self, domain: str, sequences: Sequences, first: int) -> tuple[Tensor, Tensor]:
         """Summed token loss of this rank's rows and the tokens it is summed over; 0 except on the last stage."""
         numbers = self._numbers(len(sequences.tokens))
         batches = [self._batch(sequences, each) for each in numbers]
@@ -69,7 +61,10 @@ class Evaluation:
             assert mask is not None
             loss, count = loss + (losses * mask).sum(), count + mask.sum()
 
-        self._pipeline.forward(batches, add, lambda microbatch: self._told(domain, numbers[microbatch]))
+        def begin(microbatch: int) -> None:
+            self._callback.sequences(domain, [first + number for number in numbers[microbatch]])
+
+        self._pipeline.forward(batches, add, begin)
         return loss, count
 
     def _numbers(self, total: int) -> list[list[int]]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from unipool_dist.config.plan import Plan
+from unipool_dist.engine.callback import SILENT, Callback
 from unipool_dist.engine.links import StageLinks, Tensors
-from unipool_dist.engine.progress import Beat, unheard
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.pool.turn import Turn
 from unipool_dist.schedule.check import CheckedSchedule, check
@@ -33,10 +33,6 @@ Use = Callable[[int, Tensor], None]
 """``use(microbatch, output)``: takes the last stage's output of a micro-batch."""
 Begin = Callable[[int], None]
 """``begin(microbatch)``: this stage is about to run it."""
-
-
-def _no_matter(microbatch: int) -> None:
-    """Ignore that a micro-batch begins: the default :data:`Begin`."""
 
 
 @dataclass
@@ -66,8 +62,8 @@ class Pipeline:
     those of :meth:`Balance.end_forward_lane`. Then, over the pipeline group, the edges of the tick.
     """
 
-    def __init__(self, plan: Plan, groups: ParallelGroups, model: PooledModel, beat: Beat = unheard) -> None:
-        self._groups, self._model, self._beat = groups, model, beat
+    def __init__(self, plan: Plan, groups: ParallelGroups, model: PooledModel, callback: Callback = SILENT) -> None:
+        self._groups, self._model, self._doing = groups, model, callback.doing
         self._stage, self._num_layers = groups.pp_index, len(model.layer_range)
         self._shape = (
             plan.model.sequence_length // plan.parallel.tp,
@@ -115,7 +111,7 @@ class Pipeline:
         return loss, aux
 
     @torch.no_grad()
-    def forward(self, batches: Sequence[StageBatch], use: Use, begin: Begin = _no_matter) -> None:
+    def forward(self, batches: Sequence[StageBatch], use: Use, begin: Begin | None = None) -> None:
         """Run ``batches`` forward only, in order. Neither gradients nor balance statistics change.
 
         Args:
@@ -130,7 +126,8 @@ class Pipeline:
             work = self._begin(tick, "forward", note=" (forward only)")
             turn = Turn(self._of_my_group(tick.forward), training=False)
             if work is not None:
-                begin(work.microbatch)
+                if begin is not None:
+                    begin(work.microbatch)
                 output, _ = self._run_stage(batches[work.microbatch], run.arrived.pop(("forward", work), None), turn)
                 if self._groups.is_last_stage:
                     use(work.microbatch, output)
@@ -145,7 +142,7 @@ class Pipeline:
     def _begin(self, tick: Tick, lane: Lane, note: str = "") -> Work | None:
         work = tick.works(lane)[self._stage]
         what = "experts for other stages" if work is None else f"micro-batch {work.microbatch}"
-        self._beat(f"{lane} of {what}{note}")
+        self._doing(f"{lane} of {what}{note}")
         return work
 
     def _run_stage(self, batch: StageBatch, inputs: Tensor | None, turn: Turn) -> tuple[Tensor, Tensor | None]:
@@ -186,5 +183,5 @@ class Pipeline:
     def _pass_on(self, tick: Tick, run: _Run) -> None:
         """Send what this stage has made for others, and take what they have made for it."""
         if self._links.concern(tick.edges):
-            self._beat("passing tensors between stages")
+            self._doing("passing tensors between stages")
             self._links.move(tick.edges, run.made, run.arrived, run.shape)

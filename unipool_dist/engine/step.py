@@ -11,10 +11,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from unipool_dist.config.plan import Plan
+from unipool_dist.engine.callback import SILENT, Callback
 from unipool_dist.engine.gradients import GradientBuffers
 from unipool_dist.engine.optimizer import PooledOptimizer
 from unipool_dist.engine.pipeline import Pipeline, StageBatch
-from unipool_dist.engine.progress import Beat, unheard
 from unipool_dist.errors import NonFiniteError
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.pool.bias import move_biases
@@ -37,15 +37,15 @@ class StepResult:
 class TrainStep:
     """Runs training steps of one rank."""
 
-    def __init__(self, plan: Plan, groups: ParallelGroups, model: PooledModel, beat: Beat = unheard) -> None:
+    def __init__(self, plan: Plan, groups: ParallelGroups, model: PooledModel, callback: Callback = SILENT) -> None:
         self._pools, self._bias_rate = plan.pools, plan.pool.balance.bias_rate
-        self._groups, self._model, self._beat = groups, model, beat
+        self._groups, self._model, self._doing = groups, model, callback.doing
         self.num_microbatches = plan.num_microbatches
         self.schedule = training_schedule(plan.parallel.schedule, plan.parallel.pp, self.num_microbatches)
         self._positions_per_step = plan.tokens_per_step
         self._gradients = GradientBuffers(model)
         self.optimizer = PooledOptimizer(plan, groups, model)
-        self.pipeline = Pipeline(plan, groups, model, beat)
+        self.pipeline = Pipeline(plan, groups, model, callback)
 
     def run(self, step: int, batches: Sequence[StageBatch]) -> StepResult:
         """Train on ``batches``, this rank's micro-batches of step ``step``.
@@ -56,19 +56,19 @@ class TrainStep:
         Raises:
             NonFiniteError: on every rank, before any weight changes, if the loss or the gradient norm is not finite.
         """
-        self._beat("counting tokens")
+        self._doing("counting tokens")
         num_loss_tokens = self._count_tokens(batches)
         self._gradients.zero()
         losses = self.pipeline.train(
             self.schedule, batches, num_loss_tokens=num_loss_tokens, tokens_per_step=self._positions_per_step
         )
         loss, aux_loss = self._sum_losses(*losses, step)
-        self._beat("reducing gradients")
+        self._doing("reducing gradients")
         self._gradients.sum_over_tensor_parallel(self._groups.tp)
         grad_norm = self.optimizer.reduce_gradients()
         if not math.isfinite(grad_norm):
             raise NonFiniteError(_explain("gradient norm", grad_norm, step))
-        self._beat("updating weights")
+        self._doing("updating weights")
         lr = self.optimizer.step(grad_norm)
         assignments = self._model.balance.end_step()
         move_biases(self._model.router_biases(), assignments, self._pools, self._bias_rate)

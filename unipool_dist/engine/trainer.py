@@ -1,4 +1,4 @@
-"""The training loop: steps, evaluations, and what an observer is told of them."""
+"""The training loop: steps, evaluations, records, and the callbacks that are called on the way."""
 
 from __future__ import annotations
 
@@ -6,38 +6,19 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
+from unipool_dist.base.stopping import Stop
 from unipool_dist.config.plan import Plan
+from unipool_dist.engine.callback import SILENT, Callback
 from unipool_dist.engine.evaluate import Evaluation, Sequences
 from unipool_dist.engine.pipeline import StageBatch
-from unipool_dist.engine.progress import Beat, unheard
-from unipool_dist.engine.step import TrainStep
+from unipool_dist.engine.step import StepResult, TrainStep
 from unipool_dist.engine.window import Window
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.topology.groups import ParallelGroups
-
-
-class Observer(Protocol):
-    """Told of a run's progress, on rank 0 only."""
-
-    def train(self, record: Mapping[str, float | int], assignments: Tensor) -> None:
-        """The steps since the last line; ``assignments`` are their sum, int64 [L, M]."""
-
-    def validation(self, step: int, losses: Mapping[str, float]) -> None:
-        """Mean token loss of every domain, nats."""
-
-
-class Saver(Protocol):
-    """Keeps the state of a run; called by all ranks alike."""
-
-    def after_step(self, step: int, *, closing: bool) -> None:
-        """``step`` is done; if the run is ``closing``, the state of this step is safe when this returns."""
-
 
 GetBatch = Callable[[int, int], StageBatch]
 """``(consumed_samples, microbatch) -> this rank's micro-batch``."""
@@ -48,7 +29,8 @@ class Trainer:
 
     Args:
         validation: sequences by domain, the same on every rank; may be empty.
-        beat: told what this rank is doing, at least once per micro-batch.
+        callback: called at the moments of :class:`~unipool_dist.engine.callback.Callback` between the first step and
+            the last; beginning and end of the run are its owner's.
     """
 
     def __init__(
@@ -58,72 +40,77 @@ class Trainer:
         model: PooledModel,
         get_batch: GetBatch,
         validation: Mapping[str, Sequences],
-        beat: Beat = unheard,
+        callback: Callback = SILENT,
     ) -> None:
         self._plan, self._groups, self._model = plan, groups, model
-        self._get_batch, self._validation, self._beat = get_batch, validation, beat
-        self.step = TrainStep(plan, groups, model, beat)
-        self._evaluation = Evaluation(plan, groups, self.step.pipeline)
+        self._get_batch, self._validation, self._callback = get_batch, validation, callback
+        self.step = TrainStep(plan, groups, model, callback)
+        self._evaluation = Evaluation(plan, groups, self.step.pipeline, callback)
+        self._clock = _Clock(plan.tokens_per_step)
+        self._window = Window()
+        self.last_step = 0
+        """The last that is done."""
 
-    def run(
-        self,
-        *,
-        first_step: int = 1,
-        observer: Observer | None = None,
-        saver: Saver | None = None,
-        should_stop: Callable[[], str | None] = lambda: None,
-    ) -> str | None:
-        """Train from ``first_step`` to the end, or until it should stop; return the reason for that, else ``None``.
+    def run(self, *, first_step: int = 1) -> Stop | None:
+        """Train from ``first_step`` to the end, or until a callback says stop; return its answer, else ``None``.
 
-        Evaluates every ``train.eval_interval`` steps and after the last; when it should stop, only after the last.
-        The observer hears of every step once: of those since it was told last, every ``log.interval`` steps, after the
-        last, and when it should stop.
-
-        Args:
-            observer: on rank 0, else ``None``.
-            saver: ``None``: nothing is saved.
-            should_stop: asked after every step, by all ranks alike; a reason to save and stop now, the same on every
-                rank, or ``None``.
+        Evaluates every ``train.eval_interval`` steps and after the last; on a stop, only after the last. Every step is
+        in one record: records are made every ``log.interval`` steps, after the last, and on a stop.
 
         Raises:
             NonFiniteError: on every rank, if a step's loss or gradient norm is not finite.
         """
-        train = self._plan.train
-        clock = _Clock(self._plan.tokens_per_step)
-        window = Window()
-        for step in range(first_step, train.steps + 1):
-            consumed = (step - 1) * train.global_batch_size
-            self._beat("beginning", step=step)
-            batches = [self._read(consumed, i) for i in range(self.step.num_microbatches)]
-            self._model.exchange.reset_traffic()
-            result = self.step.run(step, batches)
-            clock.steps += 1
-            window.add(result)
-            last = step == train.steps
-            self._beat("agreeing whether to stop")
-            reason = should_stop()
-            if step % self._plan.log.interval == 0 or last or reason:
-                self._beat("reporting")
-                record = self._record(step, result.lr, window, *clock.lap())
-                if observer is not None:
-                    observer.train(record, window.assignments)
-                window = Window()
-            with clock.stopped():
-                due = train.eval_interval > 0 and step % train.eval_interval == 0 and not reason
-                # After the last step even when stopping: no resumed run would make up for it.
-                if self._validation and (due or last):
-                    losses = self._evaluation.run(self._validation)
-                    if observer is not None:
-                        observer.validation(step, losses)
-            if saver is not None:
-                self._beat("saving", slow=True)
-                saver.after_step(step, closing=last or reason is not None)
-            if reason and not last:
-                return reason
+        self.last_step = first_step - 1
+        self._clock.start()
+        for step in range(first_step, self._plan.train.steps + 1):
+            result = self._train(step)
+            self.last_step = step
+            last = step == self._plan.train.steps
+            self._callback.doing("agreeing whether to stop")
+            stop = self._callback.should_stop()
+            if step % self._plan.log.interval == 0 or last or stop:
+                self._callback.doing("reporting")
+                self._report(step, result.lr)
+            with self._clock.stopped():
+                self._evaluate(step, last=last, stopping=stop is not None)
+            self._callback.doing("saving", slow=True)
+            self._callback.step_ends(step, closing=last or stop is not None)
+            if stop and not last:
+                return stop
         return None
 
+    def _train(self, step: int) -> StepResult:
+        consumed = (step - 1) * self._plan.train.global_batch_size
+        self._callback.doing("beginning", step=step)
+        self._callback.step_begins(step)
+        batches = [self._read(consumed, i) for i in range(self.step.num_microbatches)]
+        self._model.exchange.reset_traffic()
+        result = self.step.run(step, batches)
+        self._clock.steps += 1
+        self._window.add(result)
+        self._callback.step_done(step, result)
+        return result
+
+    def _evaluate(self, step: int, *, last: bool, stopping: bool) -> None:
+        interval = self._plan.train.eval_interval
+        due = interval > 0 and step % interval == 0 and not stopping
+        # After the last step even on a stop: no resumed run would make up for it.
+        if self._validation and (due or last):
+            losses = self._evaluation.run(self._validation)
+            if self._groups.rank == 0:
+                self._callback.validation(step, losses)
+
+    def _report(self, step: int, lr: float) -> None:
+        """Hand the record of the steps since the last one to the callbacks, on rank 0. Collectives: _record's."""
+        window, self._window = self._window, Window()
+        record = self._record(step, lr, window, *self._clock.lap())
+        if self._groups.rank == 0:
+            assignments = window.assignments.cpu()
+            self._callback.extend_record(record, assignments)
+            self._callback.record(record, assignments)
+
     def _read(self, consumed_samples: int, microbatch: int) -> StageBatch:
-        self._beat(f"reading micro-batch {microbatch}")
+        self._callback.doing(f"reading micro-batch {microbatch}")
         return self._get_batch(consumed_samples, microbatch)
 
     def _record(
@@ -167,13 +154,17 @@ class _Clock:
 
     def __init__(self, tokens_per_step: int) -> None:
         self._tokens_per_step = tokens_per_step
-        self._started, self.steps = time.perf_counter(), 0
+        self.start()
 
     def lap(self) -> tuple[float, float]:
-        """Tokens per second, and seconds per step; begins anew."""
+        """Return tokens per second and seconds per step, and start again."""
         seconds, steps = time.perf_counter() - self._started, self.steps
-        self._started, self.steps = time.perf_counter(), 0
+        self.start()
         return steps * self._tokens_per_step / seconds, seconds / steps
+
+    def start(self) -> None:
+        """Start from now."""
+        self._started, self.steps = time.perf_counter(), 0
 
     @contextmanager
     def stopped(self) -> Iterator[None]:

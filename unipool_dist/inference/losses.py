@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from unipool_dist.base.progress_bars import Count, uncounted
 from unipool_dist.data import Batch, Corpus, validation_sequences
-from unipool_dist.engine.evaluate import Evaluation, Rows, unobserved
+from unipool_dist.engine.callback import SILENT, Callback
+from unipool_dist.engine.evaluate import Evaluation
 from unipool_dist.inference.opened import OpenedRun
 
 AT_ONCE = 256
@@ -56,13 +56,13 @@ def validation_batches(run: OpenedRun, count: int | None) -> dict[str, Batch]:
 
 
 def validation_losses(
-    run: OpenedRun, batches: Mapping[str, Batch], count: Count = uncounted, rows: Rows = unobserved
+    run: OpenedRun, batches: Mapping[str, Batch], count: Count = uncounted, callback: Callback = SILENT
 ) -> dict[str, Loss]:
     """Measure the loss of every domain; the result is the same on every rank.
 
     Args:
         count: called with numbers of sequences done.
-        rows: called before this rank runs sequences of a domain, with their numbers; those past the last do not count.
+        callback: its ``sequences`` is called.
 
     Collectives: for each domain, and 256 sequences of it, those of :meth:`Evaluation.run`.
     """
@@ -70,18 +70,14 @@ def validation_losses(
     for name, batch in batches.items():
         parts = []
         for start in range(0, len(batch), AT_ONCE):
-            evaluation = Evaluation(run.plan, run.groups, run.pipeline, partial(_absolute, rows, start))
+            evaluation = Evaluation(run.plan, run.groups, run.pipeline, callback)
             part = batch.rows(start, start + AT_ONCE)
             tokens = int(part.loss_mask.sum())
-            parts.append(Loss(tokens, evaluation.run({name: part})[name], _num_bytes(run.corpus, name, tokens)))
+            parts.append(Loss(tokens, evaluation.run({name: part}, start)[name], _num_bytes(run.corpus, name, tokens)))
             run.model.exchange.reset_traffic()  # or it would grow for ever
             count(len(part))
         losses[name] = together(parts)
     return losses
-
-
-def _absolute(rows: Rows, start: int, domain: str, numbers: list[int]) -> None:
-    rows(domain, [start + number for number in numbers])
 
 
 def _num_bytes(corpus: Corpus, domain: str, tokens: int) -> float:

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import shlex
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from unipool_dist.base.belongings import remove
@@ -13,12 +14,13 @@ from unipool_dist.base.programs import run_program
 from unipool_dist.base.project import PACKAGE, checkout, project_path, user_path
 from unipool_dist.base.reading import read_bytes
 from unipool_dist.base.run_directory import RunDirectory
+from unipool_dist.base.user_code import CODE_FOLDER_VARIABLE, user_files
 from unipool_dist.base.writing import replace_bytes, replace_text
-from unipool_dist.config import Config, config_text
+from unipool_dist.config import Config, config_text, named_code
 from unipool_dist.errors import ConfigError
 from unipool_dist.jobs.environment_record import recorded
 from unipool_dist.jobs.folder import JobFolder
-from unipool_dist.run.belongings import CODE
+from unipool_dist.run.belongings import CODE, USER_CODE
 
 PRIVATE = 0o600
 """Mode of the files that may hold text or environment of the user."""
@@ -70,6 +72,16 @@ def freeze_code(folder: JobFolder, task_python: str) -> dict[str, str | bool] | 
     return _git_state(folder)
 
 
+def freeze_user_code(folder: JobFolder, configs: Iterable[Config]) -> None:
+    """Copy the user's own modules that ``configs`` name, and what they import from the folder that they are in."""
+    remove(folder.files.user_code, USER_CODE)
+    names = [name for config in configs for name in named_code(config)]
+    for place, file in user_files(names).items():
+        copy = folder.files.user_code / place
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        replace_bytes(copy, read_bytes(file), mode=PRIVATE)
+
+
 def freeze_environment(folder: JobFolder) -> None:
     """Write the submitter's variables to ``environment.txt``, values only of those that explain how a run behaves."""
     replace_text(folder.files.environment, "\n".join(recorded(os.environ)) + "\n", mode=PRIVATE)
@@ -79,9 +91,10 @@ def _write_program(folder: JobFolder, python: str) -> None:
     """Write ``bin/unipool-dist``, which runs the frozen code and no other from PATH or the current directory."""
     program = folder.files.programs / "unipool-dist"
     program.parent.mkdir(exist_ok=True)
+    variables = f"PYTHONPATH={shlex.quote(str(folder.files.code))}"
+    variables += f" {CODE_FOLDER_VARIABLE}={shlex.quote(str(folder.files.user_code))}"
     program.write_text(
-        f"#!/bin/sh\nPYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(folder.files.code))} "
-        f'exec {shlex.quote(python)} -m unipool_dist "$@"\n',
+        f'#!/bin/sh\nPYTHONSAFEPATH=1 {variables} exec {shlex.quote(python)} -m unipool_dist "$@"\n',
         encoding="utf-8",
     )
     program.chmod(0o755)

@@ -22,7 +22,7 @@ from unipool_dist.config import Config, load_config
 from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.jobs import slurm
 from unipool_dist.jobs.folder import Job, JobFolder
-from unipool_dist.jobs.freeze import freeze_code, freeze_config, freeze_environment
+from unipool_dist.jobs.freeze import freeze_code, freeze_config, freeze_environment, freeze_user_code
 from unipool_dist.jobs.layout import choose_layout
 from unipool_dist.jobs.limits import check_time_limit
 from unipool_dist.jobs.profile import Profile
@@ -150,6 +150,7 @@ def _write(request: Request, prepared: Prepared) -> None:
         freeze_config((folder.run_dir / name).resolve(), config)
     container = request.profile.container
     git = freeze_code(folder, interpreter() if container is None else container.python)
+    freeze_user_code(folder, prepared.configs.values())
     freeze_environment(folder)
     folder.write_script(script_of(request, prepared))
     folder.write(

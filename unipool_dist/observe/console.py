@@ -9,7 +9,9 @@ from unipool_dist.observe.metrics import TRAIN_KEYS
 
 
 def train_line(record: Mapping[str, float | int], total_steps: int, *, maxima: bool = False) -> str:
-    """Format step, loss (nats per token), auxiliary loss, gradient norm, learning rate, tokens/s, and memory if known.
+    """Format step, loss (nats per token), auxiliary loss, gradient norm, learning rate, tokens/s.
+
+    Where the record has them: TFLOP/s per device, MFU, memory and the time left.
 
     With ``maxima`` the highest loss, auxiliary loss and gradient norm of the window follow their means.
 
@@ -25,8 +27,14 @@ def train_line(record: Mapping[str, float | int], total_steps: int, *, maxima: b
         f"lr {record['lr']:8.2e}",
         f"{record['tokens_per_s']:9,.0f} tokens/s",
     ]
+    if "tflops_per_device" in record:
+        parts.append(f"{record['tflops_per_device']:8.3f} TFLOP/s")
+    if "mfu" in record:
+        parts.append(f"MFU {record['mfu']:6.1%}")
     if "memory_bytes" in record:
         parts.append(f"{record['memory_bytes'] / 2**30:6.2f} GiB")
+    if "eta_s" in record:
+        parts.append(f"left {_duration(record['eta_s'])}")
     return "  ".join(parts)
 
 
@@ -54,6 +62,12 @@ def checkpoint_line(step: int, total_steps: int, num_bytes: int, write_s: float,
         f"{_step(step, total_steps)}  checkpoint  {num_bytes / 1e6:,.1f} MB in {write_s:.2f} s, training waited "
         f"{stall_s:.3f} s"
     )
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:3d}:{minutes:02d}:{seconds:02d}"
 
 
 def _mean_and_maximum(record: Mapping[str, float | int], label: str, key: str, form: str, maxima: bool) -> str:

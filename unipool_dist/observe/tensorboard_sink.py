@@ -1,4 +1,4 @@
-"""The TensorBoard side of :class:`~unipool_dist.observe.metrics.MetricsWriter`.
+"""TensorBoard files in RUN/tensorboard.
 
 TensorBoard's own writer is a thread that ends, with a traceback, when a write fails, and its file with it. So events
 are made by its functions, and written like the other records of a run.
@@ -10,8 +10,8 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import matplotlib
 import numpy as np
@@ -23,17 +23,19 @@ from torch.utils.tensorboard.summary import image, scalar
 
 from unipool_dist.base.belongings import any_file, remove
 from unipool_dist.base.printable import printable
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.observe.files import EVENTS_SUFFIX
 from unipool_dist.observe.lasting_file import LastingFile
 from unipool_dist.observe.naming import naming
-from unipool_dist.observe.usage import Counts, summarize
+from unipool_dist.observe.sink import Numbers, ScalarSink, SinkStart
+from unipool_dist.observe.usage import Counts
 
 CELL_PIXELS = 12  # side of the square that shows one layer and expert
 _VERSION = "brain.Event:2"
 _NUMBER = itertools.count()  # of the files of this process, which may begin several in a second
 
 
-class TensorBoardSink:
+class TensorBoardSink(ScalarSink):
     """A writer of event files in ``folder``; on resume, TensorBoard hides what the earlier part wrote after that step.
 
     ``resume_from_step=None`` begins a run: event files of this program that an earlier one left are removed, since
@@ -56,21 +58,17 @@ class TensorBoardSink:
             self._add(Event(file_version=_VERSION, step=resume_from_step + 1))
             self._add(Event(session_log=SessionLog(status=SessionLog.START), step=resume_from_step + 1))
 
-    def scalars(self, step: int, prefix: str, values: Mapping[str, float | int]) -> None:
-        """Write one point of a curve ``prefix/name`` per value."""
+    @classmethod
+    def open(cls, start: SinkStart) -> Self:
+        return cls(RunDirectory(start.run_dir).tensorboard, resume_from_step=start.resume_from_step)
+
+    def scalars(self, step: int, values: Numbers) -> None:
         for name, value in values.items():
-            self._show(step, scalar(printable(f"{prefix}/{name}"), value))
+            self._show(step, scalar(printable(name), value))
 
     def usage(self, step: int, counts_LE: Counts, num_pools: int) -> None:
         """Write the heat map of a window, and the numbers that summarise it."""
-        summary = summarize(counts_LE, num_pools)
-        numbers = {
-            "dead_share": summary.dead_share,
-            "effective_experts_mean": float(summary.effective_experts_L.mean()),
-            "busiest_over_mean": summary.busiest_over_mean,
-            "ownership": summary.ownership,
-        }
-        self.scalars(step, "experts", numbers)
+        super().usage(step, counts_LE, num_pools)
         self._show(step, image("experts/assignments", heat_map(counts_LE), dataformats="HWC"))
 
     def close(self) -> None:

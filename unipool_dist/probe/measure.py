@@ -78,7 +78,7 @@ def _unperturbed(
             parts = [batch.rows(start, start + AT_ONCE) for start in range(0, len(batch), AT_ONCE)]
             found = []
             for part in parts:
-                loss = validation_losses(run, {name: part}, count, recorder.rows)[name]
+                loss = validation_losses(run, {name: part}, count, recorder)[name]
                 found.append((loss, recorder.collect(part)))
             losses[name] = together(loss for loss, _ in found)
             counts[name] = np.sum([seen.counts_LE for _, seen in found], axis=0)
@@ -95,7 +95,7 @@ def _randomized(
         for layer in layers:
             routing = RandomRouting(run, seed, candidates[layer])
             with tapped(run, routing.on_scores, [layer]):
-                found.append(validation_losses(run, batches, count, routing.rows))
+                found.append(validation_losses(run, batches, count, routing))
 
     def table(values: list[float]) -> list[list[float]]:
         return np.array(values).reshape(num_seeds, len(layers)).tolist()

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from unipool_dist.data import Batch
+from unipool_dist.engine.callback import Callback
 from unipool_dist.inference.opened import OpenedRun
 from unipool_dist.observe.usage import Counts
 from unipool_dist.pool.dispatch import choose
@@ -27,7 +28,7 @@ class Seen:
     path: Path
 
 
-class Recorder:
+class Recorder(Callback):
     """The choices of this rank's routers for some sequences, kept until :meth:`collect`."""
 
     def __init__(self, run: OpenedRun) -> None:
@@ -36,7 +37,7 @@ class Recorder:
         self._numbers: list[list[int]] = []  # of the sequences of each micro-batch
         self._chosen: dict[int, list[Tensor]] = {layer: [] for layer in run.model.layer_range}  # [s / tp, b, K] each
 
-    def rows(self, domain: str, numbers: list[int]) -> None:
+    def sequences(self, domain: str, numbers: list[int]) -> None:
         """Take note of the sequences that are routed next."""
         self._numbers.append(numbers)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unipool_dist.engine.callback import Callback
 from unipool_dist.inference.opened import OpenedRun
 from unipool_dist.pool.dispatch import choose
 
@@ -37,7 +38,7 @@ def tapped(run: OpenedRun, on_scores: OnScores, layers: Sequence[int]) -> Iterat
             handle.remove()
 
 
-class RandomRouting:
+class RandomRouting(Callback):
     """Random routing of a layer: each token goes to K different experts drawn uniformly from ``candidates``.
 
     The gates stay: the first expert drawn gets the score of the token's best choice, and so on, so that the layer's
@@ -53,7 +54,7 @@ class RandomRouting:
         self._candidates = torch.tensor(candidates)
         self._sequences: tuple[str, list[int]] = ("", [])
 
-    def rows(self, domain: str, numbers: list[int]) -> None:
+    def sequences(self, domain: str, numbers: list[int]) -> None:
         """Take note of the sequences that are routed next."""
         self._sequences = (domain, numbers)
 

@@ -22,6 +22,7 @@ from unipool_dist.base.console import say_at_once
 from unipool_dist.base.exit_statuses import RESUME
 from unipool_dist.base.run_directory import WatchdogFolder
 from unipool_dist.base.units import as_ranges
+from unipool_dist.engine.callback import Callback
 from unipool_dist.resilience.activity import Activity
 from unipool_dist.resilience.board import Board, BoardLostError
 from unipool_dist.resilience.collectives import Group, entered, last_of, recorded
@@ -56,7 +57,7 @@ class _Now:
     slow: bool
 
 
-class Watchdog:
+class Watchdog(Callback):
     """From :meth:`watch` to exit, ends the run with status 75 if a rank makes no progress for ``limit_s``.
 
     Before that, all ranks write down their stacks and the collectives that they have entered, and one summary on
@@ -64,7 +65,7 @@ class Watchdog:
     ``END_S`` in any.
 
     Only time in which this process ran counts, so a suspended machine is not a stuck one. In slow phases (see
-    :meth:`beat`), and while a rank is held in a Python debugger, no rank is taken to be stuck as long as any of those
+    :meth:`doing`), and while a rank is held in a Python debugger, no rank is taken to be stuck as long as any of those
     is active. An error of the watchdog itself is a warning, once; the run continues without it.
 
     Args:
@@ -85,17 +86,17 @@ class Watchdog:
         self._stop, self._alarmed = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
-    def beat(self, doing: str, *, step: int | None = None, slow: bool = False) -> None:
-        """Report progress of the training thread, which is now ``doing`` this.
+    def doing(self, what: str, *, step: int | None = None, slow: bool = False) -> None:
+        """Report progress of the training thread, which is now doing ``what``.
 
         Args:
             step: which step this begins.
-            slow: this may take longer than the limit. Until the next beat, reading, writing and (without GPUs)
+            slow: this may take longer than the limit. Until the next call, reading, writing and (without GPUs)
                 computing count as progress, of any rank for all ranks. Everything before the second step is slow.
         """
         now = self._now
         begun = now.steps_begun + (step is not None)
-        self._now = _Now(now.number + 1, doing, now.step if step is None else step, begun, slow or begun < 2)
+        self._now = _Now(now.number + 1, what, now.step if step is None else step, begun, slow or begun < 2)
 
     def watch(self, groups: Mapping[str, dist.ProcessGroup], *, cpu_counts: bool) -> None:
         """Begin watching. The process groups exist; of several equal ones the first gives its name.

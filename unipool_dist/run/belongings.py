@@ -55,6 +55,10 @@ _CODE: dict[str, Kind] = {
 CODE = Folder(_CODE)
 """A copied folder of the package, or the launchers."""
 _CODE[r"[a-z_]+"] = CODE
+_USER_CODE: dict[str, Kind] = {r".+\.py": any_file, "__pycache__": _CODE["__pycache__"]}
+USER_CODE = Folder(_USER_CODE)
+"""Copied modules of the user's own."""
+_USER_CODE[r"\w+"] = USER_CODE
 JOB_FOLDER = Folder(
     {
         _Names.job_config.pattern: is_written_config,
@@ -76,6 +80,7 @@ JOB_FOLDER = Folder(
         _Names.programs.pattern: Folder({"unipool-dist": any_file}),
         _Names.code.pattern: Folder({"unipool_dist": CODE}),
         _Names.launchers.pattern: CODE,
+        _Names.user_code.pattern: USER_CODE,
     },
     sign="|".join(entry.pattern for entry in (_Names.job_config, _Names.job_record, _Names.job_lock, _Names.attempts)),
 )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,17 +18,20 @@ from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.progress import DataIdentity
 from unipool_dist.checkpoint.randomness import seed_generators
 from unipool_dist.checkpoint.resume import DamagedError, Found, find_checkpoint, load_checkpoint
-from unipool_dist.checkpoint.saver import Saver, SaveReport
+from unipool_dist.checkpoint.saver import Saver
 from unipool_dist.checkpoint.state import TrainingState
 from unipool_dist.config import Config, outline
 from unipool_dist.config.effects import settings_without_effect
 from unipool_dist.config.plan import Outline, Plan
 from unipool_dist.data import Corpus, extended, training_data, validation_sequences
+from unipool_dist.engine.callback import Callback, Callbacks, RunInfo
 from unipool_dist.engine.evaluate import Sequences
-from unipool_dist.engine.progress import Beat
 from unipool_dist.engine.trainer import Trainer
-from unipool_dist.errors import NonFiniteError
-from unipool_dist.model.assembly import build_model
+from unipool_dist.model.assembly import PooledModel, build_model
+from unipool_dist.observe.memory_snapshot import MemorySnapshot
+from unipool_dist.observe.sink import SinkStart
+from unipool_dist.observe.speed import Speed
+from unipool_dist.observe.tracing import Tracing
 from unipool_dist.resilience.deadline import Deadline
 from unipool_dist.resilience.handover import Handover
 from unipool_dist.resilience.signals import StopSignals
@@ -37,12 +39,12 @@ from unipool_dist.resilience.stop import StopRequest
 from unipool_dist.resilience.watchdog import Watchdog
 from unipool_dist.run.assembly import batch_source, describe
 from unipool_dist.run.beginning import begin_run_dir, check_run_dir, continue_run_dir
+from unipool_dist.run.callbacks import CALLBACKS, Heartbeat, Stopping
 from unipool_dist.run.fitting import check_rank_fits
-from unipool_dist.run.heartbeat import HeartbeatWriter, read_heartbeat
+from unipool_dist.run.heartbeat import read_heartbeat
 from unipool_dist.run.lock import RunLock
-from unipool_dist.run.observer import RunObserver
+from unipool_dist.run.recording import Console, Recording, open_sinks
 from unipool_dist.run.start import Start
-from unipool_dist.run.state import RunState
 from unipool_dist.topology.agreement import failing_together, on_rank_0
 from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.groups import ParallelGroups, process_groups
@@ -51,8 +53,17 @@ _SLOW_BYTES_PER_S = 50e6
 """Assumed speed of a rank's writing until a save was seen, so that a time limit leaves room for the first one."""
 
 
-def train_session(config: Config, environment: Environment, start: Start, signals: StopSignals) -> int:
+def train_session(
+    config: Config,
+    environment: Environment,
+    start: Start,
+    signals: StopSignals,
+    callbacks: Sequence[Callback] = (),
+) -> int:
     """Train to the end (status 0), or until the run is told to stop and its state is saved (status 75).
+
+    Args:
+        callbacks: called before those that ``log.callbacks`` names.
 
     Raises:
         UnipoolError: anything that the user has to deal with.
@@ -64,15 +75,17 @@ def train_session(config: Config, environment: Environment, start: Start, signal
         deadline = Deadline(known.run.time_limit_s, num_saves=2 if known.checkpoint.interval else 1)
         handover = Handover(Path(known.run.dir), environment.job_id, environment.restarts) if groups.rank == 0 else None
         stop = StopRequest(signals, deadline, groups.world, groups.device, handover)
-        with failing_together("opening the corpus"):
+        with failing_together("opening corpus and callbacks"):
             corpus = Corpus.open(known.data.path, verify="size")
             plan = known.with_vocabulary(corpus.vocab_size)
             check_rank_fits(plan, corpus, stage=groups.pp_index, device_bytes=_device_bytes(groups.device))
+            named = [CALLBACKS[name]() for name in plan.log.callbacks]
         for setting in settings_without_effect(config) if groups.rank == 0 else ():
             say(f"warning: {setting}", err=True)
-        session = _Session(plan, groups, corpus, stop, deadline, watchdog.beat, environment)
+        every = Callbacks([watchdog, Stopping(stop, deadline), Tracing(), MemorySnapshot(), *callbacks, *named])
+        session = _Session(plan, groups, corpus, every, deadline, environment)
         reason = session.run(start)
-        watchdog.beat("ending", slow=True)
+        watchdog.doing("ending", slow=True)
         signals.ignore_from_now()  # before the barrier at the end of the groups, see there
     if reason is None:
         return 0
@@ -102,6 +115,7 @@ class _Ready:
 
     found: Found | None
     data: DataIdentity
+    model: PooledModel
     trainer: Trainer
     state: TrainingState
 
@@ -112,30 +126,21 @@ class _Session:
         plan: Plan,
         groups: ParallelGroups,
         corpus: Corpus,
-        stop: StopRequest,
+        callbacks: Callbacks,
         deadline: Deadline,
-        beat: Beat,
         environment: Environment,
     ) -> None:
         self._environment = environment
-        self._beat = beat
-        self._plan, self._groups, self._corpus, self._stop, self._deadline = plan, groups, corpus, stop, deadline
+        self._callbacks, self._doing = callbacks, callbacks.doing
+        self._plan, self._groups, self._corpus, self._deadline = plan, groups, corpus, deadline
         self._run_dir = Path(plan.run.dir)
         self._directory = CheckpointDirectory(self._run_dir)
         self._lock = RunLock(self._run_dir)
-        self._observer: RunObserver | None = None
-        self._heartbeat: HeartbeatWriter | None = None
-        self._step = 0
-        self._asked_at: float | None = None
-        self._stopped_by: Stop | None = None
-
-    @property
-    def step(self) -> int:
+        self.step = 0
         """The last that is done."""
-        return self._step
 
-    def run(self, start: Start) -> str | None:
-        """Returns why the run was stopped, or ``None`` if it is finished."""
+    def run(self, start: Start) -> Stop | None:
+        """Return why the run was stopped, or ``None`` if it is finished."""
         self._open_run_dir(start)
         damaged: dict[int, str] = {}
         while True:
@@ -156,7 +161,7 @@ class _Session:
         plan, groups = self._plan, self._groups
         found = None
         if start.resume:
-            self._beat("looking for a checkpoint", slow=True)
+            self._doing("looking for a checkpoint", slow=True)
             found = find_checkpoint(
                 self._directory,
                 groups.storage,
@@ -171,7 +176,7 @@ class _Session:
                 found.verification.confirm()
                 self._say(f"run.dir={self._run_dir} is finished: its checkpoint is of step {found.step}")
                 return None
-        self._beat("building the model", slow=True)
+        self._doing("building the model", slow=True)
         model = build_model(plan, groups)
         dataset = training_data(
             self._corpus,
@@ -183,44 +188,40 @@ class _Session:
             consumed_samples=found.progress.consumed_samples if found else 0,
         )
         batches = batch_source(dataset, plan, groups)
-        trainer = Trainer(plan, groups, model, batches, self._validation_sequences(), self._beat)
+        trainer = Trainer(plan, groups, model, batches, self._validation_sequences(), self._callbacks)
         state = TrainingState(groups, model, trainer.step.optimizer)
         seed_generators(plan.train.seed)
         if found is not None:
-            self._beat("loading the checkpoint", slow=True)
+            self._doing("loading the checkpoint", slow=True)
             try:
                 load_checkpoint(found, state, groups.storage)
             except DamagedError:
                 trainer.step.optimizer.close()
                 raise
-        return _Ready(found, data, trainer, state)
+        return _Ready(found, data, model, trainer, state)
 
-    def _train(self, ready: _Ready, start: Start) -> str | None:
-        """Returns why the run was stopped, or ``None`` if it is finished."""
-        self._beat("beginning", slow=True)
-        self._begin(ready.found, start)
-        saver = Saver(self._plan.config, self._groups, ready.state, self._directory, ready.data, self._report_save)
+    def _train(self, ready: _Ready, start: Start) -> Stop | None:
+        """Return why the run was stopped, or ``None`` if it is finished."""
+        self._doing("beginning", slow=True)
+        recording = self._begin(ready.found, start)
+        saver = Saver(self._plan.config, self._groups, ready.state, self._directory, ready.data, self._callbacks)
+        for callback in (saver, *recording):  # in this order: the last save is recorded before the files are closed
+            self._callbacks.add(callback)
         self._deadline.assume_save(saver.num_bytes / _SLOW_BYTES_PER_S)
-        self._step = ready.found.step if ready.found else 0
-        reason = self._should_stop()
-        if reason is None:
-            try:
-                reason = ready.trainer.run(
-                    first_step=self._step + 1, observer=self._observer, saver=saver, should_stop=self._after_step
-                )
-            except NonFiniteError:
-                saver.wait()  # on every rank alike: what is being written is good
-                raise
-            finally:
-                self._beat("closing", slow=True)
-                if self._observer is not None:
-                    self._observer.close()
-        if self._heartbeat is not None:
-            state = RunState.FINISHED if reason is None else RunState.STOPPED
-            self._heartbeat.write(self._step, state, None if reason is None else self._stopped_by)
-            self._heartbeat.close()
-        if self._observer is not None and reason is None:
-            self._observer.finish()
+        self.step = ready.found.step if ready.found else 0
+        try:
+            with failing_together("beginning the run"):
+                self._callbacks.run_begins(RunInfo(self._plan, self._groups, ready.model, self._run_dir, self.step))
+            reason = self._callbacks.should_stop()
+            if reason is None:
+                reason = ready.trainer.run(first_step=self.step + 1)
+                self.step = ready.trainer.last_step
+        except BaseException as error:
+            self._doing("closing", slow=True)
+            self._callbacks.run_fails(error)
+            raise
+        self._doing("closing", slow=True)
+        self._callbacks.run_ends(self.step, reason)
         return reason
 
     def _open_run_dir(self, start: Start) -> None:
@@ -240,7 +241,7 @@ class _Session:
                 handover.settle()
                 self._directory.clean_up()
         if self._plan.data.verify == "hash":
-            self._beat("verifying the corpus", slow=True)
+            self._doing("verifying the corpus", slow=True)
             on_rank_0(
                 f"verifying data.path={self._plan.data.path}",
                 lambda: Corpus.open(self._plan.data.path, verify="hash"),
@@ -264,9 +265,9 @@ class _Session:
         for change in changes:
             self._say(f"note: {change}", err=True)
 
-    def _begin(self, found: Found | None, start: Start) -> None:
-        """The run directory becomes this run's. Only now is anything in it changed."""
-        plan = self._plan
+    def _begin(self, found: Found | None, start: Start) -> list[Callback]:
+        """Make the run directory this run's; only now is anything in it changed. Return the callbacks of rank 0."""
+        plan, recording = self._plan, list[Callback]()
         with failing_together(f"preparing run.dir={self._run_dir}"):
             if self._groups.rank == 0:
                 entropy = {name: domain.unigram_entropy for name, domain in self._corpus.domains.items()}
@@ -280,7 +281,8 @@ class _Session:
                     for step in (step for step in self._directory.steps() if step > found.step):
                         reason = "damaged" if step in found.damaged else "superseded"
                         say(f"moved aside: {self._directory.set_aside(step, reason)}")
-                self._observer = RunObserver(plan, self._corpus, resume_from_step=found.step if found else None)
+                sinks = open_sinks(SinkStart(self._run_dir, plan.config, found.step if found else None))
+                recording += [Recording(plan, self._corpus, sinks), Speed(), Heartbeat(), Console(self._corpus)]
                 say(describe(plan, self._groups))
                 step = found.step if found else 0
                 if found is not None:
@@ -288,7 +290,7 @@ class _Session:
                 if before is not None and before.step > step and start.resume:
                     when = "after it" if found is not None else "before there was a checkpoint"
                     say(f"{before.step - step} steps that had been done {when} are lost and repeated")
-                self._heartbeat = HeartbeatWriter(self._run_dir, steps=plan.train.steps, resumed_from=step)
+        return recording
 
     def _validation_sequences(self) -> dict[str, Sequences]:
         train, length = self._plan.train, self._plan.model.sequence_length
@@ -296,28 +298,6 @@ class _Session:
             name: validation_sequences(self._corpus, name, sequence_length=length, count=train.eval_sequences)
             for name in (self._corpus.domains if train.eval_sequences else ())
         }
-
-    def _after_step(self) -> str | None:
-        """A step is done. Collectives: as :meth:`_should_stop`."""
-        self._step += 1
-        if self._heartbeat is not None:
-            self._heartbeat.write(self._step)
-        return self._should_stop()
-
-    def _should_stop(self) -> str | None:
-        """Collectives: one all-reduce over the world."""
-        now = time.monotonic()
-        if self._asked_at is not None:
-            self._deadline.observe_step(now - self._asked_at)
-        self._asked_at = now
-        self._stopped_by = self._stop.poll()
-        return None if self._stopped_by is None else self._stopped_by.detail
-
-    def _report_save(self, report: SaveReport) -> None:
-        if report.error is None:  # one that failed may have been quick
-            self._deadline.observe_save(max(report.stall_s, report.write_s))
-        if self._observer is not None:
-            self._observer.checkpoint(report)
 
     def _say(self, line: str, *, err: bool = False) -> None:
         if self._groups.rank == 0:

@@ -47,6 +47,15 @@ def without_trackers() -> Iterator[None]:
             del sys.modules[name]
 
 
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Hide in the body, as far as the user's own filters allow, that Megatron-core calls collectives by old names."""
+    with warnings.catch_warnings():
+        message = r"`torch\.distributed\.\w+` is deprecated"
+        warnings.filterwarnings("ignore", message=message, category=FutureWarning, append=True)
+        yield
+
+
 def _uncompiled(function: Callable | None = None, **_: Any) -> Callable:
     return function if function is not None else _uncompiled
 
