@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.profiler import record_function
 from torch.utils.checkpoint import checkpoint
 
 from unipool_dist.config.plan import Plan
@@ -57,7 +58,8 @@ class Block(nn.Module):
         return h + out_TD.view_as(h), aux
 
     def _dense_segment(self, x: Tensor, rotary: RotaryTable) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        h = x + self.attention(self.attention_norm(x), rotary)
+        with record_function("attention"):
+            h = x + self.attention(self.attention_norm(x), rotary)
         tokens_TD = self.pool_norm(h).flatten(0, 1)
         scores_TM = self.router(tokens_TD)
         return h, tokens_TD, scores_TM, scores_for_loss(scores_TM, self._score_kind).sum(dim=0)
