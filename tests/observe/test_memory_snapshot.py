@@ -34,16 +34,16 @@ def test_after_the_step_that_was_asked_for(tmp_path: Path, recording: list[Any])
     callback = begun(tmp_path, "cuda", "log.memory_step=2")
     for step in (1, 2, 3):
         callback.step_ends(step, closing=False)
-    assert [path.name for path in (tmp_path / "memory").iterdir()] == ["step-2-rank-0.pickle"]
+    assert [path.name for path in (tmp_path / "gpu_memory").iterdir()] == ["step-2-rank-0.pickle"]
     assert recording[-1] == {"enabled": None} and len(recording) == 2
 
 
 def test_at_out_of_memory_without_being_asked_for(tmp_path: Path, recording: list[Any]) -> None:
     callback = begun(tmp_path, "cuda")
     callback.run_fails(RuntimeError("another"))
-    assert not (tmp_path / "memory").exists()
+    assert not (tmp_path / "gpu_memory").exists()
     callback.run_fails(torch.OutOfMemoryError("CUDA out of memory"))
-    assert (tmp_path / "memory" / "out-of-memory-rank-0.pickle").read_text() == "snapshot"
+    assert (tmp_path / "gpu_memory" / "out-of-memory-rank-0.pickle").read_text() == "snapshot"
     assert recording == []
 
 

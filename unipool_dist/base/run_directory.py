@@ -54,7 +54,7 @@ class RunDirectory(_HasPath):
     tensorboard = Entry("tensorboard")
     profile = Entry("profile")
     """Traces of torch.profiler."""
-    memory = Entry("memory")
+    gpu_memory = Entry("gpu_memory")
     """Snapshots of GPU memory."""
     mlflow = Entry("mlflow")
     """What MLflow writes where it does not send; Weights & Biases names its own folder, ``wandb``."""

@@ -13,7 +13,7 @@ _MAX_EVENTS = 200_000
 
 
 class MemorySnapshot(Callback):
-    """Writes ``RUN/memory/step-N-rank-R.pickle`` after step ``log.memory_step``, and ``out-of-memory-rank-R.pickle``.
+    """Writes ``RUN/gpu_memory/step-N-rank-R.pickle`` after step ``log.memory_step``, and ``out-of-memory-rank-R.pickle``.
 
     The allocations before a snapshot, with their stacks, are recorded only if ``log.memory_step`` is set; then each
     allocation is slower. At out-of-memory the blocks that are held are written in any case. Without a GPU nothing is
@@ -22,7 +22,7 @@ class MemorySnapshot(Callback):
 
     def run_begins(self, run: RunInfo) -> None:
         self._step, self._rank = run.plan.log.memory_step, run.groups.rank
-        self._folder, self._on_gpu = RunDirectory(run.run_dir).memory, run.groups.device.type == "cuda"
+        self._folder, self._on_gpu = RunDirectory(run.run_dir).gpu_memory, run.groups.device.type == "cuda"
         if not self._step:
             return
         if self._on_gpu:
