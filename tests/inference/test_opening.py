@@ -126,6 +126,16 @@ def test_a_checkpoint_of_another_version_is_refused(workers: Workers, small_run:
     )
 
 
+def test_code_that_only_the_run_names_is_not_imported(workers: Workers, small_run: Path, tmp_path: Path) -> None:
+    """A run directory may be somebody else's, and so may a module of that name in the current directory."""
+    copy_run(small_run, tmp_path / "run")
+    text = (small_run / "config.yaml").read_text()
+    assert "router: norm" in text
+    replace_file(tmp_path / "run" / "config.yaml", text.replace("router: norm", "router: evil:Router").encode())
+    error = open_it(workers, tmp_path / "run")
+    assert "pool.router=evil:Router names code" in error and "--trust evil:Router" in error
+
+
 def test_a_checkpoint_of_another_model_is_refused(workers: Workers, small_run: Path, tmp_path: Path) -> None:
     copy_run(small_run, tmp_path / "run")
     text = (small_run / "config.yaml").read_text()

@@ -13,7 +13,7 @@ _MAX_EVENTS = 200_000
 
 
 class MemorySnapshot(Callback):
-    """Writes ``RUN/gpu_memory/step-N-rank-R.pickle`` after step ``log.memory_step``, and ``out-of-memory-rank-R.pickle``.
+    """Writes snapshots into ``RUN/gpu_memory``: after step ``log.memory_step``, and at out-of-memory.
 
     The allocations before a snapshot, with their stacks, are recorded only if ``log.memory_step`` is set; then each
     allocation is slower. At out-of-memory the blocks that are held are written in any case. Without a GPU nothing is

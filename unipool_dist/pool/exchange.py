@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+from torch.profiler import record_function
 
 from unipool_dist.pool.experts import ExpertBank
 from unipool_dist.pool.rows import Counts
@@ -103,7 +104,8 @@ class PoolExchange:
     def run_forward(self, arrived_RD: Tensor, incoming_Se: Counts, turn: Turn, slot: int) -> Tensor:
         """Return the outputs [R, D] of this rank's experts for rows that arrived."""
         self.traffic.rows_computed.append(len(arrived_RD))
-        return self._server.forward(arrived_RD, incoming_Se, turn.works, slot, keep=turn.training)
+        with record_function("experts"):
+            return self._server.forward(arrived_RD, incoming_Se, turn.works, slot, keep=turn.training)
 
     def run_backward(self, grad_RD: Tensor, sent: list[int], works: Works, slot: int) -> Tensor:
         """Return the input gradients [R, D] of rows that were sent, for the gradients of their results.
@@ -112,13 +114,16 @@ class PoolExchange:
         """
         received = self._server.returning_counts(works, slot).sum(axis=1).tolist()
         arrived_RD = self.swap(grad_RD, sent, received)
-        return self.swap(self._server.backward(arrived_RD, works, slot), received, sent)
+        with record_function("experts"):
+            grads_RD = self._server.backward(arrived_RD, works, slot)
+        return self.swap(grads_RD, received, sent)
 
     def swap(self, rows_RD: Tensor, sent: list[int], received: list[int]) -> Tensor:
         """Move rows as :meth:`Transport.swap_rows` does, and count the traffic."""
         others = sum(sent) - sent[self._transport.rank]
         self.traffic.bytes_sent += others * rows_RD.shape[1] * rows_RD.element_size()
-        return self._transport.swap_rows(rows_RD, sent, received)
+        with record_function("exchange"):
+            return self._transport.swap_rows(rows_RD, sent, received)
 
     def _no_counts(self) -> Tensor:
         num_local = self._bank.gate_up.shape[0]
