@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.directory import CheckpointDirectory, step_in_name
 from unipool_dist.checkpoint.finding import (
     Depth,
     examine,
     is_checkpoint_folder,
     newest_whole,
-    step_in_name,
     steps_to_try,
 )
 from unipool_dist.checkpoint.manifest import Manifest, hash_file

@@ -55,8 +55,8 @@ class CheckpointDirectory:
         """Return the steps that have a checkpoint, ascending; whether its files are still good is not checked."""
         if not self.path.is_dir():
             return []
-        matches = (_NAME.fullmatch(entry.name) for entry in self.path.iterdir() if _holds_something(entry))
-        return sorted(int(match[1]) for match in matches if match)
+        steps = (step_in_name(entry) for entry in self.path.iterdir() if _holds_something(entry))
+        return sorted(step for step in steps if step is not None)
 
     def folder(self, step: int) -> Path:
         """Return the path of the checkpoint of ``step``, which need not exist."""
@@ -64,7 +64,7 @@ class CheckpointDirectory:
 
     def draft(self, step: int) -> Path:
         """Return the path at which the checkpoint of ``step`` is written until it is whole."""
-        return self.path / f"step-{step:08d}{_WRITING}"
+        return self.path / f"{self.folder(step).name}{_WRITING}"
 
     def in_the_way(self) -> list[Path]:
         """Return what has the name of a checkpoint, or of their folder, and is not one.
@@ -167,6 +167,12 @@ class CheckpointDirectory:
         flush(self.path)
         flush(self._aside)
         return target
+
+
+def step_in_name(folder: Path) -> int | None:
+    """Return the step in the name of ``folder`` if that is a checkpoint's name, else ``None``."""
+    match = _NAME.fullmatch(folder.name)
+    return int(match[1]) if match else None
 
 
 def outdated(steps: list[int], keep_last: int, keep_every: int) -> list[int]:

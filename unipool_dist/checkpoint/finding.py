@@ -6,13 +6,12 @@ at checkpoints in one process (:mod:`unipool_dist.checkpoint.offline`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from unipool_dist.base.progress_bars import Count
-from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.directory import CheckpointDirectory, step_in_name
 from unipool_dist.checkpoint.manifest import (
     MANIFEST_FILE,
     SMALL_FILES,
@@ -26,13 +25,6 @@ from unipool_dist.errors import CheckpointError
 Depth = Literal["sizes", "small files", "every byte"]
 """How much is compared with the manifest: sizes alone; also the content of small files; or of all."""
 Place = TypeVar("Place")
-_NAME = re.compile(r"step-(\d{8,})")
-
-
-def step_in_name(folder: Path) -> int | None:
-    """Return the step in the name of ``folder`` if that is a checkpoint's name, else ``None``."""
-    match = _NAME.fullmatch(folder.name)
-    return int(match[1]) if match else None
 
 
 def is_checkpoint_folder(path: Path) -> bool:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unipool_dist.base.progress_bars import Bar, no_bar
-from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.checkpoint.finding import examine, is_checkpoint_folder, newest_whole, step_in_name, steps_to_try
+from unipool_dist.checkpoint.directory import CheckpointDirectory, step_in_name
+from unipool_dist.checkpoint.finding import examine, is_checkpoint_folder, newest_whole, steps_to_try
 from unipool_dist.checkpoint.manifest import Manifest, join_faults, read_manifest
 from unipool_dist.checkpoint.progress import Progress, read_config, read_progress
 from unipool_dist.config import Config

@@ -13,7 +13,8 @@ from unipool_dist.base.printable import aligned
 from unipool_dist.base.progress_bars import byte_bar
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.units import size
-from unipool_dist.checkpoint.finding import examine, step_in_name
+from unipool_dist.checkpoint.directory import step_in_name
+from unipool_dist.checkpoint.finding import examine
 from unipool_dist.checkpoint.manifest import join_faults, read_manifest
 from unipool_dist.checkpoint.offline.locate import checkpoint_folders
 from unipool_dist.checkpoint.offline.survey import Entry, survey
