@@ -15,9 +15,9 @@ from unipool_dist.errors import UnipoolError
 from unipool_dist.observe import report
 from unipool_dist.observe.console import train_line, validation_line
 from unipool_dist.observe.figures import LossCurves, loss_figure, running_mean, usage_figure
+from unipool_dist.observe.files import name_of
 from unipool_dist.observe.metrics import MetricsWriter
 from unipool_dist.observe.report import collect_losses, write_figures
-from unipool_dist.observe.run_name import name_of
 
 RECORD: dict[str, float | int] = {
     "step": 7, "loss": 5.25, "aux_loss": 0.0101, "grad_norm": 1.5,

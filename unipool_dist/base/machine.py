@@ -1,10 +1,10 @@
-"""What this machine has for the processes on it: memory, GPUs, cores, packages."""
+"""What this machine has for the processes on it (memory, GPUs, cores, packages), and one training's share of it."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 
 _NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+_OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID")
+"""Variables that would make a training believe it is one process of what started this command."""
 
 
 def gpus_here(variables: Mapping[str, str]) -> list[str]:
@@ -69,3 +71,19 @@ def _limits(own: Path, root: Path) -> list[int]:
             except (OSError, ValueError):  # not mounted here, or "max"
                 continue
     return limits
+
+
+def share_of_machine(
+    variables: Mapping[str, str], *, place: int, num_at_once: int, num_processes: int, gpus: Sequence[str], cores: int
+) -> dict[str, str]:
+    """Return the environment of a training of ``num_processes``, the ``place``-th of ``num_at_once``.
+
+    GPUs are dealt out in turn, so trainings share them only if there are more processes than GPUs. OMP_NUM_THREADS
+    stays as it is where it is set.
+    """
+    share = {name: value for name, value in variables.items() if name not in _OF_A_LAUNCHER}
+    share.setdefault("OMP_NUM_THREADS", str(max(1, cores // (num_at_once * num_processes))))
+    if gpus:
+        mine = (place * num_processes + i for i in range(min(num_processes, len(gpus))))
+        share["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[index % len(gpus)] for index in mine)
+    return share

@@ -12,7 +12,7 @@ from unipool_dist.base.console import put, say
 from unipool_dist.base.forms import json_object
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.writing import replace_text
-from unipool_dist.observe.naming import ELSEWHERE, naming
+from unipool_dist.observe.files import ELSEWHERE, naming
 
 
 @click.command()

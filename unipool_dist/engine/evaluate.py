@@ -34,7 +34,7 @@ class Evaluation:
         self._rows = plan.train.micro_batch_size
 
     def run(self, domains: Mapping[str, Sequences], first: int = 0) -> dict[str, float]:
-        """Loss in nats per token for every domain; the same on every rank.
+        """Return the loss in nats per token for every domain; the same on every rank.
 
         Args:
             first: number, for callbacks, of the first sequence of each domain.
@@ -50,7 +50,7 @@ class Evaluation:
         return {name: loss / max(count, 1.0) for name, (loss, count) in zip(domains, sums.tolist(), strict=True)}
 
     def _sum(self, domain: str, sequences: Sequences, first: int) -> tuple[Tensor, Tensor]:
-        """Summed token loss of this rank's rows and the tokens it is summed over; 0 except on the last stage."""
+        """Return the summed token loss of this rank's rows and the number of tokens; 0 except on the last stage."""
         numbers = self._numbers(len(sequences.tokens))
         batches = [self._batch(sequences, each) for each in numbers]
         loss, count = torch.zeros(2, device=self._groups.device).unbind()
@@ -68,13 +68,13 @@ class Evaluation:
         return loss, count
 
     def _numbers(self, total: int) -> list[list[int]]:
-        """For each micro-batch, the numbers of the sequences that this data-parallel rank runs, as many on each."""
+        """Return for each micro-batch the numbers of this data-parallel rank's sequences, as many on each."""
         dp, index, rows = self._groups.grid.dp, self._groups.dp_index, self._rows
         starts = range(index * rows, -(-total // (dp * rows)) * dp * rows, dp * rows)
         return [list(range(start, start + rows)) for start in starts]
 
     def _batch(self, sequences: Sequences, numbers: list[int]) -> StageBatch:
-        """Sequences side by side; those past the last are repeated with no weight."""
+        """Return a batch of the sequences; those past the last are repeated with no weight."""
         wanted = torch.tensor(numbers)
         take = wanted.clamp_max(len(sequences.tokens) - 1)
         mask = sequences.loss_mask[take] * (wanted < len(sequences.tokens)).unsqueeze(1)

@@ -21,8 +21,7 @@ from unipool_dist.topology.groups import ParallelGroups
 
 @dataclass(frozen=True)
 class StageBatch:
-    """One micro-batch as a stage needs it: ``tokens`` on the first stage, ``labels`` and ``loss_mask`` on the last;
-    [b, s]."""
+    """A stage's micro-batch: ``tokens`` on the first stage, ``labels`` and ``loss_mask`` on the last; [b, s]."""
 
     tokens: Tensor | None
     labels: Tensor | None

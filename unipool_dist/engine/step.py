@@ -24,7 +24,7 @@ from unipool_dist.topology.groups import ParallelGroups
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step saw; the same on every rank."""
+    """The measurements of one step; the same on every rank."""
 
     loss: float  # mean token loss over the global batch, nats
     aux_loss: float  # auxiliary loss, mean over micro-batches and data ranks
@@ -35,7 +35,7 @@ class StepResult:
 
 
 class TrainStep:
-    """Runs training steps of one rank."""
+    """The training step of one rank."""
 
     def __init__(self, plan: Plan, groups: ParallelGroups, model: PooledModel, callback: Callback = SILENT) -> None:
         self._pools, self._bias_rate = plan.pools, plan.pool.balance.bias_rate
@@ -96,7 +96,7 @@ class TrainStep:
 
     @property
     def _counts(self) -> bool:
-        """Whether this rank speaks for its data-parallel index when losses and tokens are summed."""
+        """Whether this rank represents its data-parallel index when losses and tokens are summed."""
         return self._groups.is_last_stage and self._groups.tp_index == 0
 
 

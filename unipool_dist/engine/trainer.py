@@ -116,9 +116,10 @@ class Trainer:
     def _record(
         self, step: int, lr: float, window: Window, tokens_per_s: float, step_time_s: float
     ) -> dict[str, float | int]:
-        """What is logged of the steps up to ``step``; ``lr`` and the imbalance are those of the last of them.
+        """Return the record of the steps up to ``step``; ``lr`` and the imbalance are those of the last of them.
 
-        Collectives: one all-reduce over the world; then one over the pool group and one over the world."""
+        Collectives: one all-reduce over the world; then one over the pool group and one over the world.
+        """
         memory = torch.tensor(_peak_memory_bytes(self._groups.device), dtype=torch.int64, device=self._groups.device)
         dist.all_reduce(memory, op=dist.ReduceOp.MAX, group=self._groups.world)
         imbalance = self._rank_imbalance()
@@ -135,7 +136,7 @@ class Trainer:
         }
 
     def _rank_imbalance(self) -> float:
-        """Rows on the busiest rank of a pool group over the mean rank's, summed over this step's forward exchanges.
+        """Return rows on the busiest rank of a pool group over the mean rank's, over this step's forward exchanges.
 
         All ranks of a pool group wait for the busiest in every exchange, so this is expert time over that under
         perfect balance.

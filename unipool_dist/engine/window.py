@@ -1,4 +1,4 @@
-"""What the steps since the last logged line have seen, together."""
+"""The measurements of the steps since the last logged line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AVERAGED = ("loss", "aux_loss", "grad_norm")
 
 
 class Window:
-    """The steps that one logged line stands for.
+    """The steps covered by one logged line.
 
     Numbers are on the host already; the assignments are summed where they are, so a step waits for nothing here.
     """
@@ -25,7 +25,7 @@ class Window:
         self._assignments: Tensor | None = None
 
     def add(self, result: StepResult) -> None:
-        """Take in one more step."""
+        """Add the result of one more step."""
         self.steps += 1
         for name in AVERAGED:
             value: float = getattr(result, name)
@@ -41,7 +41,7 @@ class Window:
         return self._assignments
 
     def numbers(self) -> dict[str, float | int]:
-        """``window_steps``, and mean and maximum of each of ``AVERAGED``; of one step both are its own number."""
+        """Return ``window_steps``, and mean and maximum of each of ``AVERAGED``; for one step they are equal."""
         numbers: dict[str, float | int] = {"window_steps": self.steps}
         for name in AVERAGED:
             numbers |= {name: self._sums[name] / self.steps, f"{name}_max": self._maxima[name]}

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unipool_dist.base.exit_statuses import RESUME
-from unipool_dist.base.machine import cores_here, gpus_here
+from unipool_dist.base.machine import cores_here, gpus_here, share_of_machine
 from unipool_dist.base.programs import Process, start_program
 from unipool_dist.errors import RunLockedError
-from unipool_dist.experiment.machine import share_of_machine
 from unipool_dist.experiment.plan import Run
 from unipool_dist.experiment.progress import progress_of
 from unipool_dist.jobs.freeze import freeze_config
+from unipool_dist.resilience.orphans import LAUNCHER_PID
 from unipool_dist.resilience.signal_watch import SignalWatch, hold_signals
 from unipool_dist.run.attempts import LOCAL, Attempt, AttemptLog
 from unipool_dist.run.heartbeat import read_heartbeat
@@ -122,7 +122,7 @@ class LocalTrainings:
         return [sys.executable, "-P", "-m", "unipool_dist", "train", config, "--resume", *processes]
 
     def _environment(self, place: int) -> dict[str, str]:
-        return share_of_machine(
+        share = share_of_machine(
             os.environ,
             place=place,
             num_at_once=self._num_at_once,
@@ -130,6 +130,7 @@ class LocalTrainings:
             gpus=gpus_here(os.environ),
             cores=cores_here(),
         )
+        return share | {LAUNCHER_PID: str(os.getpid())}
 
     def _end(self, training: _Training) -> None:
         with self._starting:  # a signal must not be sent to a process that has ended

@@ -13,8 +13,8 @@ import numpy as np
 from unipool_dist.base.reading import parse_json, read_lines
 from unipool_dist.base.writing import replace_text
 from unipool_dist.errors import NonFiniteError, UnipoolError
+from unipool_dist.observe.files import naming
 from unipool_dist.observe.lasting_file import LastingFile
-from unipool_dist.observe.naming import naming
 
 
 class JsonLinesWriter:

@@ -11,8 +11,8 @@ from unipool_dist.base.reading import read_json
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.errors import UnipoolError
 from unipool_dist.observe.figures import LossCurves, loss_figure, save, usage_figure
+from unipool_dist.observe.files import name_of
 from unipool_dist.observe.jsonlines import read_json_lines
-from unipool_dist.observe.run_name import name_of
 
 
 def write_figures(run_dir: Path) -> dict[str, Path]:

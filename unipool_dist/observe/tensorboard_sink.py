@@ -24,9 +24,8 @@ from torch.utils.tensorboard.summary import image, scalar
 from unipool_dist.base.belongings import any_file, remove
 from unipool_dist.base.printable import printable
 from unipool_dist.base.run_directory import RunDirectory
-from unipool_dist.observe.files import EVENTS_SUFFIX
+from unipool_dist.observe.files import EVENTS_SUFFIX, naming
 from unipool_dist.observe.lasting_file import LastingFile
-from unipool_dist.observe.naming import naming
 from unipool_dist.observe.sink import Numbers, ScalarSink, SinkStart
 from unipool_dist.observe.usage import Counts
 

@@ -14,8 +14,7 @@ from unipool_dist.base.reading import read_json
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.writing import replace_text
 from unipool_dist.errors import UnipoolError
-from unipool_dist.observe.files import is_our_figure
-from unipool_dist.observe.naming import naming
+from unipool_dist.observe.files import is_our_figure, naming
 from unipool_dist.observe.usage import Counts, Floats
 from unipool_dist.run.belongings import IS_PROBE, PROBE_FIGURES
 
@@ -47,7 +46,7 @@ class Probe(_Record):
 
     format_version: int = FORMAT_VERSION
     run: str
-    """Name of the run in figures, see :func:`unipool_dist.observe.run_name.name_of`."""
+    """Name of the run in figures, see :func:`unipool_dist.observe.files.name_of`."""
     step: int
     num_layers: int
     num_pools: int

@@ -24,8 +24,7 @@ from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.writing import replace_text
 from unipool_dist.experiment.specification import FROZEN_FILE
 from unipool_dist.observe.figures import save
-from unipool_dist.observe.files import is_our_figure
-from unipool_dist.observe.naming import ELSEWHERE, naming
+from unipool_dist.observe.files import ELSEWHERE, is_our_figure, naming
 from unipool_dist.report import text
 from unipool_dist.report.loss_figures import domain_picture, final_picture, training_picture, validation_picture
 from unipool_dist.report.pictures import Findings, Picture, collect

@@ -11,7 +11,7 @@ from unipool_dist.topology.groups import ParallelGroups
 
 
 def batch_source(dataset: SampleDataset, plan: Plan, groups: ParallelGroups) -> GetBatch:
-    """Micro-batches of this rank's data-parallel index; stages in the middle of the pipeline read no data."""
+    """Return micro-batches of this rank's data-parallel index; stages in the middle of the pipeline read no data."""
 
     def get(consumed_samples: int, microbatch: int) -> StageBatch:
         if not (groups.is_first_stage or groups.is_last_stage):
@@ -31,6 +31,6 @@ def batch_source(dataset: SampleDataset, plan: Plan, groups: ParallelGroups) -> 
 
 
 def describe(plan: Plan, groups: ParallelGroups) -> str:
-    """Two lines on what is about to be trained, where."""
+    """Describe in two lines what is about to be trained, and where."""
     where = f"{describe_layout(plan)} on {groups.device.type}; {describe_owners(plan)}"
     return f"{describe_model(plan)}\n{where}"
