@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unipool_dist.config import Plan
 from unipool_dist.engine.step import TrainStep
 from unipool_dist.model.assembly import PooledModel
+from unipool_dist.model.inventory import spec_of
 from unipool_dist.topology.groups import ParallelGroups
 
 KINDS = ("master", "exp_avg", "exp_avg_sq")
@@ -70,7 +71,7 @@ def _make_moments_known_to_deepspeed(train_step: TrainStep) -> None:
 def _expected(groups: ParallelGroups, model: PooledModel, salt: str) -> Iterator[tuple[str, str, nn.Parameter, Tensor]]:
     for kind in KINDS:
         for name, parameter in model.named_dense_parameters():
-            dim = getattr(parameter, "tp_dim", None)
+            dim = spec_of(parameter).tp_dim
             shape = list(parameter.shape)
             if dim is None:
                 yield kind, name, parameter, known(kind + salt, name, tuple(shape))

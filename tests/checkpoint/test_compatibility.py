@@ -29,6 +29,7 @@ def check(*overrides: str, data: DataIdentity = DATA, saved: DataIdentity = DATA
 @pytest.mark.parametrize(
     "override",
     [
+        "model.family=sandwich",
         "model.num_layers=4",
         "model.hidden_size=64",
         "model.ffn_hidden_size=100",
@@ -117,6 +118,7 @@ def test_an_imported_model_takes_any_corpus_of_its_tokenizer() -> None:
 
 # Another legal value of every field of the configuration.
 CHANGES = {
+    "model.family": "sandwich",
     "model.num_layers": "4",
     "model.hidden_size": "64",
     "model.ffn_hidden_size": "100",

@@ -18,8 +18,8 @@ from tests.support.workers import Workers
 from unipool_dist.checkpoint.manifest import hash_file
 from unipool_dist.checkpoint.offline import import_model
 from unipool_dist.config import load_config
+from unipool_dist.model.families import inventory
 from unipool_dist.run.lock import RunLock
-from unipool_dist.sizing.parameters import bias_shapes, parameter_shapes
 from unipool_dist.topology.environment import Environment
 
 
@@ -188,4 +188,4 @@ def _built_shapes(environment: Environment, overrides: tuple[str, ...]) -> dict[
 def test_parameters_are_those_of_the_model_that_is_built(workers: Workers, overrides: tuple[str, ...]) -> None:
     (built_shapes,) = workers.run(_built_shapes, 1, overrides)
     config = tiny_config(*overrides)
-    assert parameter_shapes(config) | bias_shapes(config) == built_shapes
+    assert {spec.name: spec.shape for spec in inventory(config)} == built_shapes

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import yaml
 
 from unipool_dist.config import config_text, load_config, load_written
+from unipool_dist.config.roles import flat
 from unipool_dist.config.written import ADDED
 from unipool_dist.errors import ConfigError
 
@@ -49,11 +52,14 @@ def test_an_unknown_field_is_refused_with_its_value(
 
 def test_fields_of_later_versions_have_the_value_that_this_one_worked_with(tmp_path: Path) -> None:
     def earlier(values: dict[str, Any]) -> None:
-        del values["pool"]["balance"]["bias_rate"], values["optimizer"]["router_lr_scale"], values["run"]["watchdog_s"]
+        for name in ADDED:
+            *sections, field = name.split(".")
+            del reduce(getitem, sections, values)[field]
 
     config = load_written(written(tmp_path / "config.yaml", earlier))
     assert (config.pool.balance.bias_rate, config.optimizer.router_lr_scale, config.run.watchdog_s) == (0.0, 1.0, None)
-    assert len(ADDED) == 3 and config.optimizer.lr == 0.02
+    assert config.model.family == "llama" and config.optimizer.lr == 0.02
+    assert {name: flat(config)[name] for name in ADDED} == ADDED
 
 
 def test_a_field_that_every_version_had_is_missed(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.training import tiny_config
 from unipool_dist.checkpoint.directory import CheckpointDirectory, outdated
 from unipool_dist.cli.doctor import checkpoint_need, read_config
-from unipool_dist.sizing.parameters import parameter_shapes
+from unipool_dist.model.families import inventory
 
 
 @pytest.mark.parametrize(
@@ -57,7 +56,7 @@ def test_a_configuration_may_be_in_a_folder_of_a_sweep(
 
 def test_masters_and_moments_count_and_so_does_what_is_there(tmp_path: Path) -> None:
     config = tiny_config(f"run.dir={tmp_path}")
-    numel = sum(prod(shape) for shape in parameter_shapes(config).values())
+    numel = sum(spec.numel for spec in inventory(config))
     assert checkpoint_need(config).bytes_each == 12 * numel
     plain = checkpoint_need(tiny_config(f"run.dir={tmp_path}", "optimizer.name=sgd"))
     assert plain.bytes_each == 4 * numel

@@ -37,6 +37,7 @@ MODELS = {
     "vanilla-top2": (*VANILLA, "pool.top_k=2"),
     "vanilla-bias": (*VANILLA, "pool.router=sigmoid", "pool.balance.loss=none", "pool.balance.bias_rate=0.001"),
     "dense": ("pool.router=none", "pool.num_experts=1", "pool.balance.loss=none"),
+    "sandwich": (*VANILLA, "pool.top_k=2", "model.family=sandwich"),
 }
 
 Weights = dict[str, Tensor]
@@ -96,6 +97,11 @@ def _experts(layer: int, num_experts: int) -> range:
     return range(layer * num_experts, (layer + 1) * num_experts)
 
 
+def after(x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
+    """The norm that only some families have after attention and experts."""
+    return x if weight is None else rms_norm(x, weight, epsilon)
+
+
 def transformer(tokens: Tensor, weights: Weights, config: Plan) -> tuple[Tensor, Tensor]:
     """Logits [b, s, V], and the auxiliary loss summed over layers."""
     epsilon, aux = config.model.norm_epsilon, torch.zeros((), dtype=torch.float64)
@@ -103,10 +109,12 @@ def transformer(tokens: Tensor, weights: Weights, config: Plan) -> tuple[Tensor,
     for layer in range(config.model.num_layers):
         own = {name.removeprefix(f"layers.{layer}."): value for name, value in weights.items()}
         normed = rms_norm(x, own["attention_norm.weight"], epsilon)
-        x = x + attention(normed, own["attention.qkv.weight"], own["attention.output.weight"], config)
+        attended = attention(normed, own["attention.qkv.weight"], own["attention.output.weight"], config)
+        x = x + after(attended, own.get("attention_output_norm.weight"), epsilon)
         out, balance = mixture(rms_norm(x, own["pool_norm.weight"], epsilon).flatten(0, 1), layer, weights, config)
-        x, aux = x + out.view_as(x), aux + balance
-    return rms_norm(x, weights["final_norm.weight"], epsilon) @ weights["output.weight"].T, aux
+        x, aux = x + after(out.view_as(x), own.get("pool_output_norm.weight"), epsilon), aux + balance
+    output = weights.get("output.weight", weights["embedding.weight"])
+    return rms_norm(x, weights["final_norm.weight"], epsilon) @ output.T, aux
 
 
 @dataclass

@@ -7,9 +7,19 @@ import math
 import pytest
 import torch
 
+from tests.support.training import tiny_config
 from unipool_dist.config import load_config
 from unipool_dist.config.sections import PoolSection
-from unipool_dist.pool.router import NormRouter, SigmoidRouter, SoftmaxRouter, make_router, norm_constant
+from unipool_dist.model.families import inventory
+from unipool_dist.pool.router import (
+    ROUTERS,
+    NormRouter,
+    SigmoidRouter,
+    SoftmaxRouter,
+    make_router,
+    norm_constant,
+    parameter_shapes,
+)
 
 
 @pytest.mark.parametrize(
@@ -102,3 +112,12 @@ def test_softmax_router_sums_to_one() -> None:
     router = SoftmaxRouter(PoolSection(num_experts=8), 16)
     torch.nn.init.normal_(router.weight)
     torch.testing.assert_close(router(torch.randn(5, 16)).sum(-1), torch.ones(5))
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_the_inventory_has_the_parameters_of_every_router(name: str) -> None:
+    dense = ("pool.num_experts=1", "pool.balance.loss=none") if name == "none" else ()
+    plan = tiny_config(f"pool.router={name}", *dense)
+    described = {spec.name: spec.shape for spec in inventory(plan).layer if spec.part == "routers"}
+    shapes = parameter_shapes(plan.pool, plan.model.hidden_size)
+    assert described == {f"router.{parameter}": shape for parameter, shape in shapes.items()}

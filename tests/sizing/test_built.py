@@ -11,7 +11,7 @@ from tests.support.training import batches_of, built, tiny_config
 from tests.support.workers import Workers
 from unipool_dist.pool.main_grad import main_grad
 from unipool_dist.sizing.memory import RankMemory, rank_kinds
-from unipool_dist.sizing.parameters import count_parameters, tp_dim
+from unipool_dist.sizing.parameters import count_parameters
 from unipool_dist.topology.environment import Environment
 
 ZERO0 = f"optimizer.deepspeed={Path(__file__).parents[2] / 'ds_configs' / 'zero0.json'}"
@@ -24,6 +24,7 @@ CASES: list[tuple[int, tuple[str, ...]]] = [
     (1, DENSE),
     (1, (*VANILLA, "train.dtype=bf16")),
     (1, ("pool.layers_per_group=2", "optimizer.name=sgd")),
+    (1, ("model.hidden_size=24", "model.num_layers=3", "optimizer.router_lr_scale=2.0")),  # scales padded apart
     (2, ("pool.parallel_size=1", "train.dtype=bf16")),
     (2, ("pool.router=sigmoid", "pool.balance.bias_rate=0.001")),
     (2, ("parallel.tp=2", "optimizer.name=sgd", "optimizer.momentum=0.5")),
@@ -32,6 +33,7 @@ CASES: list[tuple[int, tuple[str, ...]]] = [
     (4, ("parallel.pp=2", "pool.stages_per_group=1", "pool.layers_per_group=2", "train.dtype=bf16")),
     (4, ("parallel.pp=2", "pool.parallel_size=2", ZERO0, *VANILLA)),
     (4, ("parallel.pp=2", "parallel.tp=2", "train.dtype=bf16", *DENSE)),
+    (2, ("parallel.pp=2", "model.family=sandwich")),  # the last stage has a copy of the embedding
     (4, ("pool.parallel_size=1", "model.hidden_size=24", "model.ffn_hidden_size=20")),  # partitions are padded
 ]
 
@@ -40,14 +42,13 @@ CASES: list[tuple[int, tuple[str, ...]]] = [
 class Built:
     pp_index: int
     memory: RankMemory
-    tp_dims: dict[str, int | None]
 
 
 def _measure(environment: Environment, overrides: tuple[str, ...]) -> Built:
     config = tiny_config(*COMMON, *overrides, world_size=environment.world_size)
     with built(config, environment) as (groups, model, train_step):
         train_step.run(0, batches_of(config, groups, 0))  # what is made on first use is there now
-        dense = [parameter for _, parameter in model.named_dense_parameters()]
+        dense = list(model.stage.parameters())
         experts = [parameter for _, parameter in model.named_expert_parameters()]
         zeros = [optimizer._zero for optimizer in train_step.optimizer._optimizers]
         masters = [master for zero in zeros for master in zero.single_partition_of_fp32_groups]
@@ -66,8 +67,7 @@ def _measure(environment: Environment, overrides: tuple[str, ...]) -> Built:
             master_bytes=sum(master.nbytes for master in masters),
             moment_bytes=sum(state.nbytes for state in states),
         )
-        tp_dims = {name: getattr(parameter, "tp_dim", None) for name, parameter in model.named_dense_parameters()}
-        return Built(groups.pp_index, memory, tp_dims)
+        return Built(groups.pp_index, memory)
 
 
 @pytest.mark.parametrize(("world_size", "overrides"), CASES, ids=str)
@@ -79,7 +79,6 @@ def test_every_rank_holds_what_was_predicted(workers: Workers, world_size: int, 
     for rank in workers.run(_measure, world_size, overrides):
         (expected,) = (kind.each for kind in kinds if rank.pp_index in kind.stages)
         assert rank.memory == expected
-        assert rank.tp_dims == {name: tp_dim(name) for name in rank.tp_dims}
     if world_size == 1:
         (only,) = kinds
         stored = count_parameters(config).stored

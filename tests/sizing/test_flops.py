@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.support.training import built, tiny_config
 from tests.support.workers import Workers
 from unipool_dist.engine.pipeline import StageBatch
+from unipool_dist.model.inventory import Shape
 from unipool_dist.sizing.flops import forward_flops, training_flops
-from unipool_dist.sizing.parameters import Shape
 from unipool_dist.topology.environment import Environment
 
 # Of one token each, so that causal attention computes no more than it needs; a softmax, so that no score is 0 and all
@@ -22,6 +22,7 @@ MODELS = {
     "pool": (),
     "vanilla-top2": ("pool.layers_per_group=1", "pool.top_k=2"),
     "bias": ("pool.router=sigmoid", "pool.balance.bias_rate=0.001"),
+    "sandwich": ("model.family=sandwich",),
     "dense": ("pool.router=none", "pool.num_experts=1", "pool.balance.loss=none"),
 }
 TOKENS = 6

@@ -15,6 +15,7 @@ from unipool_dist.config import Plan, load_config, resolve
 from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.engine.step import TrainStep
 from unipool_dist.model.assembly import PooledModel, build_model
+from unipool_dist.model.inventory import spec_of
 from unipool_dist.pool.main_grad import main_grad
 from unipool_dist.topology.environment import Environment
 from unipool_dist.topology.groups import ParallelGroups, process_groups
@@ -130,7 +131,7 @@ def _train(environment: Environment, config: Plan, steps: int) -> RankResult:
             result.grad_norms.append(seen.grad_norm)
         result.shares = model.balance.state_dict()["share"].numpy()
         for name, parameter in model.named_dense_parameters():
-            result.tp_dims[name] = getattr(parameter, "tp_dim", None)
+            result.tp_dims[name] = spec_of(parameter).tp_dim
             result.dense_weights[name] = parameter.detach().float().numpy().copy()
         result.biases = {layer: bias.numpy().copy() for layer, bias in model.router_biases().items()}
         result.expert_weights = _by_expert(model, {n: p.detach() for n, p in model.named_expert_parameters()})

@@ -32,8 +32,8 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from unipool_dist.checkpoint.pieces import Box, Piece
-from unipool_dist.engine.zero_state import MASTER
 from unipool_dist.errors import CheckpointError
+from unipool_dist.model.inventory import MASTER, split_key
 
 Filled = list[tuple[Piece, Tensor]]
 """Pieces and their elements, one-dimensional."""
@@ -43,7 +43,7 @@ class PieceSavePlanner(SavePlanner):
     """A planner that writes the pieces given to this rank, box by box, masters first: the order of loading."""
 
     def __init__(self, pieces: Filled) -> None:
-        ordered = sorted(pieces, key=lambda filled: not filled[0].key.startswith(f"{MASTER}/"))
+        ordered = sorted(pieces, key=lambda filled: split_key(filled[0].key)[0] != MASTER)
         self._boxes = {
             (piece.key, box.offsets): (piece, box, values) for piece, values in ordered for box in piece.boxes()
         }

@@ -9,7 +9,6 @@ without it the model would not compute the same. Beside these: ``balance/share``
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,8 +18,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from unipool_dist.checkpoint.pieces import Piece, whole
-from unipool_dist.engine.zero_state import MASTER, StateShard
+from unipool_dist.engine.zero_state import StateShard
 from unipool_dist.model.assembly import PooledModel
+from unipool_dist.model.inventory import MASTER, expert_name, spec_of, split_key, state_key
 from unipool_dist.topology.groups import ParallelGroups
 
 if TYPE_CHECKING:  # whoever loads weights alone need not load DeepSpeed
@@ -63,31 +63,30 @@ def optimizer_state(groups: ParallelGroups, model: PooledModel, optimizer: Poole
 def dense_pieces(shard: StateShard, groups: ParallelGroups) -> Iterator[Held]:
     """What a shard of a dense parameter is in the whole parameter, one piece for each kind of state."""
     local = tuple(shard.parameter.shape)
-    tp_dim = getattr(shard.parameter, "tp_dim", None)
-    shape = tuple(size * (groups.grid.tp if dim == tp_dim else 1) for dim, size in enumerate(local))
-    offset = tuple(size * groups.tp_index if dim == tp_dim else 0 for dim, size in enumerate(local))
+    spec = spec_of(shard.parameter)
+    offset = tuple(size * groups.tp_index if dim == spec.tp_dim else 0 for dim, size in enumerate(local))
     for kind, flat in shard.flats.items():
-        piece = Piece(f"{kind}/{shard.name}", shape, local, offset, shard.start, shard.numel, dtype_name(flat))
+        piece = Piece(state_key(kind, spec.name), spec.shape, local, offset, shard.start, shard.numel, dtype_name(flat))
         yield Held(piece, flat, shard.flat_start)
 
 
 def expert_pieces(shard: StateShard, expert_ids: tuple[int, ...]) -> Iterator[Held]:
     """The same of an expert bank's parameter, a stack of experts; on disk each is a tensor of its own."""
-    shape = tuple(shard.parameter.shape[1:])
-    size = math.prod(shape)
+    spec = spec_of(shard.parameter)
+    size = spec.numel
     for slot, expert in enumerate(expert_ids):
         first, last = max(shard.start, slot * size), min(shard.start + shard.numel, (slot + 1) * size)
         if first < last:
             for kind, flat in shard.flats.items():
-                piece = whole(f"{kind}/experts.{expert}.{shard.name}", shape, dtype_name(flat))
+                piece = whole(state_key(kind, expert_name(expert, spec.name)), spec.shape, dtype_name(flat))
                 yield Held(piece.part(first - slot * size, last - first), flat, shard.flat_start + first - shard.start)
 
 
-def bias_pieces(model: PooledModel) -> list[Held]:
+def untrained_pieces(model: PooledModel) -> list[Held]:
     """The biases of the routers of this rank's layers, as views; the same on every rank of a stage."""
     return [
-        Held(whole(f"{MASTER}/layers.{layer}.router.bias", tuple(bias.shape), dtype_name(bias)), bias, 0)
-        for layer, bias in model.router_biases().items()
+        Held(whole(state_key(MASTER, name), tuple(buffer.shape), dtype_name(buffer)), buffer.view(-1), 0)
+        for name, buffer in model.named_untrained()
     ]
 
 
@@ -142,10 +141,10 @@ class TrainingState:
     def __init__(self, groups: ParallelGroups, model: PooledModel, optimizer: PooledOptimizer) -> None:
         self.optimizer = optimizer
         self.small = SmallState(groups, model)
-        self._of_model = optimizer_state(groups, model, optimizer) + bias_pieces(model)
+        self._of_model = optimizer_state(groups, model, optimizer) + untrained_pieces(model)
 
     def held(self, *, masters_only: bool = False) -> list[Held]:
         """This rank's pieces, as views of the memory that training uses."""
         if masters_only:
-            return [item for item in self._of_model if item.piece.key.startswith(f"{MASTER}/")]
+            return [item for item in self._of_model if split_key(item.piece.key)[0] == MASTER]
         return self._of_model + self.small.held()

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from unipool_dist.checkpoint.resume import Found, load_pieces
-from unipool_dist.checkpoint.state import bias_pieces, dense_pieces, expert_pieces
-from unipool_dist.engine.zero_state import MASTER, StateShard
+from unipool_dist.checkpoint.state import dense_pieces, expert_pieces, untrained_pieces
+from unipool_dist.engine.zero_state import StateShard
 from unipool_dist.model.assembly import PooledModel
+from unipool_dist.model.inventory import MASTER
 from unipool_dist.topology.groups import ParallelGroups
 
 
@@ -18,8 +19,8 @@ def load_weights(found: Found, model: PooledModel, groups: ParallelGroups) -> No
 
     Optimizer states are not read. A parameter that is not fp32 takes 4 more bytes per element meanwhile.
 
-    Collectives: over ``groups.storage``, those of :func:`unipool_dist.checkpoint.resume.load_pieces`, then an
-    all_gather_object.
+    Collectives: over ``groups.storage``, those of :func:`unipool_dist.checkpoint.resume.load_pieces`; those of
+    :meth:`unipool_dist.model.tied.TiedWeights.share`; over ``storage`` an all_gather_object.
 
     Raises:
         DamagedError: on every rank: a file is damaged; the model is of no use then.
@@ -29,9 +30,10 @@ def load_weights(found: Found, model: PooledModel, groups: ParallelGroups) -> No
     experts = [_whole(name, parameter) for name, parameter in model.named_expert_parameters()]
     held = [item for shard in dense for item in dense_pieces(shard, groups)]
     held += [item for shard in experts for item in expert_pieces(shard, model.expert_ids)]
-    load_pieces(found, held + bias_pieces(model), groups.storage)
+    load_pieces(found, held + untrained_pieces(model), groups.storage)
     for shard in (*dense, *experts):
         shard.parameter.view(-1).copy_(shard.flats[MASTER])
+    model.tied.share()
     found.verification.confirm()
 
 

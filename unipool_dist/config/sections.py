@@ -61,8 +61,13 @@ class Section(BaseModel):
 
 
 class ModelSection(Section):
-    """The dense part: a LLaMA-style decoder whose FFNs are served by the pool."""
+    """The dense part: a decoder whose FFNs are served by the pool."""
 
+    family: Shape[Literal["llama", "sandwich"] | UserCode] = Field(
+        "llama",
+        description="llama: norms before attention and experts; sandwich: norms before and after, and the output layer "
+        "is the embedding; or a family of your own",
+    )
     num_layers: Shape[Layers] = Field(8, description="L, transformer layers, each with a MoE FFN served by the pool")
     hidden_size: Shape[Width] = Field(128, description="width of the residual stream")
     ffn_hidden_size: Shape[ExpertWidth | None] = Field(
@@ -126,7 +131,7 @@ class PoolSection(Section):
     router: Shape[Literal["norm", "softmax", "sigmoid", "none"] | UserCode] = Field(
         "norm",
         description="norm: NormRouter of UniPool; softmax: the usual one, softmax before top-k; sigmoid: every expert "
-        "for itself; none: dense model, one expert in each layer and nothing to choose",
+        "for itself; none: dense model, one expert in each layer and nothing to choose; or a router of your own",
     )
     router_init_std: Start[Positive | None] = Field(
         None, description="standard deviation of initial router weights; null: model.init_std"

@@ -23,7 +23,7 @@ from unipool_dist.errors import ConfigError
 _SECTIONS = {"model", "pool", "parallel", "data", "optimizer", "train", "log", "run"}
 """Sections of every version so far."""
 ADDED: Mapping[str, Any] = MappingProxyType(
-    {"pool.balance.bias_rate": 0.0, "optimizer.router_lr_scale": 1.0, "run.watchdog_s": None}
+    {"model.family": "llama", "pool.balance.bias_rate": 0.0, "optimizer.router_lr_scale": 1.0, "run.watchdog_s": None}
 )
 """Fields that some checkpoints lack, with the value that the versions that wrote these worked with. A new field is
 added here, whatever its default is; else checkpoints without it are refused."""

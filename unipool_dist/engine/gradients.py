@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from unipool_dist.model.assembly import PooledModel
+from unipool_dist.model.inventory import spec_of
 from unipool_dist.pool.main_grad import main_grad, zero_main_grad
 
 
@@ -21,7 +22,7 @@ class GradientBuffers:
     """
 
     def __init__(self, model: PooledModel) -> None:
-        self._dense = [parameter for _, parameter in model.named_dense_parameters()]
+        self._dense = list(model.stage.parameters())
         self._bank = model.bank
         for parameter in self._dense:
             parameter.register_post_accumulate_grad_hook(_move_to_main_grad)
@@ -38,7 +39,7 @@ class GradientBuffers:
         """
         if tp.size() == 1:
             return
-        replicated = [main_grad(p) for p in self._dense if getattr(p, "tp_dim", None) is None]
+        replicated = [main_grad(p) for p in self._dense if spec_of(p).tp_dim is None]
         _all_reduce_together(replicated, tp)
 
 

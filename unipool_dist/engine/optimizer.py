@@ -40,7 +40,7 @@ class PooledOptimizer:
     def __init__(self, plan: Plan, groups: ParallelGroups, model: PooledModel) -> None:
         initialize_deepspeed()
         settings, zero = plan.optimizer, plan.zero
-        self._world = groups.world
+        self._world, self._tied = groups.world, model.tied
         dense = list(model.named_dense_parameters())
         self._optimizers = [
             ZeroOptimizer(members, groups.dp, settings, zero, count_replicated=groups.tp_index == 0)
@@ -87,7 +87,8 @@ class PooledOptimizer:
         """Clip to ``optimizer.clip_grad``, advance the schedule, update all parameters; return the learning rate of all
         but the routers.
 
-        Collectives: all-gathers over the data-parallel and expert-data-parallel groups.
+        Collectives: all-gathers over the data-parallel and expert-data-parallel groups; then those of
+        :meth:`TiedWeights.share`.
         """
         for hook in self._step_pre_hooks:
             hook()
@@ -97,6 +98,7 @@ class PooledOptimizer:
         self._scheduler.step(increment=1)
         for optimizer in self._optimizers:
             optimizer.step()
+        self._tied.share()
         return float(self._scheduler.get_lr({}))  # of a group without a schedule of its own
 
     def dense_shards(self) -> list[StateShard]:
@@ -115,10 +117,12 @@ class PooledOptimizer:
     def finish_loading(self, steps: int) -> None:
         """Call once all shards were written into: sets counts of steps, schedule, and parameters from their masters.
 
-        Collectives: all-gathers over the data-parallel and expert-data-parallel groups.
+        Collectives: all-gathers over the data-parallel and expert-data-parallel groups; then those of
+        :meth:`TiedWeights.share`.
         """
         for optimizer in self._optimizers:
             optimizer.finish_loading(steps)
+        self._tied.share()
         self._scheduler.num_steps = 0
         self._scheduler.step(increment=steps)
 

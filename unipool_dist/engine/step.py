@@ -65,6 +65,7 @@ class TrainStep:
         loss, aux_loss = self._sum_losses(*losses, step)
         self._doing("reducing gradients")
         self._gradients.sum_over_tensor_parallel(self._groups.tp)
+        self._model.tied.sum_gradients()
         grad_norm = self.optimizer.reduce_gradients()
         if not math.isfinite(grad_norm):
             raise NonFiniteError(_explain("gradient norm", grad_norm, step))

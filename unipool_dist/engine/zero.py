@@ -21,8 +21,8 @@ from unipool_dist.config.deepspeed import ZeroSettings
 from unipool_dist.config.sections import OptimizerSection
 from unipool_dist.engine.gradients import all_reduce_in_buckets
 from unipool_dist.engine.zero_state import StateShard, finish_loading, state_shards
+from unipool_dist.model.inventory import spec_of
 from unipool_dist.pool.main_grad import main_grad
-from unipool_dist.pool.router import is_router_parameter
 from unipool_dist.topology.megatron_import import without_trackers
 
 if not torch.cuda.is_available():
@@ -53,8 +53,8 @@ class ZeroOptimizer:
     Args:
         named_parameters: the parameters; ``main_grad`` is summed over ``group``.
         group: ranks that hold the same parameters.
-        count_replicated: whether this rank counts parameters without ``tp_dim`` in the gradient norm; true on one
-            tensor-parallel rank, and on all for parameters that are split by other means.
+        count_replicated: whether this rank counts parameters that are not split over tensor parallelism in the norm;
+            true on one tensor-parallel rank, and on all for parameters that are split by other means.
     """
 
     def __init__(
@@ -179,9 +179,9 @@ def _by_kind(
     named_parameters: list[tuple[str, nn.Parameter]], router_lr_scale: float
 ) -> dict[_Kind, list[nn.Parameter]]:
     kinds: dict[_Kind, list[nn.Parameter]] = {}
-    for name, parameter in named_parameters:
-        lr_scale = router_lr_scale if is_router_parameter(name) else 1.0
-        kind = _Kind(getattr(parameter, "tp_dim", None) is not None, parameter.dim() > 1, lr_scale)
+    for _, parameter in named_parameters:
+        spec = spec_of(parameter)
+        kind = _Kind(spec.tp_dim is not None, spec.decays, router_lr_scale if spec.lr_group == "router" else 1.0)
         kinds.setdefault(kind, []).append(parameter)
     return kinds
 

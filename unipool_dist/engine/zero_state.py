@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from unipool_dist.model.inventory import MASTER
+
 if TYPE_CHECKING:  # whoever imports DeepSpeed first has to prepare that, see engine/zero.py
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
-
-MASTER = "master"
 
 _GATHERED_AT_ONCE = 1 << 20
 """Elements of each rank's partition."""

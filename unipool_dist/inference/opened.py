@@ -63,7 +63,7 @@ def opened_run(run_dir: Path, plan: Plan, environment: Environment, step: int | 
     with process_groups(plan, environment) as groups:
         with failing_together("opening the corpus", groups.storage):
             corpus = _open_corpus(plan)
-        model = build_model(plan, groups)
+        model = build_model(plan, groups, draw=False)
         found = _load(run_dir, plan, corpus, groups, model, step)
         yield OpenedRun(
             run_dir=run_dir,

@@ -11,8 +11,12 @@ from torch import Tensor, nn
 
 from unipool_dist.config.plan import Plan
 from unipool_dist.kernels import kernel_for
-from unipool_dist.model.initialization import initialize_experts
+from unipool_dist.model.block import StagePlace
+from unipool_dist.model.families import family_of
+from unipool_dist.model.initialization import describe, initialize_dense, initialize_experts
+from unipool_dist.model.inventory import Inventory
 from unipool_dist.model.stage import Stage
+from unipool_dist.model.tied import TiedWeights
 from unipool_dist.pool.balance import Balance
 from unipool_dist.pool.client import PoolClient
 from unipool_dist.pool.exchange import PoolExchange
@@ -31,8 +35,13 @@ memory."""
 
 @dataclass(frozen=True)
 class PooledModel:
-    """One rank's part of a UniPool model."""
+    """One rank's part of a UniPool model.
 
+    Its parameters carry their descriptions (:func:`unipool_dist.model.inventory.spec_of`).
+    """
+
+    inventory: Inventory
+    """Of the whole model."""
     stage: Stage
     layer_range: range
     bank: ExpertBank
@@ -43,12 +52,19 @@ class PooledModel:
     balance: Balance
     layers: ModelParallelConfig
     dtype: torch.dtype
+    tied: TiedWeights
 
     def named_dense_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return self.stage.named_parameters()
+        """Yield the stage's parameters, except copies of another stage's: this rank does not save or update them."""
+        copies = {id(parameter) for parameter in self.tied.copies}
+        return ((name, parameter) for name, parameter in self.stage.named_parameters() if id(parameter) not in copies)
+
+    def named_untrained(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the buffers of this rank that belong to the model: the biases of its routers, if there are any."""
+        return ((name, buffer) for name, buffer in self.stage.named_buffers() if self.inventory.find(name))
 
     def router_biases(self) -> dict[int, Tensor]:
-        """By layer, the bias [M] of its router, which is no parameter; empty without ``pool.balance.bias_rate``."""
+        """Return by layer the bias [M] of its router, a buffer; empty without ``pool.balance.bias_rate``."""
         blocks: Any = self.stage.layers
         biases = {layer: blocks[str(layer)].router.bias for layer in self.layer_range}
         return {layer: bias for layer, bias in biases.items() if bias is not None}
@@ -57,8 +73,14 @@ class PooledModel:
         return self.bank.named_parameters()
 
 
-def build_model(plan: Plan, groups: ParallelGroups) -> PooledModel:
-    """Build and initialise this rank's part."""
+def build_model(plan: Plan, groups: ParallelGroups, *, draw: bool = True) -> PooledModel:
+    """Build this rank's part.
+
+    Args:
+        draw: whether weights get their initial values; if not, they are undefined until a checkpoint is loaded.
+    """
+    family = family_of(plan)
+    tensors = family.inventory(plan)
     dtype = DTYPES[plan.train.dtype]
     layers = layer_config(plan, dtype)
     stages = groups.grid.layers_of_stage(plan.model.num_layers)
@@ -67,7 +89,6 @@ def build_model(plan: Plan, groups: ParallelGroups) -> PooledModel:
     expert_ids = placement.experts_of(groups.pool_rank)
     kernel = kernel_for(groups.device)
     bank = ExpertBank(len(expert_ids), plan.model.hidden_size, plan.model.ffn_hidden_size, dtype, kernel)
-    initialize_experts(bank.gate_up, bank.down, expert_ids, plan)
     bank.to(groups.device)
     exchange = PoolExchange(
         GroupTransport(groups.pool),
@@ -84,5 +105,12 @@ def build_model(plan: Plan, groups: ParallelGroups) -> PooledModel:
         tp=groups.tp,
     )
     client = PoolClient(plan.pool, plan.pools, placement, exchange, balance, groups.device)
-    stage = Stage(plan, groups, layer_range, layers, client).to(groups.device)
-    return PooledModel(stage, layer_range, bank, expert_ids, placement, exchange, balance, layers, dtype)
+    stage = family.build_stage(StagePlace(plan, groups, layer_range, layers, client)).to(groups.device)
+    dense = tensors.of_stage(layer_range, is_first=groups.is_first_stage, is_last=groups.is_last_stage)
+    describe(stage, dense)
+    describe(bank, tensors.expert)
+    if draw:
+        initialize_dense(stage.parameters(), plan.train.seed, groups.tp_index, groups.grid.tp)
+        initialize_experts(bank.parameters(), expert_ids, plan.train.seed)
+    tied = TiedWeights(list(stage.parameters()), {spec.name for spec in tensors.tied}, groups)
+    return PooledModel(tensors, stage, layer_range, bank, expert_ids, placement, exchange, balance, layers, dtype, tied)

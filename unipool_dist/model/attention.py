@@ -82,10 +82,9 @@ class Attention(nn.Module):
             skip_bias_add=True,
             **common,
         )
-        self.qkv.weight.tp_dim, self.output.weight.tp_dim = 0, 1
 
     def forward(self, x: Tensor, rotary: RotaryTable) -> Tensor:
-        """[s / tp, b, h] to [s / tp, b, h].
+        """Attend within each sequence: [s / tp, b, h] to [s / tp, b, h].
 
         Collectives: all-gather, then reduce-scatter over the tensor-parallel group (sequence parallelism); the
         reverse in backward.

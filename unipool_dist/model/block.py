@@ -5,9 +5,10 @@ Shapes: s sequence, b batch, h hidden, T tokens of this rank (s / tp * b), M exp
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
 from torch.profiler import record_function
 from torch.utils.checkpoint import checkpoint
 
@@ -18,7 +19,20 @@ from unipool_dist.pool.client import PoolClient
 from unipool_dist.pool.losses import scores_for_loss
 from unipool_dist.pool.router import make_router
 from unipool_dist.pool.turn import Turn
+from unipool_dist.topology.groups import ParallelGroups
 from unipool_dist.topology.megatron import ModelParallelConfig
+
+
+@dataclass(frozen=True)
+class StagePlace:
+    """What a stage is built for: the plan of the run, this rank, its layers, and its way to the experts."""
+
+    plan: Plan
+    groups: ParallelGroups
+    layer_range: range
+    layers: ModelParallelConfig
+    """Settings of Megatron's layers."""
+    client: PoolClient
 
 
 class Block(nn.Module):
@@ -29,22 +43,21 @@ class Block(nn.Module):
     and happen once.
     """
 
-    def __init__(
-        self, plan: Plan, layer: int, slot: int, layers: ModelParallelConfig, tp: ProcessGroup, client: PoolClient
-    ) -> None:
+    def __init__(self, place: StagePlace, layer: int, slot: int) -> None:
         super().__init__()
+        plan, layers = place.plan, place.layers
         model = plan.model
         self.layer, self.slot = layer, slot
         self.attention_norm = RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
-        self.attention = Attention(model, layers, tp)
+        self.attention = Attention(model, layers, place.groups.tp)
         self.pool_norm = RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
         self.router = make_router(plan.pool, model.hidden_size)
-        self._client = client
+        self._client = place.client
         self._score_kind = plan.pool.balance.scores
         self._recompute = plan.parallel.recompute
 
     def forward(self, x: Tensor, rotary: RotaryTable, turn: Turn) -> tuple[Tensor, Tensor | None]:
-        """[s / tp, b, h] to the same, and this layer's share of the auxiliary loss (``None`` where there is none).
+        """Return the layer's output for x [s / tp, b, h], and its share of the auxiliary loss or ``None``.
 
         Collectives: those of the attention; then the exchange (:class:`unipool_dist.pool.exchange.PoolExchange`).
         """
@@ -55,11 +68,19 @@ class Block(nn.Module):
         else:
             h, tokens_TD, scores_TM, score_sum_M = self._dense_segment(x, rotary)
         out_TD, aux = self._client.run(self.layer, self.slot, turn, tokens_TD, scores_TM, score_sum_M, self.router.bias)
-        return h + out_TD.view_as(h), aux
+        return self.add_experts(h, out_TD.view_as(h)), aux
+
+    def attend(self, x: Tensor, rotary: RotaryTable) -> Tensor:
+        """Add attention to x [s / tp, b, h]. Collectives: those of the attention."""
+        return x + self.attention(self.attention_norm(x), rotary)
+
+    def add_experts(self, h: Tensor, out: Tensor) -> Tensor:
+        """Add what the pool returned, both [s / tp, b, h]."""
+        return h + out
 
     def _dense_segment(self, x: Tensor, rotary: RotaryTable) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         with record_function("attention"):
-            h = x + self.attention(self.attention_norm(x), rotary)
+            h = self.attend(x, rotary)
         tokens_TD = self.pool_norm(h).flatten(0, 1)
         scores_TM = self.router(tokens_TD)
         return h, tokens_TD, scores_TM, scores_for_loss(scores_TM, self._score_kind).sum(dim=0)

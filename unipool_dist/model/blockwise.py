@@ -69,8 +69,7 @@ def _blocks(query: Tensor) -> Iterator[slice]:
 
 
 def _stack(x_nrsd: Tensor, block: slice) -> Tensor:
-    """The block's queries of all r heads of a group under each other, [n, r * block, d]: they share keys and
-    values."""
+    """Stack the block's queries of all r heads of a group, which share keys and values: [n, r * block, d]."""
     return x_nrsd[:, :, block].flatten(1, 2)
 
 
@@ -79,7 +78,7 @@ def _unstack(x_nrsd: Tensor, block: slice) -> Tensor:
 
 
 def _causal_mask(block: slice, query: Tensor) -> Tensor:
-    """[r * block, keys seen]: 0 where a query may look, else minus infinity."""
+    """Return the mask [r * block, keys seen]: 0 where a query may look, else minus infinity."""
     size = block.stop - block.start
     mask = query.new_full((size, block.stop), float("-inf")).triu_(block.start + 1)
     return mask.repeat(query.shape[1], 1)

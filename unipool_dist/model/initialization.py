@@ -7,58 +7,59 @@ one by one under their global ids.
 from __future__ import annotations
 
 import hashlib
-import math
+from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from unipool_dist.config.plan import Plan
+from unipool_dist.errors import ConfigError
+from unipool_dist.model.inventory import TensorSpec, expert_name, spec_of
 
 
-def draw_normal(name: str, shape: tuple[int, ...], std: float, seed: int) -> Tensor:
-    """``N(0, std^2)`` in fp32 for the weight called ``name``."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+def describe(module: nn.Module, specs: Iterable[TensorSpec]) -> None:
+    """Attach to every parameter of ``module`` its description, by name (:func:`unipool_dist.model.inventory.spec_of`).
+
+    Raises:
+        ConfigError: the parameters are not those described: the model family contradicts itself.
+    """
+    expected = {spec.name: spec for spec in specs if spec.trained}
+    parameters = dict(module.named_parameters())
+    if parameters.keys() != expected.keys():
+        names = ", ".join(sorted(parameters.keys() ^ expected.keys()))
+        raise ConfigError(
+            f"the model that is built and the inventory of its family differ in {names}; correct the family"
+        )
+    for name, parameter in parameters.items():
+        parameter.spec = expected[name]  # type: ignore[attr-defined]
+
+
+def initial_values(spec: TensorSpec, seed: int) -> Tensor:
+    """Return the whole tensor in fp32 with its initial values."""
+    if isinstance(spec.init, str):
+        return torch.full(spec.shape, {"zeros": 0.0, "ones": 1.0}[spec.init])
+    digest = hashlib.sha256(f"{seed}/{spec.name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
-    return torch.randn(shape, generator=generator) * std
-
-
-def output_std(plan: Plan) -> float:
-    """Standard deviation of projections into the residual stream, of which there are two per layer."""
-    return plan.model.init_std / math.sqrt(2 * plan.model.num_layers)
+    return torch.randn(spec.shape, generator=generator) * spec.init
 
 
 def shard(full: Tensor, dim: int | None, tp_index: int, tp_size: int) -> Tensor:
-    """This rank's slice of a weight split along ``dim`` over tensor parallelism; all of it if ``dim`` is ``None``."""
+    """Return this rank's slice of a tensor split along ``dim`` over tensor parallelism; all if ``dim`` is ``None``."""
     return full if dim is None else full.chunk(tp_size, dim)[tp_index]
 
 
 @torch.no_grad()
-def initialize_stage(stage: nn.Module, plan: Plan, tp_index: int) -> None:
-    """Fill every parameter of ``stage``, whose names are those of the whole model.
-
-    A parameter that is split over tensor parallelism carries the attribute ``tp_dim``.
-    """
-    for name, parameter in stage.named_parameters():
-        dim = getattr(parameter, "tp_dim", None)
-        shape = list(parameter.shape)
-        if dim is not None:
-            shape[dim] *= plan.parallel.tp
-        if name.endswith(("norm.weight", "router.scale")):
-            parameter.fill_(1.0)
-            continue
-        std = plan.model.init_std
-        if name.endswith("router.weight"):
-            std = plan.pool.router_init_std
-        elif name.endswith("attention.output.weight"):
-            std = output_std(plan)
-        full = draw_normal(name, tuple(shape), std, plan.train.seed)
-        parameter.copy_(shard(full, dim, tp_index, plan.parallel.tp))
+def initialize_dense(parameters: Iterable[nn.Parameter], seed: int, tp_index: int, tp_size: int) -> None:
+    """Fill the parameters of a stage, which carry their descriptions."""
+    for parameter in parameters:
+        spec = spec_of(parameter)
+        parameter.copy_(shard(initial_values(spec, seed), spec.tp_dim, tp_index, tp_size))
 
 
 @torch.no_grad()
-def initialize_experts(gate_up: Tensor, down: Tensor, expert_ids: tuple[int, ...], plan: Plan) -> None:
-    """Fill the weights of the experts with these global ids, in the order of their slots."""
-    for slot, expert in enumerate(expert_ids):
-        shape_in, shape_out = tuple(gate_up[slot].shape), tuple(down[slot].shape)
-        gate_up[slot] = draw_normal(f"experts.{expert}.gate_up", shape_in, plan.model.init_std, plan.train.seed)
-        down[slot] = draw_normal(f"experts.{expert}.down", shape_out, output_std(plan), plan.train.seed)
+def initialize_experts(bank: Iterable[nn.Parameter], expert_ids: tuple[int, ...], seed: int) -> None:
+    """Fill the parameters of a bank, stacks of the experts with these global ids."""
+    for stack in bank:
+        spec = spec_of(stack)
+        for slot, expert in enumerate(expert_ids):
+            stack[slot] = initial_values(replace(spec, name=expert_name(expert, spec.name)), seed)

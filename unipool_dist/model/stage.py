@@ -5,45 +5,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unipool_dist.config.plan import Plan
 from unipool_dist.model.attention import RotaryTable
-from unipool_dist.model.block import Block
-from unipool_dist.model.initialization import initialize_stage
+from unipool_dist.model.block import Block, StagePlace
 from unipool_dist.model.normalization import RMSNorm
-from unipool_dist.pool.client import PoolClient
 from unipool_dist.pool.turn import Turn
-from unipool_dist.topology.groups import ParallelGroups
 from unipool_dist.topology.megatron import (
     ColumnParallelLinear,
-    ModelParallelConfig,
     VocabParallelEmbedding,
     vocab_parallel_cross_entropy,
 )
 
 
 class Stage(nn.Module):
-    """Layers ``layer_range`` of the model, with the embedding on the first stage and norm, output layer and loss on
-    the last.
+    """Some layers of the model, with the embedding on the first stage and norm, output layer and loss on the last.
 
-    Router parameters stay in fp32 whatever ``train.dtype`` is. Parameters split over tensor parallelism carry
-    ``tp_dim``; all others are replicated over it and, since each rank sees other tokens, need their gradients summed
-    over it.
+    With ``tied`` the output layer is the embedding; the last stage has a copy of it
+    (:mod:`unipool_dist.model.tied`).
+
+    Router parameters stay in fp32 whatever ``train.dtype`` is. Parameters that tensor parallelism does not split are
+    replicated over it and, since each rank sees other tokens, need their gradients summed over it.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        groups: ParallelGroups,
-        layer_range: range,
-        layers: ModelParallelConfig,
-        client: PoolClient,
-    ) -> None:
+    def __init__(self, place: StagePlace, block: type[Block] = Block, *, tied: bool = False) -> None:
         super().__init__()
+        plan, groups, layers = place.plan, place.groups, place.layers
         model = plan.model
+        self._is_first, self._tied = groups.is_first_stage, tied
         self.rotary = RotaryTable(
             model.hidden_size // model.num_attention_heads, model.sequence_length, model.rotary_base
         )
-        if groups.is_first_stage:
+        if groups.is_first_stage or (tied and groups.is_last_stage):
             self.embedding = VocabParallelEmbedding(
                 model.vocab_size,
                 model.hidden_size,
@@ -52,9 +43,8 @@ class Stage(nn.Module):
                 config=layers,
                 tp_group=groups.tp,
             )
-            self.embedding.weight.tp_dim = 0
         self.layers = nn.ModuleDict(
-            {str(layer): Block(plan, layer, slot, layers, groups.tp, client) for slot, layer in enumerate(layer_range)}
+            {str(layer): block(place, layer, slot) for slot, layer in enumerate(place.layer_range)}
         )
         if groups.is_last_stage:
             self.final_norm = RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
@@ -65,10 +55,9 @@ class Stage(nn.Module):
                 init_method=nn.init.zeros_,
                 bias=False,
                 gather_output=False,
+                skip_weight_param_allocation=tied,
                 tp_group=groups.tp,
             )
-            self.output.weight.tp_dim = 0
-        initialize_stage(self, plan, groups.tp_index)
 
     def forward(self, inputs: Tensor, labels: Tensor | None, turn: Turn) -> tuple[Tensor, Tensor | None]:
         """Run this stage on one micro-batch.
@@ -86,7 +75,7 @@ class Stage(nn.Module):
         Collectives: per layer, in order, those of the attention and one exchange with the pool; embedding, output
         layer and loss communicate over the tensor-parallel group.
         """
-        x = self._embed(inputs) if hasattr(self, "embedding") else inputs
+        x = self._embed(inputs) if self._is_first else inputs
         aux_losses = []
         for block in self.layers.values():
             x, aux = block(x, self.rotary, turn)
@@ -95,7 +84,7 @@ class Stage(nn.Module):
         aux_loss = torch.stack(aux_losses).sum() if aux_losses else None
         if not hasattr(self, "output"):
             return x, aux_loss
-        logits, _ = self.output(self.final_norm(x))
+        logits, _ = self.output(self.final_norm(x), weight=self.embedding.weight if self._tied else None)
         if labels is None:
             return logits.float(), aux_loss
         losses: Tensor = vocab_parallel_cross_entropy(logits.float(), labels.transpose(0, 1).contiguous())

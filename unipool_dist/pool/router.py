@@ -110,9 +110,10 @@ def make_router(pool: PoolSection, hidden_size: int) -> Router:
     return ROUTERS[pool.router](pool, hidden_size)
 
 
-def is_router_parameter(name: str) -> bool:
-    """Return whether the parameter of this name, in the whole model or in a stage, is a router's."""
-    return "router" in name.split(".")
+def parameter_shapes(pool: PoolSection, hidden_size: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the parameters of one router, by name, without memory for them."""
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in make_router(pool, hidden_size).named_parameters()}
 
 
 @lru_cache

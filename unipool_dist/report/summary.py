@@ -179,7 +179,7 @@ def _parameters(runs: Iterable[Run]) -> tuple[int | None, int | None]:
     config = next((run.config for run in runs if run.config is not None), None)
     try:
         counts = None if config is None else count_parameters(resolve_model(config))
-    except UnipoolError:  # of a run that did not come to know its vocabulary
+    except UnipoolError:  # its vocabulary is not known, or it names code of a user's, which a report does not import
         counts = None
     if counts is None:
         return None, None

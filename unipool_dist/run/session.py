@@ -177,7 +177,7 @@ class _Session:
                 self._say(f"run.dir={self._run_dir} is finished: its checkpoint is of step {found.step}")
                 return None
         self._doing("building the model", slow=True)
-        model = build_model(plan, groups)
+        model = build_model(plan, groups, draw=found is None)
         dataset = training_data(
             self._corpus,
             segments=data.segments,

@@ -20,6 +20,7 @@ Backward computes two products for each of forward, so training is three times t
 from __future__ import annotations
 
 from unipool_dist.config.plan import Plan
+from unipool_dist.model.families import inventory
 from unipool_dist.sizing.parameters import count_parameters
 
 BACKWARD_OVER_FORWARD = 2
@@ -28,14 +29,15 @@ BACKWARD_OVER_FORWARD = 2
 def forward_flops(plan: Plan) -> dict[str, int]:
     """Return the FLOPs of one token's forward pass, mean over the positions of a sequence, by part of the model."""
     model, active = plan.model, count_parameters(plan).active
-    # A router's scale, one number for each layer, multiplies no matrix.
-    router_weights = active["routers"] - (model.num_layers if plan.pool.router == "norm" else 0)
+    # A router's vectors, such as the scale of the norm router, multiply no matrix.
+    matrices = [spec for spec in inventory(plan).layer if spec.part == "routers" and len(spec.shape) > 1]
+    router_weights = model.num_layers * sum(spec.numel for spec in matrices)
     return {
         "attention_weights": 2 * active["attention"],
         "attention_scores": 2 * model.num_layers * model.hidden_size * (model.sequence_length + 1),
         "routers": 2 * router_weights,
         "experts": 2 * active["experts"],
-        "output": active["embedding"],  # half of it is the output layer
+        "output": 2 * model.hidden_size * model.vocab_size,
     }
 
 

@@ -6,14 +6,14 @@ only during the update, which is the reduced gradient and the buckets (ds_config
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass
 
 from unipool_dist.config.plan import Plan
 from unipool_dist.config.sections import OptimizerSection
 from unipool_dist.layout.rank_grid import RankGrid
-from unipool_dist.sizing.parameters import end_shapes, expert_parameters, layer_shapes, part_of, tp_dim
+from unipool_dist.model.families import inventory
+from unipool_dist.sizing.parameters import expert_parameters
 
 _WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
 _FP32_BYTES = 4
@@ -26,7 +26,7 @@ class RankMemory:
     """What one rank holds."""
 
     dense_parameters: int
-    """Everything but the experts."""
+    """Everything but the experts; on a last stage apart from the first, its copy of tied weights too."""
     expert_parameters: int
     weight_bytes: int
     gradient_bytes: int
@@ -51,7 +51,7 @@ class RankKind:
 
 
 def rank_kinds(plan: Plan) -> list[RankKind]:
-    """The kinds of ranks in the layout of ``plan``, by their first stage."""
+    """List the kinds of ranks in the layout of ``plan``, by their first stage."""
     grid, sharded = plan.grid, plan.zero.stage == 1
     experts = _experts(plan)
     of_stages = [
@@ -65,8 +65,20 @@ def rank_kinds(plan: Plan) -> list[RankKind]:
     return [RankKind(tuple(stages), len(stages) * grid.dp * grid.tp, each) for each, stages in alike.items()]
 
 
+@dataclass(frozen=True)
+class _Group:
+    """What parameters of one group of the optimizer have in common; copies of tied weights are in none."""
+
+    is_fp32: bool
+    is_split: bool
+    """Over tensor parallelism."""
+    decays: bool
+    lr_scale: float
+    is_copy: bool
+
+
 def num_moments(optimizer: OptimizerSection) -> int:
-    """Tensors that the optimizer keeps for each parameter, beside the master."""
+    """Tensors that the optimizer keeps for each parameter, in addition to the master."""
     return 2 if optimizer.name == "adamw" else int(optimizer.momentum > 0)
 
 
@@ -81,12 +93,12 @@ def _held(
     *,
     sharded: bool,
 ) -> RankMemory:
-    """What a rank holds of a stage with ``num_layers``; ``replicas`` ranks hold the same ``num_experts`` experts."""
+    """Compute what a rank holds of a stage; ``replicas`` ranks hold the same ``num_experts`` experts."""
     groups = _dense_groups(plan, grid, num_layers, is_first=is_first, is_last=is_last)
     experts = num_experts * expert_parameters(plan)
     dense = sum(groups.values())
-    fp32_dense = sum(numel for (is_fp32, _, _), numel in groups.items() if is_fp32)
-    states = sum(_partition(numel, grid.dp if sharded else 1) for numel in groups.values())
+    fp32_dense = sum(numel for group, numel in groups.items() if group.is_fp32)
+    states = sum(_partition(n, grid.dp if sharded else 1) for group, n in groups.items() if not group.is_copy)
     states += _partition(experts, replicas if sharded else 1)
     return RankMemory(
         dense_parameters=dense,
@@ -98,28 +110,25 @@ def _held(
     )
 
 
-def _dense_groups(
-    plan: Plan, grid: RankGrid, num_layers: int, *, is_first: bool, is_last: bool
-) -> dict[tuple[bool, bool, bool], int]:
-    """Elements that a rank of the stage has of each parameter group but the experts', as the optimizer makes them: by
-    type, split over tp or not, decaying or not."""
-    held = [(f"layers.0.{name}", shape, num_layers) for name, shape in layer_shapes(plan).items()]
-    held += [
-        (name, shape, 1)
-        for name, shape in end_shapes(plan).items()
-        if (is_first if name.startswith("embedding.") else is_last)
-    ]
-    groups: dict[tuple[bool, bool, bool], int] = defaultdict(int)
-    for name, shape, count in held:
-        is_fp32 = plan.train.dtype == "fp32" or part_of(name) == "routers"
-        split = tp_dim(name)
-        numel = math.prod(size // grid.tp if dim == split else size for dim, size in enumerate(shape))
-        groups[is_fp32, split is not None, len(shape) > 1] += count * numel
+def _dense_groups(plan: Plan, grid: RankGrid, num_layers: int, *, is_first: bool, is_last: bool) -> dict[_Group, int]:
+    """Count the elements that a rank of the stage has of each parameter group but the experts'."""
+    tensors = inventory(plan)
+    groups: dict[_Group, int] = defaultdict(int)
+    for spec, count in tensors.counted_of_stage(num_layers, is_first=is_first, is_last=is_last):
+        if spec.trained:
+            group = _Group(
+                is_fp32=plan.train.dtype == "fp32" or spec.dtype == "fp32",
+                is_split=spec.tp_dim is not None,
+                decays=spec.decays,
+                lr_scale=plan.optimizer.router_lr_scale if spec.lr_group == "router" else 1.0,
+                is_copy=spec in tensors.tied and not is_first,
+            )
+            groups[group] += count * (spec.numel // grid.tp if group.is_split else spec.numel)
     return groups
 
 
 def _experts(plan: Plan) -> list[tuple[int, int]]:
-    """For every stage group, the experts on each of its ranks, and the ranks that hold the same ones."""
+    """Return for every stage group the experts on each of its ranks, and how many ranks hold the same ones."""
     grid = plan.grid
     spans = grid.pool_spans(plan.pools)
     num_pools = [0] * grid.num_stage_groups

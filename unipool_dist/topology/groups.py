@@ -37,6 +37,8 @@ class ParallelGroups:
     """The replicas of this rank's experts in other pool groups."""
     storage: dist.ProcessGroup
     """All ranks, on the CPU with gloo: for the background thread that writes checkpoints."""
+    ends: dist.ProcessGroup | None
+    """The first and the last stage of this rank's pipeline, if it is one of them and not both."""
     pools: tuple[int, ...]
     """The pools whose experts this rank's pool group owns."""
 
@@ -123,6 +125,7 @@ def _make_groups(plan: Outline, environment: Environment, timeout: timedelta) ->
         pool_rank=grid.pool_group_of(rank).index(rank),
         expert_data=expert_data,
         storage=storage,
+        ends=parallel_state.get_embedding_group() if grid.pp > 1 and pp_index in (0, grid.pp - 1) else None,
         pools=tuple(pool for pool, (first, last) in enumerate(spans) if first <= stage_group <= last),
     )
     # The first use of this group would be a send between two stages only; but NCCL makes a group's communicator at its

@@ -21,19 +21,18 @@ from unipool_dist.checkpoint.offline.export_format import (
     Dtype,
     ExportedFile,
     ExportRecord,
-    is_bias,
-    is_router,
     shard_name,
 )
 from unipool_dist.checkpoint.offline.export_tokenizer import copy_tokenizer
 from unipool_dist.checkpoint.offline.locate import Located
 from unipool_dist.checkpoint.offline.reading import TensorInfo, TensorReader
 from unipool_dist.checkpoint.progress import now
-from unipool_dist.config import dump_config
+from unipool_dist.config import dump_config, resolve_model
 from unipool_dist.data.tokenizer import TOKENIZER_FILES
-from unipool_dist.errors import CheckpointError
+from unipool_dist.errors import CheckpointError, ConfigError
+from unipool_dist.model.families import inventory
+from unipool_dist.model.inventory import MASTER, TensorSpec, split_key
 
-_MASTER = "master/"
 _DRAFT = draft_kind(
     {
         r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?": any_file,
@@ -42,6 +41,8 @@ _DRAFT = draft_kind(
     }
 )
 _DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_Saved = tuple[TensorSpec, TensorInfo]
+"""A tensor of the model, and its master in the checkpoint."""
 
 
 def export_model(
@@ -103,9 +104,9 @@ def _write(
     located: Located, draft: Path, dtype: Dtype, max_shard_bytes: int, bar: Bar
 ) -> tuple[ExportRecord, str | None]:
     reader = TensorReader(located.folder)
-    masters = _masters(reader)
-    shards = _shards(masters, dtype, max_shard_bytes)
-    with bar("exporting", sum(tensor.num_bytes for tensor in masters)) as count:
+    tensors = _tensors(located, reader)
+    shards = _shards(tensors, dtype, max_shard_bytes)
+    with bar("exporting", sum(saved.num_bytes for _, saved in tensors)) as count:
         files = {
             shard_name(number, len(shards)): _write_shard(
                 reader, shard, draft / shard_name(number, len(shards)), dtype, count
@@ -123,7 +124,7 @@ def _write(
         step=located.progress.step,
         tokens=located.progress.consumed_samples * located.config.model.sequence_length,
         dtype=dtype,
-        num_parameters=sum(tensor.numel for tensor in masters if not is_bias(tensor.name)),
+        num_parameters=sum(spec.numel for spec, _ in tensors if spec.trained),
         tokenizer_hash=tokenizer_hash,
         tokenizer_files=tokenizer_files,
         versions=located.progress.versions,
@@ -135,13 +136,33 @@ def _write(
     return record, missing
 
 
-def _write_shard(
-    reader: TensorReader, shard: Sequence[TensorInfo], path: Path, dtype: Dtype, count: Count
-) -> ExportedFile:
+def _tensors(located: Located, reader: TensorReader) -> list[_Saved]:
+    """The tensors of the model in the order of its inventory, each with its master.
+
+    Raises:
+        CheckpointError: the checkpoint's tensors are not those of its configuration.
+    """
+    keys = {split_key(key): saved for key, saved in reader.tensors.items()}
+    masters = {name: saved for (kind, name), saved in keys.items() if kind == MASTER}
+    try:
+        expected = inventory(resolve_model(located.config))
+    except ConfigError as error:
+        raise CheckpointError(f"the configuration in {located.folder} cannot be used: {error}") from None
+    if len(expected) != len(masters) or any(
+        (spec := expected.find(name)) is None or spec.shape != saved.shape for name, saved in masters.items()
+    ):
+        raise CheckpointError(
+            f"the tensors in {located.folder} are not those of the model that its configuration describes; restore "
+            f"the files, or export another step"
+        )
+    return [(spec, masters[spec.name]) for spec in expected]
+
+
+def _write_shard(reader: TensorReader, shard: Sequence[_Saved], path: Path, dtype: Dtype, count: Count) -> ExportedFile:
     tensors: dict[str, torch.Tensor] = {}
-    for tensor in shard:
-        tensors[_parameter(tensor)] = reader.whole(tensor).to(_dtype(tensor, dtype))
-        count(tensor.num_bytes)
+    for spec, saved in shard:
+        tensors[spec.name] = reader.whole(saved).to(_dtype(spec, dtype))
+        count(saved.num_bytes)
     save_file(tensors, path, metadata={"format": "pt"})
     path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets nobody else read it
     flush(path)
@@ -149,43 +170,31 @@ def _write_shard(
     return ExportedFile(num_bytes=record.num_bytes, xxh3_128=record.xxh3_128)
 
 
-def _write_index(shards: Sequence[Sequence[TensorInfo]], path: Path, dtype: Dtype) -> None:
+def _write_index(shards: Sequence[Sequence[_Saved]], path: Path, dtype: Dtype) -> None:
     file_of = {
-        _parameter(tensor): shard_name(number, len(shards))
-        for number, shard in enumerate(shards, start=1)
-        for tensor in shard
+        spec.name: shard_name(number, len(shards)) for number, shard in enumerate(shards, start=1) for spec, _ in shard
     }
-    total = sum(_num_bytes(tensor, dtype) for shard in shards for tensor in shard)
+    total = sum(_num_bytes(spec, dtype) for shard in shards for spec, _ in shard)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(file_of.items()))}
     write_durably(path, json.dumps(index, indent=2) + "\n")
 
 
-def _masters(reader: TensorReader) -> list[TensorInfo]:
-    """Return the masters in the order of the model's layers and of the experts."""
-    masters = [tensor for name, tensor in reader.tensors.items() if name.startswith(_MASTER)]
-    return sorted(masters, key=lambda tensor: [(not part.isdigit(), part.zfill(9)) for part in tensor.name.split(".")])
-
-
-def _shards(tensors: Iterable[TensorInfo], dtype: Dtype, max_bytes: int) -> list[list[TensorInfo]]:
-    shards: list[list[TensorInfo]] = []
+def _shards(tensors: Iterable[_Saved], dtype: Dtype, max_bytes: int) -> list[list[_Saved]]:
+    shards: list[list[_Saved]] = []
     room = 0
-    for tensor in tensors:
-        num_bytes = _num_bytes(tensor, dtype)
+    for spec, saved in tensors:
+        num_bytes = _num_bytes(spec, dtype)
         if not shards or num_bytes > room:
             shards.append([])
             room = max_bytes
-        shards[-1].append(tensor)
+        shards[-1].append((spec, saved))
         room -= num_bytes
     return shards
 
 
-def _num_bytes(tensor: TensorInfo, dtype: Dtype) -> int:
-    return tensor.numel * _dtype(tensor, dtype).itemsize
+def _num_bytes(spec: TensorSpec, dtype: Dtype) -> int:
+    return spec.numel * _dtype(spec, dtype).itemsize
 
 
-def _dtype(tensor: TensorInfo, dtype: Dtype) -> torch.dtype:
-    return torch.float32 if is_router(tensor.name) else _DTYPES[dtype]
-
-
-def _parameter(tensor: TensorInfo) -> str:
-    return tensor.name.removeprefix(_MASTER)
+def _dtype(spec: TensorSpec, dtype: Dtype) -> torch.dtype:
+    return torch.float32 if spec.dtype == "fp32" else _DTYPES[dtype]

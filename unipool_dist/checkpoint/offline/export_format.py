@@ -60,16 +60,6 @@ def shard_name(number: int, count: int) -> str:
     return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
 
 
-def is_bias(name: str) -> bool:
-    """Whether this is the bias of a router, which is no parameter."""
-    return name.endswith(".router.bias")
-
-
-def is_router(name: str) -> bool:
-    """Whether the parameter or bias belongs to a router and so stays in fp32."""
-    return ".router." in name
-
-
 def read_export_record(path: Path) -> ExportRecord:
     """Read ``export.json`` of the exported model in ``path``.
 

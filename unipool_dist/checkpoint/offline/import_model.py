@@ -18,13 +18,13 @@ from unipool_dist.checkpoint.manifest import CONFIG_FILE, FileRecord, content_fa
 from unipool_dist.checkpoint.offline.cuts import cut_into_files
 from unipool_dist.checkpoint.offline.export_format import ExportRecord, read_export_record
 from unipool_dist.checkpoint.offline.rewrite import rewrite_checkpoint
-from unipool_dist.checkpoint.pieces import Piece, Shape, whole
+from unipool_dist.checkpoint.pieces import Piece, whole
 from unipool_dist.checkpoint.progress import DataIdentity, Progress, now
-from unipool_dist.config import Config, Plan, dump_config, load_written, resolve_model
+from unipool_dist.config import Config, dump_config, load_written, resolve_model
 from unipool_dist.errors import CheckpointError, ConfigError
-from unipool_dist.sizing.parameters import bias_shapes, parameter_shapes
+from unipool_dist.model.families import inventory
+from unipool_dist.model.inventory import MASTER, Inventory, split_key, state_key
 
-_MASTER = "master/"
 _DTYPES = ("F32", "BF16")
 _FILE_BYTES = 4 << 30
 """Bytes of tensors in one file of the checkpoint, so that the ranks of a large run share its verification."""
@@ -38,7 +38,7 @@ class Export:
     config: Config
     files: dict[str, Any]
     """By tensor, the opened file that holds it."""
-    shapes: dict[str, Shape]
+    tensors: Inventory
 
 
 def open_export(path: Path, bar: Bar = no_bar) -> Export:
@@ -48,7 +48,7 @@ def open_export(path: Path, bar: Bar = no_bar) -> Export:
         CheckpointError: it is not an exported model, it is damaged, or a tensor is missing or of another shape or type.
     """
     record = read_export_record(path)
-    config, plan = _read_config(path)
+    config, tensors = _read_config(path)
     hashes = {name: FileRecord(file.num_bytes, file.xxh3_128) for name, file in record.files.items()}
     with bar("verifying", sum(file.num_bytes for file in hashes.values())) as count:
         faults = content_faults(path, hashes, count)
@@ -56,15 +56,14 @@ def open_export(path: Path, bar: Bar = no_bar) -> Export:
         raise CheckpointError(f"the exported model is damaged: {join_faults(faults)}; export or copy it again")
     files = _open_files([path / name for name in record.files])
     _check_size(config, path, sum(file.num_bytes for file in hashes.values()))
-    shapes = parameter_shapes(plan) | bias_shapes(plan)
-    faults = _tensor_faults(files, shapes)
+    faults = _tensor_faults(files, tensors)
     if faults:
         listed = "\n  ".join(faults[:10]) + (f"\n  and {len(faults) - 10} more" if len(faults) > 10 else "")
         raise CheckpointError(
             f"the weights in {path} are not those of the model that its {CONFIG_FILE} describes:\n  {listed}\n"
             f"Export again"
         )
-    return Export(record, config, files, shapes)
+    return Export(record, config, files, tensors)
 
 
 def import_model(export: Export, run_dir: Path, bar: Bar = no_bar) -> CheckpointDirectory:
@@ -95,12 +94,12 @@ def import_model(export: Export, run_dir: Path, bar: Bar = no_bar) -> Checkpoint
     run = export.config.run.model_copy(update={"dir": str(run_dir)})
     config = export.config.model_copy(update={"run": run})
 
-    pieces = [whole(f"{_MASTER}{name}", shape, "float32") for name, shape in export.shapes.items()]
+    pieces = [whole(state_key(MASTER, spec.name), spec.shape, "float32") for spec in export.tensors]
     num_bytes = sum(piece.num_bytes for piece in pieces)
     with bar("importing", num_bytes) as count:
 
         def read(piece: Piece, values: Tensor) -> None:
-            name, first = piece.key.removeprefix(_MASTER), piece.shard_offset[0]
+            (_, name), first = split_key(piece.key), piece.shard_offset[0]
             rows = export.files[name].get_slice(name)[first : first + piece.shard_shape[0]]
             values.view(piece.shard_shape).copy_(rows)  # widens bf16
             count(piece.num_bytes)
@@ -120,14 +119,14 @@ def check_is_no_run(run_dir: Path) -> None:
         raise CheckpointError(f"{run_dir} holds a run already; choose another directory or delete it")
 
 
-def _read_config(folder: Path) -> tuple[Config, Plan]:
+def _read_config(folder: Path) -> tuple[Config, Inventory]:
     path = folder / CONFIG_FILE
     try:
         config = load_written(regular_inside(folder, CONFIG_FILE))
         model, pool = config.model, config.pool
         if None in (model.vocab_size, model.ffn_hidden_size, model.num_query_groups, pool.layers_per_group):
             raise CheckpointError(f"{path} leaves sizes of the model open, as no exported one does; export again")
-        return config, resolve_model(config)
+        return config, inventory(resolve_model(config))
     except (ConfigError, OutsideError) as error:
         raise CheckpointError(f"{path} cannot be used: {error}; export again") from None
 
@@ -157,14 +156,14 @@ def _open_files(paths: list[Path]) -> dict[str, Any]:
     return files
 
 
-def _tensor_faults(files: dict[str, Any], shapes: dict[str, Shape]) -> list[str]:
-    faults = [f"{name} is missing" for name in shapes if name not in files]
-    faults += [f"{name} is not a parameter of the model" for name in files if name not in shapes]
-    for name, shape in shapes.items():
-        if name in files:
-            found = files[name].get_slice(name)
-            if tuple(found.get_shape()) != shape:
-                faults.append(f"{name} has shape {tuple(found.get_shape())} instead of {shape}")
+def _tensor_faults(files: dict[str, Any], tensors: Inventory) -> list[str]:
+    faults = [f"{spec.name} is missing" for spec in tensors if spec.name not in files]
+    faults += [f"{name} is not a parameter of the model" for name in files if tensors.find(name) is None]
+    for spec in tensors:
+        if spec.name in files:
+            found = files[spec.name].get_slice(spec.name)
+            if tuple(found.get_shape()) != spec.shape:
+                faults.append(f"{spec.name} has shape {tuple(found.get_shape())} instead of {spec.shape}")
             if found.get_dtype() not in _DTYPES:
-                faults.append(f"{name} has type {found.get_dtype()}, which is none of {', '.join(_DTYPES)}")
+                faults.append(f"{spec.name} has type {found.get_dtype()}, which is none of {', '.join(_DTYPES)}")
     return faults

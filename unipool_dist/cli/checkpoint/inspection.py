@@ -13,6 +13,7 @@ from unipool_dist.base.printable import aligned
 from unipool_dist.base.units import size
 from unipool_dist.checkpoint.offline.locate import Located
 from unipool_dist.cli.checkpoint.common import find, json_option, layout, print_json, run_argument, step_option
+from unipool_dist.model.inventory import is_expert, split_key
 
 if TYPE_CHECKING:
     from unipool_dist.checkpoint.offline.reading import TensorInfo
@@ -59,12 +60,12 @@ def _by_kind(infos: Iterable[TensorInfo]) -> dict[str, dict[str, int]]:
     """Count tensors and bytes by kind: ``master``, a kind of optimizer state, ``balance`` or ``random``."""
     kinds: dict[str, dict[str, int]] = {}
     for info in infos:
-        kind, _, name = info.name.partition("/")
+        kind, name = split_key(info.name)
         sums = kinds.setdefault(kind, {"count": 0, "elements": 0, "bytes": 0, "expert_bytes": 0})
         sums["count"] += 1
         sums["elements"] += info.numel
         sums["bytes"] += info.num_bytes
-        sums["expert_bytes"] += info.num_bytes if name.startswith("experts.") else 0
+        sums["expert_bytes"] += info.num_bytes if is_expert(name) else 0
     return kinds
 
 
