@@ -34,6 +34,16 @@ def folder(tmp_path: Path, tiny_corpus: Path) -> Path:
     return tmp_path
 
 
+def test_own_source_of_text(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "unipool_dist", "data", "prepare", "corpus", "--corpus=own_source:sums"]
+    variables = {**os.environ, "UNIPOOL_DIST_USER_CODE": str(EXAMPLES)}
+    done = subprocess.run(
+        [*command, "--vocab-size=290"], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "own_source.py 1" in done.stdout
+
+
 def test_own_loop_and_notebook(folder: Path) -> None:
     command = [sys.executable, "-c", IN_ONE_PROCESS, str(EXAMPLES)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
@@ -45,10 +55,11 @@ def test_own_loop_and_notebook(folder: Path) -> None:
     assert set(found["validation"]) == {"prose", "sums"} and isinstance(found["text"], str)
 
 
-def test_own_callback_and_sink_and_a_trace(folder: Path, tiny_corpus: Path) -> None:
+def test_own_router_callback_sink_and_a_trace(folder: Path, tiny_corpus: Path) -> None:
     overrides = (
         "log.callbacks=[own_callback:StopWhenGood]", "log.sinks=[own_callback:Csv]", "log.profile_steps=2-3",
-        "train.steps=60", "optimizer.lr=0.02", "log.tensorboard=false", "checkpoint.interval=0",
+        "pool.router=own_router:CosineRouter", "train.steps=60", "optimizer.lr=0.02",
+        "log.tensorboard=false", "checkpoint.interval=0",
     )  # fmt: skip
     command = train_command(tiny_corpus, folder / "run", 1, *overrides)
     variables = {**os.environ, "UNIPOOL_DIST_USER_CODE": str(EXAMPLES)}

@@ -9,6 +9,7 @@ import click
 from unipool_dist.base.console import say
 from unipool_dist.base.printable import aligned
 from unipool_dist.base.system_errors import at
+from unipool_dist.base.user_code import trust
 from unipool_dist.cli.caches import writable_cache
 from unipool_dist.cli.parameters import BYTES, VOCABULARY, Finite
 from unipool_dist.data.corpus import Corpus
@@ -24,7 +25,10 @@ def data() -> None:
 @data.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
-    "--corpus", default="default", show_default=True, help="default (4 domains) or ten-domains (needs apt-get)."
+    "--corpus",
+    default="default",
+    show_default=True,
+    help="default (4 domains), ten-domains (needs apt-get), or module:function of your own.",
 )
 @click.option(
     "--source",
@@ -88,6 +92,7 @@ def prepare(
         validation_fraction=validation_fraction,
         max_bytes_per_domain=max_bytes_per_domain,
     )
+    trust([corpus])
     with at(out), writable_cache():
         manifest, done = prepare_corpus(out, options, cache=cache, force=force, progress=Progress(progress))
     say(f"{out}: prepared" if done else f"{out}: already prepared")

