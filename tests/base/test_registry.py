@@ -41,6 +41,7 @@ def test_entries_are_found_by_name_and_loaded_when_asked_for() -> None:
     assert SHAPES["circle"] is Circle
     assert SHAPES["late"].__name__ == "Shape"
     assert list(SHAPES) == ["circle", "late"]
+    assert "late" in SHAPES and "square" not in SHAPES
     with pytest.raises(ConfigError, match=r"model.shape=square is unknown; choose circle, late, or name a class"):
         SHAPES["square"]
 

@@ -57,6 +57,10 @@ class Registry(Mapping[str, T], Generic[T]):
             raise ConfigError(f"{self.field}={name} must be a class or a function, not {type(entry).__name__}")
         return entry
 
+    def __contains__(self, name: object) -> bool:
+        """Tell whether ``name`` is that of a built-in entry."""
+        return name in self._entries
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
