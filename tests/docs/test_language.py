@@ -11,14 +11,17 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "unipool_dist"
-NOT_YET = ("checkpoint", "engine", "run")
+NOT_YET = ("engine",)
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in NOT_YET)
 DOCUMENTS = [
     *ROOT.glob("*.md"),
     *(ROOT / "docs").glob("*.md"),  # not docs/results: the protocol of a study stays as it was before its first run
     *(ROOT / name / "README.md" for name in ("slurm", "ds_configs", "configs/paper")),
 ]
-ODD = re.compile(r"\b(anew|beside|goes on|told|stands|lies|of which|(?<!there )is no(?= [a-z]))\b", re.IGNORECASE)
+ODD = re.compile(
+    r"\b(anew|beside|goes on|told|stands|lies|of which|(?<!there )is no(?= (?!longer|other|reason)[a-z]))\b",
+    re.IGNORECASE,
+)
 """Words that need two readings where an ordinary one exists: again, next to, continues, and so on."""
 NOUN = re.compile(
     r"(The|A|An|What|Whether|How|Which|Who|Where|When|If|For|So|By|Of|Told|Those|As|At|In|On|From|To|With|Without|After|"

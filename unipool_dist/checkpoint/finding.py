@@ -52,7 +52,7 @@ def examine(folder: Path, depth: Depth, count: Count | None = None) -> tuple[Man
 
 
 def steps_to_try(directory: CheckpointDirectory, steps: Sequence[int], wanted: int | None) -> list[int]:
-    """Return the steps of which a checkpoint may be used: all ``steps`` of ``directory``, or the wanted one.
+    """Return the steps whose checkpoints may be used: all ``steps`` of ``directory``, or the wanted one.
 
     Raises:
         CheckpointError: the wanted one is not among them.

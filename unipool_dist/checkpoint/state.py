@@ -1,10 +1,11 @@
-"""What one rank holds of a run's canonical state: pieces of named tensors, and the memory they live in.
+"""A rank's part of a run's canonical state: pieces of named tensors, and the memory they live in.
 
-Canonical names know no layout: ``KIND/PARAMETER`` with kind ``master``, ``exp_avg``, ``exp_avg_sq`` (Adam) or
-``momentum_buffer`` (SGD); parameters have the names of the whole model (``layers.3.attention.qkv.weight``), experts
+Canonical names do not depend on the layout: ``KIND/PARAMETER`` with kind ``master``, ``exp_avg``, ``exp_avg_sq`` (Adam)
+or ``momentum_buffer`` (SGD); parameters have the names of the whole model (``layers.3.attention.qkv.weight``), experts
 those of their global ids (``experts.17.gate_up``). A parameter in the run's own type is its fp32 master rounded, so it
-is not written a second time. A router's bias is no parameter but written like one, as ``master/layers.3.router.bias``:
-without it the model would not compute the same. Beside these: ``balance/share``, ``balance/latest``, ``random/torch``.
+is not written a second time. A router's bias is not a parameter but written like one, as
+``master/layers.3.router.bias``: without it the model would not compute the same. Further entries are
+``balance/share``, ``balance/latest`` and ``random/torch``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # whoever loads weights alone need not load DeepSpeed
 
 
 def dtype_name(tensor: Tensor) -> str:
+    """Return the name of a tensor's type, as ``float32``."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
@@ -47,12 +49,12 @@ class Held:
         return self.piece.start <= part.start and part.start + part.numel <= self.piece.start + self.piece.numel
 
     def part(self, part: Piece) -> Held:
-        """Some of this piece."""
+        """Return a part of this piece."""
         return Held(part, self.flat, self.start + part.start - self.piece.start)
 
 
 def optimizer_state(groups: ParallelGroups, model: PooledModel, optimizer: PooledOptimizer) -> list[Held]:
-    """Everything the optimizer keeps on this rank, as views: writing into them changes the optimizer.
+    """Return everything the optimizer keeps on this rank, as views: writing into them changes the optimizer.
 
     Replicas of dense parameters over tensor parallelism, and of nothing else, appear on several ranks.
     """
@@ -61,7 +63,7 @@ def optimizer_state(groups: ParallelGroups, model: PooledModel, optimizer: Poole
 
 
 def dense_pieces(shard: StateShard, groups: ParallelGroups) -> Iterator[Held]:
-    """What a shard of a dense parameter is in the whole parameter, one piece for each kind of state."""
+    """Yield the place of a dense parameter's shard in the whole parameter, one piece for each kind of state."""
     local = tuple(shard.parameter.shape)
     spec = spec_of(shard.parameter)
     offset = tuple(size * groups.tp_index if dim == spec.tp_dim else 0 for dim, size in enumerate(local))
@@ -71,7 +73,7 @@ def dense_pieces(shard: StateShard, groups: ParallelGroups) -> Iterator[Held]:
 
 
 def expert_pieces(shard: StateShard, expert_ids: tuple[int, ...]) -> Iterator[Held]:
-    """The same of an expert bank's parameter, a stack of experts; on disk each is a tensor of its own."""
+    """Yield the same for an expert bank's parameter, a stack of experts; on disk each is a separate tensor."""
     spec = spec_of(shard.parameter)
     size = spec.numel
     for slot, expert in enumerate(expert_ids):
@@ -83,7 +85,7 @@ def expert_pieces(shard: StateShard, expert_ids: tuple[int, ...]) -> Iterator[He
 
 
 def untrained_pieces(model: PooledModel) -> list[Held]:
-    """The biases of the routers of this rank's layers, as views; the same on every rank of a stage."""
+    """Return the biases of the routers of this rank's layers, as views; the same on every rank of a stage."""
     return [
         Held(whole(state_key(MASTER, name), tuple(buffer.shape), dtype_name(buffer)), buffer.view(-1), 0)
         for name, buffer in model.named_untrained()
@@ -106,7 +108,7 @@ class SmallState:
         }
 
     def held(self) -> list[Held]:
-        """The same pieces on every rank."""
+        """Return the same pieces on every rank."""
         return [
             Held(whole(key, tuple(tensor.shape), dtype_name(tensor)), tensor.view(-1), 0)
             for key, tensor in self._tensors.items()
@@ -136,7 +138,7 @@ class SmallState:
 
 
 class TrainingState:
-    """All that a checkpoint holds in tensors, on one rank."""
+    """All tensors of a checkpoint that are on one rank."""
 
     def __init__(self, groups: ParallelGroups, model: PooledModel, optimizer: PooledOptimizer) -> None:
         self.optimizer = optimizer
@@ -144,7 +146,7 @@ class TrainingState:
         self._of_model = optimizer_state(groups, model, optimizer) + untrained_pieces(model)
 
     def held(self, *, masters_only: bool = False) -> list[Held]:
-        """This rank's pieces, as views of the memory that training uses."""
+        """Return this rank's pieces, as views of the memory that training uses."""
         if masters_only:
             return [item for item in self._of_model if split_key(item.piece.key)[0] == MASTER]
         return self._of_model + self.small.held()

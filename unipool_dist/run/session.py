@@ -60,7 +60,7 @@ def train_session(
     signals: StopSignals,
     callbacks: Sequence[Callback] = (),
 ) -> int:
-    """Train to the end (status 0), or until the run is told to stop and its state is saved (status 75).
+    """Train to the end (status 0), or until the run is asked to stop and its state is saved (status 75).
 
     Args:
         callbacks: called before those that ``log.callbacks`` names.
@@ -157,7 +157,7 @@ class _Session:
         return reason
 
     def _get_ready(self, start: Start, damaged: Mapping[int, str]) -> _Ready | None:
-        """Build everything and load the state it goes on from; ``None`` if the run is finished already."""
+        """Build everything and load the state to resume from; return ``None`` if the run is finished already."""
         plan, groups = self._plan, self._groups
         found = None
         if start.resume:

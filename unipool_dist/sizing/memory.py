@@ -78,7 +78,7 @@ class _Group:
 
 
 def num_moments(optimizer: OptimizerSection) -> int:
-    """Tensors that the optimizer keeps for each parameter, in addition to the master."""
+    """Return the number of tensors that the optimizer keeps for each parameter in addition to the master."""
     return 2 if optimizer.name == "adamw" else int(optimizer.momentum > 0)
 
 
@@ -142,5 +142,5 @@ def _experts(plan: Plan) -> list[tuple[int, int]]:
 
 
 def _partition(numel: int, num_ranks: int) -> int:
-    """Elements of a parameter group that ZeRO leaves each of ``num_ranks``, padding included."""
+    """Return the elements of a parameter group that ZeRO leaves each of ``num_ranks``, padding included."""
     return -(-numel // (_ALIGNMENT * num_ranks)) * _ALIGNMENT

@@ -137,11 +137,7 @@ def _write(
 
 
 def _tensors(located: Located, reader: TensorReader) -> list[_Saved]:
-    """The tensors of the model in the order of its inventory, each with its master.
-
-    Raises:
-        CheckpointError: the checkpoint's tensors are not those of its configuration.
-    """
+    """Return the tensors of the model in the order of its inventory, each with its master."""
     keys = {split_key(key): saved for key, saved in reader.tensors.items()}
     masters = {name: saved for (kind, name), saved in keys.items() if kind == MASTER}
     try:

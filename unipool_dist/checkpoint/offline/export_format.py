@@ -51,12 +51,12 @@ class ExportRecord(_Record):
     files: dict[FileName, ExportedFile]
 
     def dump(self) -> str:
-        """The text of ``export.json``."""
+        """Return the text of ``export.json``."""
         return self.model_dump_json(indent=1) + "\n"
 
 
 def shard_name(number: int, count: int) -> str:
-    """The name of the file ``number`` (from 1) of ``count``."""
+    """Return the name of the file ``number`` (from 1) of ``count``."""
     return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
 
 

@@ -67,7 +67,7 @@ def open_export(path: Path, bar: Bar = no_bar) -> Export:
 
 
 def import_model(export: Export, run_dir: Path, bar: Bar = no_bar) -> CheckpointDirectory:
-    """Make ``run_dir`` a run that stands before its first step, with these weights and nothing else.
+    """Make ``run_dir`` a run before its first step, with these weights and nothing else.
 
     Its checkpoint of step 0 has masters and no optimizer states, and may be trained on any corpus with the same
     tokenizer.
@@ -132,8 +132,10 @@ def _read_config(folder: Path) -> tuple[Config, Inventory]:
 
 
 def _check_size(config: Config, path: Path, num_bytes: int) -> None:
-    """Refuse a configuration whose model has more layers or experts than files of this size could hold, before they are
-    all listed: each has more weights than the model is wide, of two bytes at least."""
+    """Refuse a configuration whose model has more layers or experts than files of this size could hold.
+
+    Checked before they are all listed: each has more weights than the model is wide, of two bytes at least.
+    """
     experts = config.pool.num_experts if config.pool.router != "none" else 0
     if (config.model.num_layers + experts) * config.model.hidden_size * 2 > num_bytes:
         raise CheckpointError(
