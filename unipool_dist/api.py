@@ -19,9 +19,9 @@ from unipool_dist.engine.pipeline import Pipeline
 from unipool_dist.errors import ConfigError
 from unipool_dist.inference.generation import as_text, continuation
 from unipool_dist.inference.layout import inference_plan
-from unipool_dist.inference.losses import Loss, validation_batches, validation_losses
 from unipool_dist.inference.opened import OpenedRun, opened_run
 from unipool_dist.inference.sampler import Sampling
+from unipool_dist.inference.validation import Loss, validation_batches, validation_losses
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.model.assembly import build_model as build_part
 from unipool_dist.observe.sink import Sink

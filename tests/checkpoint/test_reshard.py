@@ -13,8 +13,8 @@ from tests.checkpoint.damage import copy_run, flip_bit
 from tests.support.trees import snapshot
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.offline.locate import locate
-from unipool_dist.checkpoint.offline.reading import TensorReader
 from unipool_dist.checkpoint.offline.rewrite import rewrite_checkpoint
+from unipool_dist.checkpoint.offline.tensor_reader import TensorReader
 from unipool_dist.checkpoint.pieces import Piece, whole
 from unipool_dist.errors import CheckpointError
 from unipool_dist.run.lock import RunLock

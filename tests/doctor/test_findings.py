@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from unipool_dist.doctor.checks import Check, Report
 from unipool_dist.doctor.clock import judge_clocks
 from unipool_dist.doctor.collective_speed import Timed, judge_collective
 from unipool_dist.doctor.compute import Products, faster, judge_compute
@@ -16,8 +15,9 @@ from unipool_dist.doctor.disk_space import CheckpointNeed, judge_space
 from unipool_dist.doctor.disk_speed import Transfer, judge_speed
 from unipool_dist.doctor.fact_checks import check_cores, check_devices, check_master, check_memory, check_versions
 from unipool_dist.doctor.facts import Facts, Gpu, Route
-from unipool_dist.doctor.links import Link, judge_links
+from unipool_dist.doctor.findings import Check, Report
 from unipool_dist.doctor.measurement import Probe
+from unipool_dist.doctor.neighbours import Link, judge_links
 from unipool_dist.doctor.roster import Roster
 
 TWO = Roster(["a", "a", "b", "b"])

@@ -10,9 +10,9 @@ import pytest
 
 from tests.support.small_disk import small_disk
 from unipool_dist.doctor import shared_directory
-from unipool_dist.doctor.checks import Check
 from unipool_dist.doctor.disk_space import CheckpointNeed, FreeSpace
 from unipool_dist.doctor.disk_speed import DiskRead, DiskWrite
+from unipool_dist.doctor.findings import Check
 from unipool_dist.doctor.measurement import NotMeasuredError
 from unipool_dist.doctor.roster import Roster
 from unipool_dist.doctor.shared_directory import RunDirectory

@@ -14,7 +14,7 @@ from unipool_dist.base.machine import gpus_here, share_of_machine
 from unipool_dist.checkpoint.compatibility import run_differences
 from unipool_dist.config import dump_config
 from unipool_dist.errors import ConfigError, UnipoolError
-from unipool_dist.experiment.plan import Run, check_distinct, check_unchanged, planned_runs, resolved_configs
+from unipool_dist.experiment.planned import Run, check_distinct, check_unchanged, planned_runs, resolved_configs
 from unipool_dist.experiment.progress import progress_of
 from unipool_dist.experiment.specification import read_experiment
 from unipool_dist.run.attempts import Attempt, AttemptLog

@@ -16,8 +16,8 @@ from tests.checkpoint.command_line import fail, succeed
 from tests.support.runs import train_command
 from tests.support.using import complete, validation_of_training, with_run
 from tests.support.workers import Workers, free_port
-from unipool_dist.inference.losses import validation_batches, validation_losses
 from unipool_dist.inference.opened import OpenedRun
+from unipool_dist.inference.validation import validation_batches, validation_losses
 from unipool_dist.pool import client
 from unipool_dist.pool.dispatch import Routing
 from unipool_dist.probe.observation import Recorder

@@ -11,10 +11,10 @@ import pytest
 from tests.support.using import LAYOUTS, validation_of_training, with_run
 from tests.support.workers import Workers, free_port
 from unipool_dist.inference.generation import continuation
-from unipool_dist.inference.losses import validation_batches, validation_losses
 from unipool_dist.inference.opened import OpenedRun
 from unipool_dist.inference.sampler import Sampling
 from unipool_dist.inference.scoring import Request, Scorer
+from unipool_dist.inference.validation import validation_batches, validation_losses
 
 PROMPT = "the quick brown fox"
 # Of many lengths, some longer than the 32 tokens of a sequence, and more than one pass takes.

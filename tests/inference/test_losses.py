@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.using import complete, refused, validation_of_training
 from unipool_dist.data import Corpus
-from unipool_dist.inference.losses import Loss, together
+from unipool_dist.inference.validation import Loss, together
 
 
 def test_numbers_over_several_texts_are_those_of_their_union() -> None:

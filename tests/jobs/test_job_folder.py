@@ -13,8 +13,8 @@ from unipool_dist.config import Config
 from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.jobs.freeze import freeze_code, freeze_config
 from unipool_dist.jobs.submission import check_job_folders
-from unipool_dist.run.belongings import JOB_FOLDER
 from unipool_dist.run.lock import RunLock
+from unipool_dist.run.own_files import JOB_FOLDER
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 
 from unipool_dist.config import Config, load_config
 from unipool_dist.errors import TopologyError, UnipoolError
-from unipool_dist.jobs.layout import choose_layout
+from unipool_dist.jobs.task_layout import choose_layout
 
 
 def config(*overrides: str) -> Config:

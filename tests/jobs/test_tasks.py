@@ -10,8 +10,8 @@ import pytest
 from unipool_dist.base.credentials import KEY
 from unipool_dist.config import load_config
 from unipool_dist.jobs.folder import Job, JobFolder
-from unipool_dist.jobs.layout import choose_layout
 from unipool_dist.jobs.profile import Profile
+from unipool_dist.jobs.task_layout import choose_layout
 from unipool_dist.jobs.tasks import doctor_command, task_environment, train_command
 
 

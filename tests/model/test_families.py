@@ -18,7 +18,7 @@ from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.offline.export import export_model
 from unipool_dist.checkpoint.offline.import_model import import_model, open_export
 from unipool_dist.checkpoint.offline.locate import locate
-from unipool_dist.checkpoint.offline.reading import TensorReader
+from unipool_dist.checkpoint.offline.tensor_reader import TensorReader
 from unipool_dist.config import Plan
 from unipool_dist.config.sections import ModelSection
 from unipool_dist.errors import ConfigError

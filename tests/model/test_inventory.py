@@ -15,7 +15,7 @@ from tests.support.workers import Workers
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.offline.export import export_model
 from unipool_dist.checkpoint.offline.locate import locate
-from unipool_dist.checkpoint.offline.reading import TensorReader
+from unipool_dist.checkpoint.offline.tensor_reader import TensorReader
 from unipool_dist.model.families import inventory
 from unipool_dist.model.inventory import TensorSpec, expert_name, split_key
 from unipool_dist.pool.main_grad import zero_main_grad

@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from unipool_dist.errors import UnipoolError
-from unipool_dist.observe import report
-from unipool_dist.observe.console import train_line, validation_line
+from unipool_dist.observe import run_figures
 from unipool_dist.observe.figures import LossCurves, loss_figure, running_mean, usage_figure
 from unipool_dist.observe.files import name_of
+from unipool_dist.observe.lines import train_line, validation_line
 from unipool_dist.observe.metrics import MetricsWriter
-from unipool_dist.observe.report import collect_losses, write_figures
+from unipool_dist.observe.run_figures import collect_losses, write_figures
 
 RECORD: dict[str, float | int] = {
     "step": 7, "loss": 5.25, "aux_loss": 0.0101, "grad_norm": 1.5,
@@ -101,7 +101,7 @@ def test_figures_are_titled_with_the_name_that_tells_runs_apart(
         titles.append(figure.get_suptitle() or axes_of(figure).get_title())
         return path
 
-    monkeypatch.setattr(report, "save", keep)
+    monkeypatch.setattr(run_figures, "save", keep)
     run_dir = tmp_path / "vanilla" / "seed-1"
     run_dir.mkdir(parents=True)
     writer = MetricsWriter(run_dir)

@@ -11,7 +11,7 @@ import torch
 
 from unipool_dist.config import Config, Plan, resolve
 from unipool_dist.engine.callback import RunInfo
-from unipool_dist.observe.console import train_line
+from unipool_dist.observe.lines import train_line
 from unipool_dist.observe.metrics import TRAIN_KEYS
 from unipool_dist.observe.speed import Speed, peak_flops
 from unipool_dist.sizing.flops import training_flops

@@ -12,8 +12,8 @@ import torch
 
 from tests.support.using import LAYOUTS, validation_of_training, with_run
 from tests.support.workers import Workers, free_port
-from unipool_dist.inference.losses import Loss, validation_batches, validation_losses
 from unipool_dist.inference.opened import OpenedRun
+from unipool_dist.inference.validation import Loss, validation_batches, validation_losses
 from unipool_dist.observe.usage import spread_over_pools
 from unipool_dist.probe.measure import measure, num_evaluations
 from unipool_dist.probe.record import Probe

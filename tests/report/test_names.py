@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from tests.report.made import describe, made_probe, make_run, usage_table
 from unipool_dist.cli import cli
 from unipool_dist.observe.figures import LossCurves, loss_figure, save, usage_figure
-from unipool_dist.observe.report import write_figures
+from unipool_dist.observe.run_figures import write_figures
 from unipool_dist.probe.plots import draw
 
 WILD = ("$$", r"a$\frac{$", "$x_1$ and $", r"\$ $\bad$", "\x1b[2J\x07", "over\rwritten\x9b31m", "\ud800 \u202e")

@@ -10,7 +10,7 @@ import torch
 from tests.support.running import last_step, train_records
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.finding import examine
-from unipool_dist.checkpoint.offline.reading import TensorReader
+from unipool_dist.checkpoint.offline.tensor_reader import TensorReader
 from unipool_dist.observe.jsonlines import read_json_lines
 
 

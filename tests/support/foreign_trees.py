@@ -38,7 +38,7 @@ from unipool_dist.cli.checkpoint import interchange, resharding
 from unipool_dist.cli.experiment_places import check_places
 from unipool_dist.config import Config, dump_config, load_config
 from unipool_dist.errors import UnipoolError
-from unipool_dist.experiment.plan import Run
+from unipool_dist.experiment.planned import Run
 from unipool_dist.experiment.specification import Experiment, freeze_experiment
 from unipool_dist.jobs.freeze import freeze_config
 from unipool_dist.report import page

@@ -1,7 +1,7 @@
 """Every path in the directory of a run.
 
 In ``base``, because the rooms below ``run`` write there too: checkpoints, metrics, watchdog, handover. Which of the
-files are this program's own is known to :mod:`unipool_dist.run.belongings`.
+files are this program's own is known to :mod:`unipool_dist.run.own_files`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from unipool_dist.base.console import guard_streams, lost, say
 from unipool_dist.base.machine import current_versions
 from unipool_dist.base.printable import bounded
 from unipool_dist.base.system_errors import explained
-from unipool_dist.cli.parameters import LazyGroup
+from unipool_dist.cli.option_types import LazyGroup
 from unipool_dist.errors import UnipoolError
 from unipool_dist.resilience.signal_watch import release_signals
 from unipool_dist.topology.megatron_import import quiet_libraries

@@ -11,7 +11,7 @@ from unipool_dist.base.printable import aligned
 from unipool_dist.base.system_errors import at
 from unipool_dist.base.user_code import trust
 from unipool_dist.cli.caches import writable_cache
-from unipool_dist.cli.parameters import BYTES, VOCABULARY, Finite
+from unipool_dist.cli.option_types import BYTES, VOCABULARY, Finite
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.corpus_manifest import Manifest
 from unipool_dist.errors import DataError

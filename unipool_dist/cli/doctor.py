@@ -18,7 +18,7 @@ import click
 from unipool_dist.base.console import lasting_text, say
 from unipool_dist.base.printable import aligned, printable
 from unipool_dist.base.system_errors import explained
-from unipool_dist.cli.parameters import MAX_SECONDS, PROCESSES_HERE, Finite
+from unipool_dist.cli.option_types import MAX_SECONDS, PROCESSES_HERE, Finite
 from unipool_dist.config import Config, Outline, Plan, load_config, outline
 from unipool_dist.errors import UnipoolError
 from unipool_dist.resilience.orphans import end_with_launcher
@@ -27,8 +27,8 @@ from unipool_dist.topology.environment import Environment, read_environment
 
 if TYPE_CHECKING:
     from unipool_dist.doctor.agenda import Settings
-    from unipool_dist.doctor.checks import Report
     from unipool_dist.doctor.disk_space import CheckpointNeed
+    from unipool_dist.doctor.findings import Report
 
 
 @click.command()

@@ -14,12 +14,12 @@ from unipool_dist.base.console import say
 from unipool_dist.base.printable import aligned
 from unipool_dist.base.progress_bars import count_bar
 from unipool_dist.cli.inference import Use, chosen_batches, on_every_rank, sequences_option, use_options
-from unipool_dist.cli.parameters import COUNT
+from unipool_dist.cli.option_types import COUNT
 
 if TYPE_CHECKING:
     from unipool_dist.inference.harness import Accuracy
-    from unipool_dist.inference.losses import Loss
     from unipool_dist.inference.opened import OpenedRun
+    from unipool_dist.inference.validation import Loss
 
 
 @click.command()
@@ -100,7 +100,7 @@ class _Tasks:
 
 def _losses(run: OpenedRun, sequences: int | Literal["all"] | None) -> tuple[dict[str, Loss], Loss]:
     """Return the losses by domain, and over all."""
-    from unipool_dist.inference.losses import together, validation_losses
+    from unipool_dist.inference.validation import together, validation_losses
 
     batches = chosen_batches(run, sequences)
     with count_bar("validation", sum(map(len, batches.values())), "sequences", show=run.is_main) as count:

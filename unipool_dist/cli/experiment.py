@@ -17,9 +17,9 @@ from unipool_dist.base.exit_statuses import RESUME
 from unipool_dist.base.printable import aligned
 from unipool_dist.base.project import user_path
 from unipool_dist.cli.experiment_places import check_places
-from unipool_dist.cli.parameters import PER_NODE, PER_NODE_OR_NONE, PROCESSES, PROCESSES_HERE
+from unipool_dist.cli.option_types import PER_NODE, PER_NODE_OR_NONE, PROCESSES, PROCESSES_HERE
 from unipool_dist.cli.submit import check_corpora, check_time, resources_of, tell_submitted
-from unipool_dist.experiment.plan import Run, check_distinct, check_unchanged, planned_runs, resolved_configs
+from unipool_dist.experiment.planned import Run, check_distinct, check_unchanged, planned_runs, resolved_configs
 from unipool_dist.experiment.progress import Progress, progress_of
 from unipool_dist.experiment.specification import Experiment, freeze_experiment, read_experiment
 from unipool_dist.run.heartbeat import read_heartbeat

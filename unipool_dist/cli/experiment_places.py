@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unipool_dist.base.belongings import exists, foreign, refuse
-from unipool_dist.experiment.plan import Run
+from unipool_dist.experiment.planned import Run
 from unipool_dist.experiment.specification import Experiment, foreign_freeze
 from unipool_dist.run.beginning import in_the_way
-from unipool_dist.run.belongings import JOB_FOLDER
+from unipool_dist.run.own_files import JOB_FOLDER
 
 
 def check_places(experiment: Experiment, file: Path, runs: Sequence[Run]) -> None:

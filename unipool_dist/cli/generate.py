@@ -10,7 +10,7 @@ import click
 
 from unipool_dist.base.console import put, say
 from unipool_dist.cli.inference import Use, on_every_rank, use_options
-from unipool_dist.cli.parameters import COUNT, SEED, Finite
+from unipool_dist.cli.option_types import COUNT, SEED, Finite
 from unipool_dist.errors import UnipoolError
 
 if TYPE_CHECKING:

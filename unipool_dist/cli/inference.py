@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from unipool_dist.base.console import say
 from unipool_dist.base.user_code import trust
-from unipool_dist.cli.parameters import PROCESSES_HERE, STEP
+from unipool_dist.cli.option_types import PROCESSES_HERE, STEP
 from unipool_dist.errors import UnipoolError
 from unipool_dist.resilience.orphans import end_with_launcher
 from unipool_dist.topology.environment import read_environment
@@ -102,7 +102,7 @@ def chosen_batches(run: OpenedRun, sequences: int | Literal["all"] | None) -> di
     Raises:
         UnipoolError: it leaves the number to the run, which evaluates none.
     """
-    from unipool_dist.inference.losses import validation_batches
+    from unipool_dist.inference.validation import validation_batches
 
     count = run.plan.train.eval_sequences if sequences is None else sequences
     if count == 0:

@@ -12,7 +12,7 @@ from unipool_dist.base.console import put, say
 from unipool_dist.base.printable import aligned
 from unipool_dist.base.units import named_ranges, size
 from unipool_dist.cli.checkpoint.common import json_option, print_json
-from unipool_dist.cli.parameters import PROCESSES
+from unipool_dist.cli.option_types import PROCESSES
 from unipool_dist.config import Config, Outline, Plan, config_text, load_config, outline
 from unipool_dist.config.describe import describe_layout, describe_model, describe_owners
 from unipool_dist.errors import ConfigError, DataError

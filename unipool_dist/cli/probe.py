@@ -11,7 +11,7 @@ from unipool_dist.base.console import say
 from unipool_dist.base.printable import aligned
 from unipool_dist.base.progress_bars import count_bar
 from unipool_dist.cli.inference import Use, chosen_batches, on_every_rank, sequences_option, use_options
-from unipool_dist.cli.parameters import COUNT
+from unipool_dist.cli.option_types import COUNT
 from unipool_dist.errors import UnipoolError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from unipool_dist.base.console import put, say
 from unipool_dist.base.printable import printable
 from unipool_dist.base.programs import shown
-from unipool_dist.cli.parameters import PER_NODE, PER_NODE_OR_NONE, PROCESSES
+from unipool_dist.cli.option_types import PER_NODE, PER_NODE_OR_NONE, PROCESSES
 from unipool_dist.errors import UnipoolError
 
 if TYPE_CHECKING:

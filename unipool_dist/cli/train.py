@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from unipool_dist.base.user_code import trust
-from unipool_dist.cli.parameters import PROCESSES_HERE, STEP
+from unipool_dist.cli.option_types import PROCESSES_HERE, STEP
 from unipool_dist.config import Config, load_config, named_code, outline
 from unipool_dist.resilience.orphans import end_with_launcher
 from unipool_dist.resilience.signals import StopSignals

@@ -18,8 +18,8 @@ from unipool_dist.doctor.disk_space import CheckpointNeed, FreeSpace
 from unipool_dist.doctor.disk_speed import DiskRead, DiskWrite
 from unipool_dist.doctor.fact_probe import FactsProbe
 from unipool_dist.doctor.group_forming import GroupForming, Groups, groups_of_run, world_alone
-from unipool_dist.doctor.links import Links, faster_links
 from unipool_dist.doctor.measurement import M, Probe
+from unipool_dist.doctor.neighbours import Links, faster_links
 from unipool_dist.doctor.roster import Roster
 from unipool_dist.doctor.shared_directory import RunDirectory
 from unipool_dist.topology.environment import Environment

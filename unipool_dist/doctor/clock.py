@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from unipool_dist.base.units import seconds
-from unipool_dist.doctor.checks import Check
+from unipool_dist.doctor.findings import Check
 from unipool_dist.doctor.judgement import MAX_CLOCK_SKEW_S, clock_offset
 from unipool_dist.doctor.measurement import Probe
 from unipool_dist.doctor.roster import Roster

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from unipool_dist.base.units import gb_per_s, seconds, size
-from unipool_dist.doctor.checks import Check
+from unipool_dist.doctor.findings import Check
 from unipool_dist.doctor.group_forming import NOT_COMPARED, Groups, comparable
 from unipool_dist.doctor.judgement import SLOW_FACTOR, bus_factor, slow
 from unipool_dist.doctor.measurement import Probe

@@ -10,7 +10,7 @@ from statistics import median
 import torch
 
 from unipool_dist.base.units import ratios
-from unipool_dist.doctor.checks import Check
+from unipool_dist.doctor.findings import Check
 from unipool_dist.doctor.judgement import SLOW_FACTOR, slow_nodes_and_ranks
 from unipool_dist.doctor.measurement import Probe
 from unipool_dist.doctor.roster import Roster

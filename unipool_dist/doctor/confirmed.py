@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Generic
 
-from unipool_dist.doctor.checks import Check
+from unipool_dist.doctor.findings import Check
 from unipool_dist.doctor.measurement import M, Probe
 
 ROUNDS = 3

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unipool_dist.base.units import counted, size
-from unipool_dist.doctor.checks import Check, Status
+from unipool_dist.doctor.findings import Check, Status
 from unipool_dist.doctor.measurement import Probe
 
 _MIN_FREE_BYTES = 1e9

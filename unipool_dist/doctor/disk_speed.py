@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unipool_dist.base.units import ratios, seconds, size
-from unipool_dist.doctor.checks import Check
+from unipool_dist.doctor.findings import Check
 from unipool_dist.doctor.judgement import slow
 from unipool_dist.doctor.measurement import NotMeasuredError, Probe
 from unipool_dist.doctor.roster import Roster

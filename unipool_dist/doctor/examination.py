@@ -13,10 +13,10 @@ import torch.distributed as dist
 from pydantic import TypeAdapter
 
 from unipool_dist.doctor.agenda import Settings, probes
-from unipool_dist.doctor.checks import Check, Report
 from unipool_dist.doctor.council import Council, SilentRanksError
 from unipool_dist.doctor.fact_checks import describe_nodes
 from unipool_dist.doctor.fact_probe import FactsProbe
+from unipool_dist.doctor.findings import Check, Report
 from unipool_dist.doctor.measurement import NotMeasuredError, Probe
 from unipool_dist.doctor.meeting import judge_meeting, missing_ranks, open_store
 from unipool_dist.doctor.roster import Roster

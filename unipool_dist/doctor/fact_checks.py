@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from unipool_dist.base.units import counted, seconds, size
-from unipool_dist.doctor.checks import Check, Status
 from unipool_dist.doctor.facts import Facts
+from unipool_dist.doctor.findings import Check, Status
 from unipool_dist.doctor.judgement import by_value
 from unipool_dist.doctor.roster import Roster
 

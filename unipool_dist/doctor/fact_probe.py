@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unipool_dist.doctor.checks import Check
 from unipool_dist.doctor.fact_checks import check_facts
 from unipool_dist.doctor.facts import Facts, collect_facts
+from unipool_dist.doctor.findings import Check
 from unipool_dist.doctor.measurement import Probe
 from unipool_dist.doctor.roster import Roster
 from unipool_dist.topology.environment import Environment

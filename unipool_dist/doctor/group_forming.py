@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from unipool_dist.base.units import seconds
 from unipool_dist.config import Outline
-from unipool_dist.doctor.checks import Check
+from unipool_dist.doctor.findings import Check
 from unipool_dist.doctor.measurement import Probe
 from unipool_dist.doctor.roster import Roster
 from unipool_dist.topology.environment import Environment

@@ -15,7 +15,7 @@ from secrets import token_hex
 
 from unipool_dist.base.belongings import Folder, ForeignError, any_file, discard, remove, remove_if_empty
 from unipool_dist.base.units import seconds
-from unipool_dist.doctor.checks import Check
+from unipool_dist.doctor.findings import Check
 from unipool_dist.doctor.judgement import by_value
 from unipool_dist.doctor.measurement import Probe
 from unipool_dist.doctor.roster import Roster

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from unipool_dist.config import Config
-from unipool_dist.experiment.plan import Run, naming_variant
+from unipool_dist.experiment.planned import Run, naming_variant
 from unipool_dist.jobs.folder import JobFolder
-from unipool_dist.jobs.layout import choose_layout
 from unipool_dist.jobs.submission import Prepared, Request, check_idle, prepare_array, write_over
 from unipool_dist.jobs.submission import submit as hand_in
+from unipool_dist.jobs.task_layout import choose_layout
 
 
 def fewest_processes(runs: Sequence[Run], request: Request) -> Mapping[str, Config]:

@@ -17,7 +17,7 @@ from unipool_dist.base.exit_statuses import RESUME
 from unipool_dist.base.machine import cores_here, gpus_here, share_of_machine
 from unipool_dist.base.programs import Process, start_program
 from unipool_dist.errors import RunLockedError
-from unipool_dist.experiment.plan import Run
+from unipool_dist.experiment.planned import Run
 from unipool_dist.experiment.progress import progress_of
 from unipool_dist.jobs.freeze import freeze_config
 from unipool_dist.resilience.orphans import LAUNCHER_PID

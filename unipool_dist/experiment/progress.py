@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unipool_dist.experiment.plan import Run
+from unipool_dist.experiment.planned import Run
 from unipool_dist.observe.jsonlines import read_json_lines
 from unipool_dist.run.condition import Condition, read_condition
 from unipool_dist.run.lock import holder_of

@@ -20,7 +20,7 @@ from unipool_dist.config import Config, config_text, named_code
 from unipool_dist.errors import ConfigError
 from unipool_dist.jobs.environment_record import recorded
 from unipool_dist.jobs.folder import JobFolder
-from unipool_dist.run.belongings import CODE, USER_CODE
+from unipool_dist.run.own_files import CODE, USER_CODE
 
 PRIVATE = 0o600
 """Mode of the files that may hold text or environment of the user."""

@@ -23,12 +23,12 @@ from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.jobs import slurm
 from unipool_dist.jobs.folder import Job, JobFolder
 from unipool_dist.jobs.freeze import freeze_code, freeze_config, freeze_environment, freeze_user_code
-from unipool_dist.jobs.layout import choose_layout
 from unipool_dist.jobs.limits import check_time_limit
 from unipool_dist.jobs.profile import Profile
 from unipool_dist.jobs.render import Resources, render_script
 from unipool_dist.jobs.sweep import check_distinct, combinations, folder_name
-from unipool_dist.run.belongings import JOB_FOLDER
+from unipool_dist.jobs.task_layout import choose_layout
+from unipool_dist.run.own_files import JOB_FOLDER
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.errors import UnipoolError
 from unipool_dist.jobs import slurm
 from unipool_dist.jobs.folder import JobFolder, run_config
-from unipool_dist.jobs.layout import Layout, choose_layout
 from unipool_dist.jobs.policy import (
     ENDED_BY_SLURM,
     Decision,
@@ -34,6 +33,7 @@ from unipool_dist.jobs.policy import (
 )
 from unipool_dist.jobs.requeue import requeue
 from unipool_dist.jobs.takeover import wait_for_run
+from unipool_dist.jobs.task_layout import Layout, choose_layout
 from unipool_dist.jobs.tasks import doctor_command, task_environment, train_command
 from unipool_dist.run.attempts import Attempt, AttemptLog
 from unipool_dist.run.heartbeat import Heartbeat, read_heartbeat

@@ -9,8 +9,8 @@ from pathlib import Path
 from unipool_dist.base.credentials import KEY, new_key
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.jobs.folder import JobFolder
-from unipool_dist.jobs.layout import Layout
 from unipool_dist.jobs.profile import Profile
+from unipool_dist.jobs.task_layout import Layout
 
 _DOCTOR_MEASURES_S = 120
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from unipool_dist.base.progress_bars import Count, uncounted
 from unipool_dist.data import Batch
-from unipool_dist.inference.losses import AT_ONCE, Loss, together, validation_losses
 from unipool_dist.inference.opened import OpenedRun
+from unipool_dist.inference.validation import AT_ONCE, Loss, together, validation_losses
 from unipool_dist.observe.files import name_of
 from unipool_dist.observe.usage import Counts
 from unipool_dist.probe.observation import Recorder

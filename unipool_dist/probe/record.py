@@ -16,7 +16,7 @@ from unipool_dist.base.writing import replace_text
 from unipool_dist.errors import UnipoolError
 from unipool_dist.observe.files import is_our_figure, naming
 from unipool_dist.observe.usage import Counts, Floats
-from unipool_dist.run.belongings import IS_PROBE, PROBE_FIGURES
+from unipool_dist.run.own_files import IS_PROBE, PROBE_FIGURES
 
 FORMAT_VERSION = 1
 MATCHED = 8

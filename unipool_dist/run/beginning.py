@@ -12,7 +12,7 @@ from unipool_dist.base.writing import replace_text
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.config import Config, dump_config
 from unipool_dist.errors import ConfigError
-from unipool_dist.run.belongings import is_mark, things_of_a_run
+from unipool_dist.run.own_files import is_mark, things_of_a_run
 
 
 def check_run_dir(path: Path, *, overwrite: bool, resume: bool, must_resume: bool = False) -> None:

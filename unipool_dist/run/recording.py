@@ -15,7 +15,7 @@ from unipool_dist.config.plan import Plan
 from unipool_dist.data import Corpus
 from unipool_dist.engine.callback import Callback, Record, RunInfo, SaveReport
 from unipool_dist.errors import UnipoolError
-from unipool_dist.observe.console import checkpoint_line, train_line, validation_line
+from unipool_dist.observe.lines import checkpoint_line, train_line, validation_line
 from unipool_dist.observe.metrics import MetricsWriter
 from unipool_dist.observe.sink import SINKS, Sink, SinkStart
 from unipool_dist.observe.usage import spread_over_pools, summarize
@@ -110,7 +110,7 @@ class Console(Callback):
         """Draw the figures and say where everything is. A run without figures is finished all the same."""
         if stop is not None:
             return
-        from unipool_dist.observe.report import write_figures  # takes a while to load, and is not needed before
+        from unipool_dist.observe.run_figures import write_figures  # takes a while to load, and is not needed before
 
         try:
             figures = write_figures(self._dir)

@@ -25,7 +25,7 @@ from unipool_dist.checkpoint.offline.export_format import (
 )
 from unipool_dist.checkpoint.offline.export_tokenizer import copy_tokenizer
 from unipool_dist.checkpoint.offline.locate import Located
-from unipool_dist.checkpoint.offline.reading import TensorInfo, TensorReader
+from unipool_dist.checkpoint.offline.tensor_reader import TensorInfo, TensorReader
 from unipool_dist.checkpoint.progress import now
 from unipool_dist.config import dump_config, resolve_model
 from unipool_dist.data.tokenizer import TOKENIZER_FILES

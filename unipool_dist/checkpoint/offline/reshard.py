@@ -11,8 +11,8 @@ from unipool_dist.base.progress_bars import Bar, no_bar
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.offline.cuts import cut_into_files
 from unipool_dist.checkpoint.offline.locate import Located
-from unipool_dist.checkpoint.offline.reading import TensorReader
 from unipool_dist.checkpoint.offline.rewrite import rewrite_checkpoint
+from unipool_dist.checkpoint.offline.tensor_reader import TensorReader
 from unipool_dist.checkpoint.pieces import Piece
 from unipool_dist.errors import CheckpointError
 

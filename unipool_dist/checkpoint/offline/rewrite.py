@@ -15,7 +15,7 @@ from torch.futures import Future
 from torch.utils.serialization import config as serialization_config
 
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.checkpoint.offline.reading import alone
+from unipool_dist.checkpoint.offline.tensor_reader import alone
 from unipool_dist.checkpoint.pieces import Piece
 from unipool_dist.checkpoint.planners import PieceSavePlanner
 from unipool_dist.checkpoint.progress import Progress

@@ -11,7 +11,7 @@ import click
 
 from unipool_dist.base.console import put, say
 from unipool_dist.checkpoint.offline.locate import Located, locate
-from unipool_dist.cli.parameters import STEP
+from unipool_dist.cli.option_types import STEP
 
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 step_option = click.option(

@@ -16,7 +16,7 @@ from unipool_dist.cli.checkpoint.common import find, json_option, layout, print_
 from unipool_dist.model.inventory import is_expert, split_key
 
 if TYPE_CHECKING:
-    from unipool_dist.checkpoint.offline.reading import TensorInfo
+    from unipool_dist.checkpoint.offline.tensor_reader import TensorInfo
 
 
 @click.command()
@@ -29,7 +29,7 @@ def inspect(run: Path, step: int | None, tensors: bool, as_json: bool) -> None:
 
     Reads its small files and the index of its tensors; `verify` reads everything.
     """
-    from unipool_dist.checkpoint.offline.reading import TensorReader
+    from unipool_dist.checkpoint.offline.tensor_reader import TensorReader
 
     located = find(run, step)
     infos = list(TensorReader(located.folder).tensors.values())

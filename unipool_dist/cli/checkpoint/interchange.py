@@ -19,7 +19,7 @@ from unipool_dist.cli.checkpoint.common import (
     run_argument,
     step_option,
 )
-from unipool_dist.cli.parameters import Finite
+from unipool_dist.cli.option_types import Finite
 from unipool_dist.run.beginning import in_the_way
 from unipool_dist.run.lock import RunLock
 

@@ -19,7 +19,7 @@ from unipool_dist.checkpoint.manifest import join_faults, read_manifest
 from unipool_dist.checkpoint.offline.locate import checkpoint_folders
 from unipool_dist.checkpoint.offline.survey import Entry, survey
 from unipool_dist.cli.checkpoint.common import json_option, layout, print_json, run_argument
-from unipool_dist.cli.parameters import STEP
+from unipool_dist.cli.option_types import STEP
 from unipool_dist.errors import CheckpointError
 
 _HEAD = ("step", "written at", "size", "files", "written by", "state")

@@ -19,7 +19,7 @@ from unipool_dist.cli.checkpoint.common import (
     run_argument,
     step_option,
 )
-from unipool_dist.cli.parameters import PROCESSES
+from unipool_dist.cli.option_types import PROCESSES
 from unipool_dist.config import dump_config
 from unipool_dist.run.beginning import in_the_way
 from unipool_dist.run.lock import RunLock

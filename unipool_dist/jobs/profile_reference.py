@@ -1,6 +1,6 @@
 """docs/profile.md, made from the profile's fields.
 
-``python -m unipool_dist.jobs.reference > docs/profile.md`` rewrites it.
+``python -m unipool_dist.jobs.profile_reference > docs/profile.md`` rewrites it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from unipool_dist.jobs.profile import Container, Profile
 _INTRODUCTION = """\
 # Profile of a cluster
 
-<!-- Written by `python -m unipool_dist.jobs.reference`; edit unipool_dist/jobs/profile.py instead. -->
+<!-- Written by `python -m unipool_dist.jobs.profile_reference`; edit unipool_dist/jobs/profile.py instead. -->
 
 What a job needs to know of a cluster, in a YAML file that `unipool-dist submit` takes with `--profile FILE` or from the
 variable `UNIPOOL_DIST_PROFILE`. Start from [slurm/profiles/example.yaml](../slurm/profiles/example.yaml). Every field
