@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from unipool_dist.checkpoint.compatibility import check_compatible, run_differences
-from unipool_dist.checkpoint.progress import DataIdentity
-from unipool_dist.config import Config, dump_config, load_config, resolve
+from unipool_dist.checkpoint.progress import DataIdentity, read_config
+from unipool_dist.config import Config, config_text, dump_config, load_config, resolve
 from unipool_dist.config.roles import Role, is_for_inference, role_of, settings_of
 from unipool_dist.errors import CheckpointError, ConfigError
 from unipool_dist.inference.layout import inference_plan
@@ -114,6 +115,26 @@ def test_an_imported_model_takes_any_corpus_of_its_tokenizer() -> None:
         check("model.hidden_size=64", saved=imported)
     with pytest.raises(CheckpointError, match="tokenizer"):
         check(saved=imported, data=DATA.model_copy(update={"tokenizer_hash": "other"}))
+
+
+def test_a_field_that_this_version_does_not_know_is_refused(tmp_path: Path) -> None:
+    text = config_text(config()).replace("model:", "model:\n  window: 7")
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(CheckpointError, match=r"model\.window: no such field in this version, has 7"):
+        read_config(tmp_path)
+
+
+def test_a_field_that_the_checkpoint_lacks_counts_as_what_its_version_did(tmp_path: Path) -> None:
+    values = yaml.safe_load(config_text(config()))
+    del values["optimizer"]["router_lr_scale"], values["pool"]["balance"]["bias_rate"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    saved = read_config(tmp_path)
+    assert check_compatible(saved, DATA, config(), DATA) == []
+    assert check_compatible(saved, DATA, config("optimizer.router_lr_scale=0.5"), DATA) == [
+        "optimizer.router_lr_scale: 1.0 until now, 0.5 from here on"
+    ]
+    with pytest.raises(CheckpointError, match=r"bias_rate: 0\.0 in the checkpoint, 0\.1 now"):
+        check_compatible(saved, DATA, config("pool.balance.bias_rate=0.1"), DATA)
 
 
 # Another legal value of every field of the configuration.

@@ -21,7 +21,7 @@ from unipool_dist.run.heartbeat import HeartbeatWriter
 
 STEPS = 12
 STUCK = "2026-01-02T03-04-05"
-BASE = (f"train.steps={STEPS}", "optimizer.decay=constant", "checkpoint.interval=2")
+BASE = (f"train.steps={STEPS}", "optimizer.decay=constant", "optimizer.momentum=0.5", "checkpoint.interval=2")
 KEEP = ("checkpoint.keep_last=1", "checkpoint.keep_every=4")
 
 
@@ -32,8 +32,9 @@ def base(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("base") / "run"
     (run_dir / "watchdog" / STUCK).mkdir(parents=True)
     HeartbeatWriter(run_dir, steps=STEPS, resumed_from=0).write(1)
-    said, _ = complete(command_of(tiny_corpus, run_dir, *BASE, *KEEP, "--resume"))
+    said, warned = complete(command_of(tiny_corpus, run_dir, *BASE, *KEEP, "--resume"))
     (run_dir.parent / "said").write_text(said)
+    (run_dir.parent / "warned").write_text(warned)
     return run_dir
 
 
@@ -51,6 +52,12 @@ def test_to_resume_where_nothing_is_begins_and_what_the_watchdog_found_stays(bas
     )
     assert f"no checkpoint in {base}: starting at step 1\n" in (base.parent / "said").read_text()
     assert (base / "watchdog" / STUCK).is_dir()
+
+
+def test_a_setting_without_effect_is_warned_of_once(base: Path) -> None:
+    warned = (base.parent / "warned").read_text()
+    assert warned.count("warning: optimizer.momentum=0.5 has no effect, as optimizer.name=adamw\n") == 1
+    assert warned.count("has no effect") == 1
 
 
 def test_old_checkpoints_go(base: Path) -> None:
