@@ -39,7 +39,14 @@ def test_a_setting_without_effect_is_named(setting: str, others: tuple[str, ...]
 
 
 def test_one_that_has_an_effect_is_not(tmp_path: Path) -> None:
-    used = ["optimizer.name=sgd", "optimizer.momentum=0.9", "pool.balance.alpha=0.5", "checkpoint.keep_every=10"]
+    used = [
+        "optimizer.name=sgd",
+        "pool.balance.loss=my:Loss",
+        "pool.balance.window=microbatch",
+        "optimizer.momentum=0.9",
+        "pool.balance.alpha=0.5",
+        "checkpoint.keep_every=10",
+    ]
     assert settings_without_effect(load_config(None, used)) == []
 
 

@@ -22,10 +22,10 @@ def settings_without_effect(config: Config) -> list[str]:
 
 
 def _idle(config: Config) -> Iterator[tuple[str, str]]:
-    """Yield the name of every field that changes nothing, and why."""
+    """Yield the name of every field that changes nothing, and why; a class of the user's own may use any."""
     optimizer, pool = config.optimizer, config.pool
-    if optimizer.name != "sgd":
-        yield "optimizer.momentum", f"optimizer.name={optimizer.name}"
+    if optimizer.name == "adamw":
+        yield "optimizer.momentum", "optimizer.name=adamw"
     if optimizer.name == "sgd":
         yield from ((f"optimizer.{name}", "optimizer.name=sgd") for name in ("beta1", "beta2", "epsilon"))
     if optimizer.decay == "constant":
@@ -37,7 +37,7 @@ def _idle(config: Config) -> Iterator[tuple[str, str]]:
     if pool.balance.loss == "none":
         yield "pool.balance.alpha", "pool.balance.loss=none"
         yield "pool.balance.scores", "pool.balance.loss=none"
-    if pool.balance.loss != "pool":
+    if pool.balance.loss in ("layer", "none"):
         yield "pool.balance.window", f"pool.balance.loss={pool.balance.loss}"
     if config.train.eval_sequences == 0:
         yield "train.eval_interval", "train.eval_sequences=0"
