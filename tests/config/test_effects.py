@@ -27,6 +27,9 @@ IDLE = [
     ("train.eval_interval=10", ("train.eval_sequences=0",), "train.eval_sequences=0"),
     ("checkpoint.keep_every=10", ("checkpoint.keep_last=0",), "checkpoint.keep_last=0 keeps all"),
     ("checkpoint.keep_every=10", ("checkpoint.interval=0",), "checkpoint.interval=0 saves at the end or a stop only"),
+    ("log.online=True", (), "log.sinks=[]"),
+    ("log.project=mine", (), "log.sinks=[]"),
+    ("log.profile_ranks=[1]", (), "log.profile_steps=null"),
     ("run.watchdog_s=900.0", (), "parallel.timeout_s=600.0 comes first"),
 ]
 

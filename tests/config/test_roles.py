@@ -7,7 +7,8 @@ from pydantic import Field
 
 from unipool_dist.config import Config
 from unipool_dist.config.roles import Io, Layout, Role, Shape, flat, role_of, settings_of
-from unipool_dist.config.sections import ModelSection, Section
+from unipool_dist.config.sections import ModelSection
+from unipool_dist.config.values import Section
 
 
 def test_every_field_has_one_role() -> None:

@@ -62,6 +62,14 @@ def test_fields_of_later_versions_have_the_value_that_this_one_worked_with(tmp_p
     assert {name: flat(config)[name] for name in ADDED} == ADDED
 
 
+def test_a_field_that_is_free_to_change_may_be_lacking(tmp_path: Path) -> None:
+    def earlier(values: dict[str, Any]) -> None:
+        del values["log"], values["run"]["watchdog_s"], values["train"]["eval_sequences"]
+
+    config = load_written(written(tmp_path / "config.yaml", earlier))
+    assert config.log == load_config(None).log and config.train.eval_sequences == 32
+
+
 def test_a_field_that_every_version_had_is_missed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="lacks fields that every version writes") as refused:
         load_written(written(tmp_path / "config.yaml", lambda values: values["model"].pop("norm_epsilon")))

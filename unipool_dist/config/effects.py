@@ -45,6 +45,10 @@ def _idle(config: Config) -> Iterator[tuple[str, str]]:
         yield "checkpoint.keep_every", "checkpoint.keep_last=0 keeps all"
     elif config.checkpoint.interval == 0:
         yield "checkpoint.keep_every", "checkpoint.interval=0 saves at the end or a stop only"
+    if not config.log.sinks:
+        yield from ((f"log.{name}", "log.sinks=[]") for name in ("online", "project"))
+    if config.log.profile_steps is None:
+        yield "log.profile_ranks", "log.profile_steps=null"
     if config.run.watchdog_s is not None and config.run.watchdog_s >= config.parallel.timeout_s:
         yield "run.watchdog_s", f"parallel.timeout_s={config.parallel.timeout_s} comes first"
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from unipool_dist.config.checks import check_dense, check_outline, check_pools
 from unipool_dist.config.deepspeed import read_deepspeed_config
 from unipool_dist.config.plan import ModelSizes, Outline, ParallelPlan, Plan, PoolPlan, RunPlan
-from unipool_dist.config.sections import MAX_PROCESSES, Config, ParallelSection, PoolSection
+from unipool_dist.config.sections import Config, ParallelSection, PoolSection
+from unipool_dist.config.values import MAX_PROCESSES
 from unipool_dist.errors import TopologyError
 from unipool_dist.layout.pool_map import PoolMap
 from unipool_dist.layout.rank_grid import RankGrid

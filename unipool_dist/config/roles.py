@@ -36,6 +36,11 @@ class Role(Enum):
         return self in (Role.SHAPE, Role.FIXED)
 
     @property
+    def is_free_on_resume(self) -> bool:
+        """Whether another value on resume is neither refused nor reported."""
+        return not self.is_refused_on_resume and self is not Role.RUN
+
+    @property
     def is_part_of_the_run(self) -> bool:
         """Whether another value, from the first step on, makes another run."""
         return self not in (Role.SPLIT, Role.LAYOUT, Role.IO)

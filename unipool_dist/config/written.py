@@ -16,17 +16,17 @@ from unipool_dist.base.yaml_text import MAX_YAML_BYTES, parse_yaml
 from unipool_dist.config.faults import shown
 from unipool_dist.config.fields import is_section
 from unipool_dist.config.load import load_config, read_sections
-from unipool_dist.config.roles import settings_of
+from unipool_dist.config.roles import role_of, settings_of
 from unipool_dist.config.sections import Config
 from unipool_dist.errors import ConfigError
 
 _SECTIONS = {"model", "pool", "parallel", "data", "optimizer", "train", "log", "run"}
 """Sections of every version so far."""
 ADDED: Mapping[str, Any] = MappingProxyType(
-    {"model.family": "llama", "pool.balance.bias_rate": 0.0, "optimizer.router_lr_scale": 1.0, "run.watchdog_s": None}
+    {"model.family": "llama", "pool.balance.bias_rate": 0.0, "optimizer.router_lr_scale": 1.0}
 )
-"""Fields that some checkpoints lack, with the value that the versions that wrote these worked with. A new field is
-added here, whatever its default is; else checkpoints without it are refused."""
+"""Fields that some checkpoints lack, with the value that the versions that wrote these worked with. A new field of a
+role that must not change unnoticed is added here, whatever its default is; else checkpoints without it are refused."""
 
 
 def is_written_config(path: Path) -> bool:
@@ -50,7 +50,8 @@ def is_written_config(path: Path) -> bool:
 def load_written(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a configuration that this version or an earlier one wrote into a checkpoint.
 
-    A field that it lacks has the value in :data:`ADDED`: what the version that wrote it did.
+    A field that it lacks has the value in :data:`ADDED`, what the version that wrote it did; one that is free to change
+    has its default.
 
     Raises:
         ConfigError: it cannot be read, has fields that this version does not know, or lacks some that every version
@@ -61,7 +62,7 @@ def load_written(path: Path, overrides: Iterable[str] = ()) -> Config:
     if unknown:
         lines = [f"{short(name, 100)}: no such field in this version, has {shown(x)}" for name, x in unknown.items()]
         raise ConfigError(f"{printable(path)} was written by a later version; use that one:\n{listed(lines)}")
-    absent = [name for name in known if name not in written]
+    absent = [name for name, field in known.items() if name not in written and not role_of(field).is_free_on_resume]
     lost = [name for name in absent if name not in ADDED]
     if lost:
         raise ConfigError(f"{printable(path)} lacks fields that every version writes; restore it:\n{listed(lost)}")

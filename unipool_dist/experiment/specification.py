@@ -17,7 +17,7 @@ from unipool_dist.base.reading import read_text
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.writing import replace_text
 from unipool_dist.base.yaml_text import read_yaml
-from unipool_dist.config.sections import PathText, Seed
+from unipool_dist.config.values import PathText, Seed
 from unipool_dist.errors import ConfigError
 
 FROZEN_FILE = "experiment.yaml"
