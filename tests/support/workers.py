@@ -1,23 +1,26 @@
 """Worker processes for tests that need several ranks: started once, kept for the whole session.
 
-Importing torch, Megatron-core and DeepSpeed costs seconds per process, so the processes stay; every task gets fresh
-process groups.
+Every task gets fresh process groups. ``python -m tests.support.workers SOCKET`` is one of the processes.
 """
 
 from __future__ import annotations
 
 import gc
-import multiprocessing as mp
 import os
 import random
 import socket
+import subprocess
+import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Client, Connection, Listener, wait
+from pathlib import Path
 from typing import Any
 
 MAX_WORKERS = 8
+_ROOT = Path(__file__).parents[2]
 
 
 class WorkerError(AssertionError):
@@ -28,8 +31,9 @@ class Workers:
     """Up to eight ranks. A task is an importable function ``f(environment, *args)``; its results come back by rank."""
 
     def __init__(self) -> None:
-        self._processes: list[Any] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
         self._connections: list[Connection] = []
+        self._last_task = "none"
 
     def run(self, function: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 600) -> list[Any]:
         """Run ``function`` on ranks ``0 .. world_size - 1``; return their results.
@@ -38,6 +42,8 @@ class Workers:
             WorkerError: after all processes were ended, so that the next task starts from fresh ones.
         """
         assert 1 <= world_size <= MAX_WORKERS
+        self._check_all_live()
+        self._last_task = f"{function.__module__}.{function.__qualname__}"
         self._start(world_size)
         port = free_port()
         for rank in range(world_size):
@@ -65,23 +71,40 @@ class Workers:
             raise WorkerError("\n".join([f"no answer from ranks {silent} after {timeout_s:g} s", *parts]))
         return [answers[rank][1] for rank in range(world_size)]
 
+    def pids(self) -> list[int]:
+        """Process ids, of those that were started."""
+        return [process.pid for process in self._processes]
+
     def close(self) -> None:
         """End all processes."""
         for process in self._processes:
             process.kill()
         for process in self._processes:
-            process.join()
+            process.wait()
+        for connection in self._connections:
+            connection.close()
         self._processes, self._connections = [], []
 
+    def _check_all_live(self) -> None:
+        """Say so where it can still be seen what ended a worker: after the test before, not in all that follow."""
+        ended = [
+            f"rank {rank}: {status}"
+            for rank, process in enumerate(self._processes)
+            if (status := process.poll()) is not None
+        ]
+        if ended:
+            self.close()
+            raise WorkerError(f"workers have died since {self._last_task}, by exit status: {', '.join(ended)}")
+
     def _start(self, count: int) -> None:
-        context = mp.get_context("spawn")
-        while len(self._processes) < count:
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there,), daemon=True)
-            process.start()
-            there.close()
-            self._processes.append(process)
-            self._connections.append(here)
+        with tempfile.TemporaryDirectory() as folder, Listener(str(Path(folder, "socket"))) as listener:
+            command = [sys.executable, "-m", "tests.support.workers", str(listener.address)]
+            while len(self._processes) < count:
+                variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+                self._processes.append(subprocess.Popen(command, cwd=_ROOT, env=variables))
+                connection = listener.accept()
+                connection.send(sys.path)  # the modules of tests are found as they are here
+                self._connections.append(connection)
 
 
 def free_port() -> int:
@@ -97,7 +120,7 @@ def free_port() -> int:
 
 
 def _serve(connection: Connection) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
+    sys.path[:] = connection.recv()
     import torch
 
     from unipool_dist.topology.environment import Environment
@@ -114,3 +137,7 @@ def _serve(connection: Connection) -> None:
         except BaseException:
             connection.send(("error", traceback.format_exc()))
         gc.collect()  # groups in cycles keep threads that wake a hundred times a second
+
+
+if __name__ == "__main__":
+    _serve(Client(sys.argv[1]))
