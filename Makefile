@@ -39,7 +39,7 @@ constraints = constraints/py$$($(BIN)/python -c 'import sys; print("%d%d" % sys.
 pip_install = $(BIN)/python -m pip install --no-compile --constraint $(constraints) $(1) >>$(INSTALL_LOG) 2>&1 || \
 	{ tail -n 30 $(INSTALL_LOG); echo "installation failed; the whole log is in $(INSTALL_LOG)" >&2; exit 1; }
 
-.PHONY: help setup train test test-slurm test-py312 check format bench bench-checkpoint fuzz soak clean
+.PHONY: help setup train test test-fast test-slurm test-py312 check format bench bench-checkpoint fuzz soak clean
 
 help: ## this list
 	@awk -F ':.*## *' '/^[a-z0-9-]+:.*##/ { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,8 +59,15 @@ train: $(INSTALLED) ## prepare the default corpus and train a small UniPool on i
 	$(BIN)/unipool-dist data prepare data/default
 	$(BIN)/unipool-dist train $(TRAIN_CONFIG) --nproc $(NPROC) $(TRAIN_ARGS)
 
+# $(call pytest,ARGUMENTS): of what PYTEST_ARGS may ask for, there may be none among these tests.
+pytest = $(BIN)/python -m pytest $(1) $(PYTEST_ARGS) || [ $$? -eq 5 ]
+
 test: $(INSTALLED) ## run all tests but those on SLURM
-	$(BIN)/python -m pytest --numprocesses=$(PYTEST_WORKERS) --dist=loadfile $(PYTEST_ARGS)
+	$(call pytest,-m "not timing" --numprocesses=$(PYTEST_WORKERS) --dist=loadfile)
+	$(call pytest,-m timing) # one after another: a busy machine upsets them
+
+test-fast: $(INSTALLED) ## run the tests that start no process, and four of the parity with one process; three minutes
+	$(BIN)/python -m pytest -m "pure or fast" --numprocesses=$(PYTEST_WORKERS) --dist=loadfile $(PYTEST_ARGS)
 
 # A test that takes too long is to fail and be cleared up after, not to end all others, as the other method would.
 test-slurm: $(INSTALLED) ## run the tests on a SLURM cluster of namespaces on this machine; needs root, installs SLURM

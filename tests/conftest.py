@@ -1,17 +1,64 @@
-"""What all tests share: one set of worker processes, one tiny corpus, and the rule that a test leaves no trace."""
+"""What all tests share: their kinds and budgets, one set of worker processes, one tiny corpus, and the rule that a test
+leaves no trace."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.budget import budget_of, cpu_s
+from tests.support.marking import KINDS, kinds_of
+from tests.support.preloaded.session import PRELOADED
 from tests.support.runs import train_command, write_sources
 from tests.support.signals import handlers, handlers_given_back
 from tests.support.workers import Workers
+
+# Processes side by side, of one thread each; and what is forked from one process needs the same setting as it had.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+PRELOADED.install()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--preloaded``."""
+    parser.addoption("--preloaded", action="store_true", help="programs that tests start are forks of a preloaded one")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its kinds."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        given = {mark.name for mark in item.iter_markers()}
+        for kind in sorted(kinds_of(item) - given):
+            if kind != "pure" or not given.intersection(KINDS):
+                item.add_marker(kind)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """With ``--preloaded``, let programs from here on be forks, but for the tests that want ``real_programs``."""
+    real = "real_programs" in item.keywords or not item.config.getoption("--preloaded")
+    PRELOADED.begin(item.nodeid, real=real, allowed="pure" not in item.keywords)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Fail a test that used more CPU time than is right for its kind."""
+    pool: Workers | None = getattr(item, "funcargs", {}).get("workers")
+    before = cpu_s(pool.pids() if pool else ())
+    yield
+    used = cpu_s(pool.pids() if pool else ()) - before
+    budget = budget_of(mark.name for mark in item.iter_markers())
+    assert used <= budget, f"this test used {used:.0f} s of CPU; of its kind {budget} s are right"
+
+
+def pytest_unconfigure() -> None:
+    """End the process that programs were forked from."""
+    PRELOADED.close()
 
 
 @pytest.fixture(autouse=True)

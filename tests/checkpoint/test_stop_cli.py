@@ -18,6 +18,8 @@ from tests.checkpoint.damage import flip_bit
 from tests.support.running import Run, last_step
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 
+pytestmark = pytest.mark.timing
+
 STEPS = 16
 
 

@@ -21,6 +21,8 @@ from tests.support.running import one_thread
 from tests.support.runs import TINY_RUN
 from unipool_dist.doctor.judgement import bus_factor
 
+pytestmark = pytest.mark.timing
+
 LOCAL = {
     "rendezvous",
     "versions",
@@ -65,6 +67,7 @@ def test_one_process(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.real_programs
 def test_four_processes_over_the_groups_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("run: {dir: runs/a}\n")
     layout = ["parallel.pp=2", "pool.parallel_size=2"]

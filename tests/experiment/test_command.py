@@ -98,6 +98,7 @@ def test_a_run_that_fails_is_named_and_tried_again_while_others_finish(tmp_path:
     assert "plain/seed-1: started" not in said
 
 
+@pytest.mark.real_programs
 def test_runs_of_several_processes(tmp_path: Path, tiny_corpus: Path) -> None:
     path = write_experiment(tmp_path, tiny_corpus, variants={"plain": {"set": {"parallel.pp": 2}}}, seeds=[1])
     said, _ = complete(path, "--nproc", "2")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from tests.support.using import complete, refused
 from unipool_dist.inference.generation import as_text
 
@@ -30,6 +32,7 @@ def test_a_prompt_that_ends_within_a_character_is_not_repeated() -> None:
     assert "".join(as_text(Bytes(), list("é".encode()[:1]), "é".encode()[1:])) in ("", "é")  # type: ignore[arg-type]
 
 
+@pytest.mark.real_programs
 def test_the_command_continues_a_text_on_any_layout(small_run: Path) -> None:
     options = ("--prompt=-", "--max-tokens=20", "--temperature=0")
     said, _ = complete("generate", small_run, *options, stdin="the quick brown")

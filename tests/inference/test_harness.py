@@ -151,6 +151,7 @@ def _ask(run: OpenedRun) -> dict[str, Accuracy] | None:
     )
 
 
+@pytest.mark.real_programs
 def test_the_command_reports_every_task(small_run: Path, task_data: Path) -> None:
     arguments = ("eval", small_run, "--tasks=heldout,paper", "--task-data", task_data, "--nproc=2")
     said, _ = complete(*arguments, "--task-limit=8", "--json")

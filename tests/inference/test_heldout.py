@@ -74,6 +74,7 @@ def test_a_text_with_too_few_different_passages_has_no_questions(
         held_out_questions(Corpus.open(tiny_corpus))
 
 
+@pytest.mark.real_programs
 def test_white_space_is_kept(tmp_path: Path) -> None:
     lines = [f"def f{i}(x):\n    if x > {i}:\n        return x  +  {i} * {i + 7}" for i in range(400)]
     (tmp_path / "code.txt").write_text("\n\n".join(lines))

@@ -16,6 +16,8 @@ from tests.support.running import last_step
 from tests.support.runs import train_command
 from tests.support.workers import free_port
 
+pytestmark = pytest.mark.timing
+
 LAUNCHERS = Path(__file__).parents[2] / "launchers"
 TASK = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 # In place of the program: says that it has started, waits, and says which signals the kernel has kept for it.

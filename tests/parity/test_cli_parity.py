@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tests.support.runs import train_command
 
@@ -18,6 +19,7 @@ def _metrics(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.real_programs
 def test_metrics_agree_between_layouts(tiny_corpus: Path, tmp_path: Path) -> None:
     layouts = {
         "one": (1, []),

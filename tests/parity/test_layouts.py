@@ -51,6 +51,9 @@ CASES: dict[tuple[int, int, int, int, int], list[tuple[str, tuple[str, ...]]]] =
     (2, 2, 2, 8, 2): [("adamw", ()), ("sgd", RECOMPUTE), ("top2-sgd", ()), ("groups-of-2", ())],
     (3, 2, 1, 6, 3): [("sgd", ("pool.num_experts=18",))],  # 4 layers over 3 stages: 2, 1, 1
 }
+FAST = {(2, 1, 1, 2, 2), (1, 2, 1, 2, 1), (1, 1, 2, 2, 1), (2, 2, 1, 2, 2)}
+"""Those of `make test-fast`: each axis alone, and two of them."""
+LAYOUTS = [pytest.param(layout, marks=[pytest.mark.fast] if layout in FAST else []) for layout in CASES]
 
 
 # (pp, dp, tp), and overrides that must change nothing
@@ -71,7 +74,7 @@ def reference(workers: Workers, model: tuple[str, ...]) -> RankResult:
     return results[0]
 
 
-@pytest.mark.parametrize("layout", CASES, ids=lambda layout: "pp{}-dp{}-tp{}-q{}-n{}".format(*layout))
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: "pp{}-dp{}-tp{}-q{}-n{}".format(*layout))
 def test_layout_equals_one_process(workers: Workers, layout: tuple[int, int, int, int, int]) -> None:
     pp, dp, tp, q, n = layout
     grid = (f"parallel.pp={pp}", f"parallel.tp={tp}", f"pool.parallel_size={q}", f"pool.stages_per_group={n}")

@@ -33,6 +33,7 @@ def probed(small_run: Path, layered_run: Path, tmp_path_factory: pytest.TempPath
     return shared, layered, said
 
 
+@pytest.mark.real_programs
 def test_everything_is_written(probed: tuple[Path, Path, str]) -> None:
     shared, layered, said = probed
     assert {path.name for path in (layered / "probe").iterdir()} == {"probe.json", *FIGURES}

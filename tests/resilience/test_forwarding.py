@@ -7,6 +7,10 @@ import subprocess
 import sys
 import time
 
+import pytest
+
+pytestmark = pytest.mark.timing
+
 START = """
 import signal, subprocess, sys, time
 from unipool_dist.resilience.forwarding import SignalForwarder

@@ -16,6 +16,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 
 from unipool_dist.run.launch import outcome
 
+pytestmark = pytest.mark.timing
+
 LAUNCH = """
 import os, signal, sys
 from unipool_dist.run import launch

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+pytestmark = pytest.mark.timing
+
 START = """
 import ctypes, os, signal, sys, time
 from unipool_dist.resilience.signals import StopSignals

@@ -31,6 +31,8 @@ from unipool_dist.resilience.watchdog_inquiry import ANSWER_S, LOOK_S
 from unipool_dist.resilience.watchdog_report import NoProgressError, Whereabouts
 from unipool_dist.run.launch import outcome
 
+pytestmark = pytest.mark.timing
+
 LIMIT_S, STEPS = 3.0, 6
 SLACK_S = ANSWER_S + LOOK_S + 6
 """Beside the limit: answers, a look at who does not, and what the launcher takes on a busy machine."""

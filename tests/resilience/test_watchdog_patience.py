@@ -23,6 +23,8 @@ from unipool_dist.resilience.stacks import (
 )
 from unipool_dist.topology.notes import Notes
 
+pytestmark = pytest.mark.timing
+
 
 def waited(patience: Patience, *times: float, number: int = 1) -> bool:
     for now in times:

@@ -19,6 +19,8 @@ from torch.distributed.run import config_from_args
 from tests.support.runs import train_command
 from unipool_dist.cli.torchrun import torchrun
 
+pytestmark = pytest.mark.real_programs
+
 HOSTILE = "import pathlib; pathlib.Path(__file__).with_name('EXECUTED').touch()\nraise SystemExit('hostile')\n"
 """A module that is not to be imported."""
 
