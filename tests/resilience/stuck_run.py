@@ -33,9 +33,10 @@ def spoil(kind: str) -> None:
 
     from unipool_dist.resilience.stop import StopRequest
     from unipool_dist.run import assembly, session
+    from unipool_dist.run.lock import RunLock
 
     stuck = int(os.environ["RANK"]) == STUCK_RANK
-    read, poll, release, opened = assembly.micro_batch, StopRequest.poll, session.RunLock.release, session.Corpus.open
+    read, poll, release, opened = assembly.micro_batch, StopRequest.poll, RunLock.release, session.Corpus.open
     polls = 0
 
     def slow_micro_batch(*args: Any, consumed_samples: int, **kwargs: Any) -> Any:
@@ -73,7 +74,7 @@ def spoil(kind: str) -> None:
     elif kind == "collective":
         StopRequest.poll = other_poll  # type: ignore[method-assign]
     elif kind == "end":
-        session.RunLock.release = stuck_release  # type: ignore[method-assign]
+        RunLock.release = stuck_release  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

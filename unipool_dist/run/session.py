@@ -14,7 +14,6 @@ from unipool_dist.base.exit_statuses import RESUME
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.stopping import Stop
 from unipool_dist.checkpoint.compatibility import check_compatible
-from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.progress import DataIdentity
 from unipool_dist.checkpoint.randomness import seed_generators
 from unipool_dist.checkpoint.resume import DamagedError, Found, find_checkpoint, load_checkpoint
@@ -38,11 +37,9 @@ from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.resilience.stop import StopRequest
 from unipool_dist.resilience.watchdog import Watchdog
 from unipool_dist.run.assembly import batch_source, describe
-from unipool_dist.run.beginning import begin_run_dir, check_run_dir, continue_run_dir
 from unipool_dist.run.callbacks import CALLBACKS, Heartbeat, Stopping
 from unipool_dist.run.fitting import check_rank_fits
-from unipool_dist.run.heartbeat import read_heartbeat
-from unipool_dist.run.lock import RunLock
+from unipool_dist.run.opening import OpenedDirectory
 from unipool_dist.run.recording import Console, Recording, open_sinks
 from unipool_dist.run.start import Start
 from unipool_dist.topology.agreement import failing_together, on_rank_0
@@ -83,8 +80,8 @@ def train_session(
         for setting in settings_without_effect(config) if groups.rank == 0 else ():
             say(f"warning: {setting}", err=True)
         every = Callbacks([watchdog, Stopping(stop, deadline), Tracing(), MemorySnapshot(), *callbacks, *named])
-        session = _Session(plan, groups, corpus, every, deadline, environment)
-        reason = session.run(start)
+        session = _Session(plan, groups, corpus, every, deadline, environment, start)
+        reason = session.run()
         watchdog.doing("ending", slow=True)
         signals.ignore_from_now()  # before the barrier at the end of the groups, see there
     if reason is None:
@@ -111,7 +108,7 @@ def _watchdog(plan: Outline, environment: Environment, signals: StopSignals) -> 
 
 @dataclass(frozen=True)
 class _Ready:
-    """A run that can go on."""
+    """All that is needed to train from where the run is."""
 
     found: Found | None
     data: DataIdentity
@@ -129,43 +126,42 @@ class _Session:
         callbacks: Callbacks,
         deadline: Deadline,
         environment: Environment,
+        start: Start,
     ) -> None:
         self._environment = environment
         self._callbacks, self._doing = callbacks, callbacks.doing
         self._plan, self._groups, self._corpus, self._deadline = plan, groups, corpus, deadline
-        self._run_dir = Path(plan.run.dir)
-        self._directory = CheckpointDirectory(self._run_dir)
-        self._lock = RunLock(self._run_dir)
+        self._start, self._opened = start, OpenedDirectory(plan, start)
         self.step = 0
-        """The last that is done."""
+        """The last step that is done."""
 
-    def run(self, start: Start) -> Stop | None:
+    def run(self) -> Stop | None:
         """Return why the run was stopped, or ``None`` if it is finished."""
-        self._open_run_dir(start)
+        self._open()
         damaged: dict[int, str] = {}
         while True:
             try:
-                ready = self._get_ready(start, damaged)
+                ready = self._get_ready(damaged)
                 break
             except DamagedError as error:  # while the model was being built
-                if start.from_step is not None:
+                if self._start.from_step is not None:
                     raise
                 damaged[error.step] = error.fault
             gc.collect()  # that model, before another is built
-        reason = None if ready is None else self._train(ready, start)
-        self._lock.release()
+        reason = None if ready is None else self._train(ready)
+        self._opened.release()
         return reason
 
-    def _get_ready(self, start: Start, damaged: Mapping[int, str]) -> _Ready | None:
+    def _get_ready(self, damaged: Mapping[int, str]) -> _Ready | None:
         """Build everything and load the state to resume from; return ``None`` if the run is finished already."""
         plan, groups = self._plan, self._groups
         found = None
-        if start.resume:
+        if self._start.resume:
             self._doing("looking for a checkpoint", slow=True)
             found = find_checkpoint(
-                self._directory,
+                self._opened.checkpoints,
                 groups.storage,
-                from_step=start.from_step,
+                from_step=self._start.from_step,
                 verify=plan.checkpoint.verify,
                 damaged=damaged,
             )
@@ -174,7 +170,7 @@ class _Session:
             self._check(found, data)
             if found.step >= plan.train.steps:
                 found.verification.confirm()
-                self._say(f"run.dir={self._run_dir} is finished: its checkpoint is of step {found.step}")
+                self._say(f"run.dir={self._opened.path} is finished: its checkpoint is of step {found.step}")
                 return None
         self._doing("building the model", slow=True)
         model = build_model(plan, groups, draw=found is None)
@@ -184,7 +180,7 @@ class _Session:
             sequence_length=plan.model.sequence_length,
             seed=plan.train.seed,
             weights=plan.data.weights,
-            spare_dir=RunDirectory(self._run_dir).cache,  # seen by all nodes, unlike /tmp
+            spare_dir=RunDirectory(self._opened.path).cache,  # seen by all nodes, unlike /tmp
             consumed_samples=found.progress.consumed_samples if found else 0,
         )
         batches = batch_source(dataset, plan, groups)
@@ -200,18 +196,19 @@ class _Session:
                 raise
         return _Ready(found, data, model, trainer, state)
 
-    def _train(self, ready: _Ready, start: Start) -> Stop | None:
+    def _train(self, ready: _Ready) -> Stop | None:
         """Return why the run was stopped, or ``None`` if it is finished."""
         self._doing("beginning", slow=True)
-        recording = self._begin(ready.found, start)
-        saver = Saver(self._plan.config, self._groups, ready.state, self._directory, ready.data, self._callbacks)
+        recording = self._begin(ready.found)
+        checkpoints = self._opened.checkpoints
+        saver = Saver(self._plan.config, self._groups, ready.state, checkpoints, ready.data, self._callbacks)
         for callback in (saver, *recording):  # in this order: the last save is recorded before the files are closed
             self._callbacks.add(callback)
         self._deadline.assume_save(saver.num_bytes / _SLOW_BYTES_PER_S)
         self.step = ready.found.step if ready.found else 0
         try:
             with failing_together("beginning the run"):
-                self._callbacks.run_begins(RunInfo(self._plan, self._groups, ready.model, self._run_dir, self.step))
+                self._callbacks.run_begins(RunInfo(self._plan, self._groups, ready.model, self._opened.path, self.step))
             reason = self._callbacks.should_stop()
             if reason is None:
                 reason = ready.trainer.run(first_step=self.step + 1)
@@ -224,22 +221,11 @@ class _Session:
         self._callbacks.run_ends(self.step, reason)
         return reason
 
-    def _open_run_dir(self, start: Start) -> None:
-        """Take the lock and refuse what must be, before anything is read or changed."""
-        with failing_together(f"opening run.dir={self._run_dir}"):
+    def _open(self) -> None:
+        """Take the run directory, then verify the corpus if asked to. Collectives: agreement over the world."""
+        with failing_together(f"opening run.dir={self._opened.path}"):
             if self._groups.rank == 0:
-                check_run_dir(
-                    self._run_dir, overwrite=start.overwrite, resume=start.resume, must_resume=start.must_resume
-                )
-                # Its former self may be alive: on a node whose slurmd has died, where it is asked to save and end; or
-                # on one that was cut off, until its watchdog or a timeout ends it. To wait as long as the watchdog does
-                # would look stuck, and who holds the lock would not be said.
-                restarts = self._environment.restarts
-                handover = Handover(self._run_dir, self._environment.job_id, restarts)
-                wait_s = 0.8 * self._plan.run.watchdog_s if restarts else 0.0
-                self._lock.acquire(wait_s=wait_s, on_held=handover.ask)
-                handover.settle()
-                self._directory.clean_up()
+                self._opened.take(self._environment)
         if self._plan.data.verify == "hash":
             self._doing("verifying the corpus", slow=True)
             on_rank_0(
@@ -258,39 +244,24 @@ class _Session:
         )
 
     def _check(self, found: Found, data: DataIdentity) -> None:
-        """Say what was found and what changes. Raises if the run cannot go on from it."""
+        """Print what was found and what changes; raise if the run cannot resume from it."""
         changes = check_compatible(found.config, found.progress.data, self._plan.config, data)
         for step, fault in found.damaged.items():
             self._say(f"warning: the checkpoint of step {step} is damaged and passed over: {fault}", err=True)
         for change in changes:
             self._say(f"note: {change}", err=True)
 
-    def _begin(self, found: Found | None, start: Start) -> list[Callback]:
-        """Make the run directory this run's; only now is anything in it changed. Return the callbacks of rank 0."""
-        plan, recording = self._plan, list[Callback]()
-        with failing_together(f"preparing run.dir={self._run_dir}"):
-            if self._groups.rank == 0:
-                entropy = {name: domain.unigram_entropy for name, domain in self._corpus.domains.items()}
-                before = read_heartbeat(self._run_dir)
-                if found is None:
-                    if start.resume:
-                        say(f"no checkpoint in {self._run_dir}: starting at step 1")
-                    begin_run_dir(self._run_dir, plan.config, entropy, same_run=start.resume)
-                else:
-                    continue_run_dir(self._run_dir, plan.config, entropy)
-                    for step in (step for step in self._directory.steps() if step > found.step):
-                        reason = "damaged" if step in found.damaged else "superseded"
-                        say(f"moved aside: {self._directory.set_aside(step, reason)}")
-                sinks = open_sinks(SinkStart(self._run_dir, plan.config, found.step if found else None))
-                recording += [Recording(plan, self._corpus, sinks), Speed(), Heartbeat(), Console(self._corpus)]
-                say(describe(plan, self._groups))
-                step = found.step if found else 0
-                if found is not None:
-                    say(f"resumed after step {step} of {plan.train.steps} from {found.folder}")
-                if before is not None and before.step > step and start.resume:
-                    when = "after it" if found is not None else "before there was a checkpoint"
-                    say(f"{before.step - step} steps that had been done {when} are lost and repeated")
-        return recording
+    def _begin(self, found: Found | None) -> list[Callback]:
+        """Make the run directory this run's. Return the callbacks of rank 0. Collectives: agreement over the world."""
+        plan, opened = self._plan, self._opened
+        with failing_together(f"preparing run.dir={opened.path}"):
+            if self._groups.rank != 0:
+                return []
+            opened.begin(found, self._corpus)
+            sinks = open_sinks(SinkStart(opened.path, plan.config, found.step if found else None))
+            say(describe(plan, self._groups))
+            opened.say_where_it_resumes(found)
+            return [Recording(plan, self._corpus, sinks), Speed(), Heartbeat(), Console(self._corpus)]
 
     def _validation_sequences(self) -> dict[str, Sequences]:
         train, length = self._plan.train, self._plan.model.sequence_length
