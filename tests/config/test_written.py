@@ -24,6 +24,16 @@ def written(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     return path
 
 
+EARLIER = sorted((Path(__file__).parent / "earlier").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EARLIER, ids=lambda path: path.stem)
+def test_what_an_earlier_version_wrote_is_read(path: Path) -> None:
+    """From a copy of its RUN/config.yaml: a new field that is not in ``ADDED`` fails here."""
+    config = load_written(path)
+    assert (config.train.steps, config.log.sinks) == (20, [])
+
+
 def test_what_was_written_is_read_and_may_be_overridden(tmp_path: Path) -> None:
     path = written(tmp_path / "config.yaml", lambda values: None)
     assert load_written(path) == load_config(path)
