@@ -76,7 +76,7 @@ def test_a_run_without_checkpoints_and_no_run(tmp_path: Path) -> None:
     for command in ("verify", "inspect"):
         assert "CheckpointError" in fail(command, tmp_path) and "has no checkpoints" in fail(command, tmp_path)
     for command in ("list", "verify", "inspect"):
-        assert "no directory; give the run.dir of a run" in fail(command, tmp_path / "missing")
+        assert "not a directory; give the run.dir of a run" in fail(command, tmp_path / "missing")
 
 
 def test_inspect_shows_what_a_checkpoint_says(trained: Path, tiny_corpus: Path) -> None:

@@ -29,7 +29,7 @@ EARLIER = sorted((Path(__file__).parent / "earlier").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", EARLIER, ids=lambda path: path.stem)
 def test_what_an_earlier_version_wrote_is_read(path: Path) -> None:
-    """From a copy of its RUN/config.yaml: a new field that is not in ``ADDED`` fails here."""
+    """From a copy of its RUN/config.yaml: a new field that must be in ``ADDED`` and is not fails here."""
     config = load_written(path)
     assert (config.train.steps, config.log.sinks) == (20, [])
 
