@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from unipool_dist.layout.rank_grid import RankGrid
-from unipool_dist.pool.placement import Placement, contiguous_placement
+from unipool_dist.pool.placement import Contiguous, Placement, PoolGroup
 from unipool_dist.schedule.check import CheckedSchedule, check
 from unipool_dist.schedule.lockstep import lockstep_1f1b
 from unipool_dist.schedule.work import LANES, Schedule
@@ -35,7 +35,7 @@ def main(path: Path) -> None:
     figure.subplots_adjust(left=0.01, right=0.99, top=0.995, bottom=0.005, hspace=0.02)
     schedule = check(lockstep_1f1b(STAGES, MICROBATCHES))
     draw_schedule(upper, schedule)
-    draw_exchange(lower, schedule, contiguous_placement([0], EXPERTS, GRID.pool_parallel_size))
+    draw_exchange(lower, schedule, Contiguous().place(PoolGroup((0,), EXPERTS, GRID.pool_parallel_size, STAGES)))
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=100)
 
 

@@ -15,6 +15,7 @@ from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_st
 from torch import Tensor, nn
 
 from unipool_dist.config import Plan
+from unipool_dist.engine.optim.deepspeed_zero import DeepSpeedZero
 from unipool_dist.engine.step import TrainStep
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.model.inventory import spec_of
@@ -64,6 +65,7 @@ def _make_moments_known_to_deepspeed(train_step: TrainStep) -> None:
     """It links them with parameters after its own first step, and then not all of them."""
     for optimizer in train_step.optimizer._optimizers:
         optimizer.state_shards()  # makes the moments if there are none
+        assert isinstance(optimizer, DeepSpeedZero)
         optimizer._zero._hp_optimizer_states_linked = False
         optimizer._zero._lazy_init_hp_params_optimizer_state()
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.training import batches_of, built, tiny_config
 from tests.support.workers import Workers
+from unipool_dist.engine.optim.deepspeed_zero import DeepSpeedZero
 from unipool_dist.pool.main_grad import main_grad
 from unipool_dist.sizing.memory import RankMemory, rank_kinds
 from unipool_dist.sizing.parameters import count_parameters
@@ -50,7 +51,8 @@ def _measure(environment: Environment, overrides: tuple[str, ...]) -> Built:
         train_step.run(0, batches_of(config, groups, 0))  # what is made on first use is there now
         dense = list(model.stage.parameters())
         experts = [parameter for _, parameter in model.named_expert_parameters()]
-        zeros = [optimizer._zero for optimizer in train_step.optimizer._optimizers]
+        zeros = [o._zero for o in train_step.optimizer._optimizers if isinstance(o, DeepSpeedZero)]
+        assert len(zeros) == len(train_step.optimizer._optimizers)
         masters = [master for zero in zeros for master in zero.single_partition_of_fp32_groups]
         states = [
             tensor

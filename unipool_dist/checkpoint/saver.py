@@ -54,24 +54,32 @@ class Saver(Callback):
         self._state, self._directory, self._data, self._listener = state, directory, data, listener
         if groups.rank == 0:  # a save does not make it: then it has been taken away
             directory.path.parent.mkdir(parents=True, exist_ok=True)
-        held = state.held()
-        pieces: list[list] = [[] for _ in range(groups.storage.size())]
-        dist.all_gather_object(pieces, [item.piece for item in held], groups.storage)
+        self._plan()
+        self._copied = threading.Event()
+        self._copied.set()
+        state.optimizer.register_change_hook(self._wait_for_copy)
+        self._thread: threading.Thread | None = None
+        self._current: SaveReport | None = None
+        self._last_step: int | None = None
+
+    def _plan(self) -> None:
+        """Agree who writes what, and make the memory for it.
+
+        Collectives: one all_gather_object over the storage group.
+        """
+        self._planned_moves = self._state.optimizer.num_moves
+        storage, held = self._groups.storage, self._state.held()
+        pieces: list[list] = [[] for _ in range(storage.size())]
+        dist.all_gather_object(pieces, [item.piece for item in held], storage)
         self._writes = share_writes(pieces)
         by_key: dict[str, list[Held]] = defaultdict(list)
         for item in held:
             by_key[item.piece.key].append(item)
-        mine = [write.piece for write in self._writes if write.holder == groups.storage.rank()]
+        mine = [write.piece for write in self._writes if write.holder == storage.rank()]
         self._snapshot = Snapshot(
             [next(item for item in by_key[piece.key] if item.holds(piece)).part(piece) for piece in mine]
         )
-        self._buffers = receive_buffers(self._writes, groups.storage.rank())
-        self._copied = threading.Event()
-        self._copied.set()
-        state.optimizer.register_step_pre_hook(self._wait_for_copy)
-        self._thread: threading.Thread | None = None
-        self._current: SaveReport | None = None
-        self._last_step: int | None = None
+        self._buffers = receive_buffers(self._writes, storage.rank())
 
     @property
     def num_bytes(self) -> int:
@@ -103,10 +111,13 @@ class Saver(Callback):
     def save(self, step: int, *, waiting: bool = False) -> None:
         """Begin to save the state, which is that of ``step``; if ``waiting``, return when it is saved.
 
-        Collectives: one all-reduce over the world here; those of ``write_checkpoint`` in the thread.
+        Collectives: if experts have moved, one all_gather_object over the storage group; one all-reduce over the world
+        here; those of ``write_checkpoint`` in the thread.
         """
         started = time.perf_counter()
         self.wait()
+        if self._state.optimizer.num_moves != self._planned_moves:
+            self._plan()
         self._listener.save_begins(step)
         self._state.small.collect()
         copying = not waiting or self._snapshot.on_gpu  # in host memory that nothing changes there is no need to

@@ -11,21 +11,19 @@ is not written a second time. A router's bias is not a parameter but written lik
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from unipool_dist.checkpoint.moves import Run
 from unipool_dist.checkpoint.pieces import Piece, whole
-from unipool_dist.engine.zero_state import StateShard
+from unipool_dist.engine.optim.pooled import PooledOptimizer
+from unipool_dist.engine.optim.sharded import StateShard
 from unipool_dist.model.assembly import PooledModel
-from unipool_dist.model.inventory import MASTER, expert_name, spec_of, split_key, state_key
+from unipool_dist.model.inventory import MASTER, spec_of, split_key, state_key
 from unipool_dist.topology.groups import ParallelGroups
-
-if TYPE_CHECKING:  # whoever loads weights alone need not load DeepSpeed
-    from unipool_dist.engine.optimizer import PooledOptimizer
 
 
 def dtype_name(tensor: Tensor) -> str:
@@ -74,14 +72,15 @@ def dense_pieces(shard: StateShard, groups: ParallelGroups) -> Iterator[Held]:
 
 def expert_pieces(shard: StateShard, expert_ids: tuple[int, ...]) -> Iterator[Held]:
     """Yield the same for an expert bank's parameter, a stack of experts; on disk each is a separate tensor."""
+    for kind, flat in shard.flats.items():
+        for piece, place in expert_run(shard).pieces(expert_ids):
+            yield Held(replace(piece, key=state_key(kind, piece.key)), flat, shard.flat_start + place)
+
+
+def expert_run(shard: StateShard) -> Run:
+    """Return which elements of an expert bank's parameter a shard is."""
     spec = spec_of(shard.parameter)
-    size = spec.numel
-    for slot, expert in enumerate(expert_ids):
-        first, last = max(shard.start, slot * size), min(shard.start + shard.numel, (slot + 1) * size)
-        if first < last:
-            for kind, flat in shard.flats.items():
-                piece = whole(state_key(kind, expert_name(expert, spec.name)), spec.shape, dtype_name(flat))
-                yield Held(piece.part(first - slot * size, last - first), flat, shard.flat_start + first - shard.start)
+    return Run(spec.name, spec.shape, shard.start, shard.numel, dtype_name(shard.flats[MASTER]))
 
 
 def untrained_pieces(model: PooledModel) -> list[Held]:
@@ -143,10 +142,11 @@ class TrainingState:
     def __init__(self, groups: ParallelGroups, model: PooledModel, optimizer: PooledOptimizer) -> None:
         self.optimizer = optimizer
         self.small = SmallState(groups, model)
-        self._of_model = optimizer_state(groups, model, optimizer) + untrained_pieces(model)
+        self._groups, self._model = groups, model
 
     def held(self, *, masters_only: bool = False) -> list[Held]:
-        """Return this rank's pieces, as views of the memory that training uses."""
+        """Return this rank's pieces, as views of the memory that training uses; others once experts have moved."""
+        of_model = optimizer_state(self._groups, self._model, self.optimizer) + untrained_pieces(self._model)
         if masters_only:
-            return [item for item in self._of_model if split_key(item.piece.key)[0] == MASTER]
-        return self._of_model + self.small.held()
+            return [item for item in of_model if split_key(item.piece.key)[0] == MASTER]
+        return of_model + self.small.held()

@@ -102,6 +102,11 @@ class PoolSection(Section):
     stages_per_group: InferenceToo[Layout[Layers | None]] = Field(
         None, description="pipeline stages that share one copy; null: all, 1 with router none"
     )
+    placement: Layout[Literal["contiguous"] | UserCode] = Field(
+        "contiguous",
+        description="which rank of a pool group owns which expert; contiguous: neighbours in the order of their ids; "
+        "module:Class: a PlacementPolicy of your own",
+    )
     router: Shape[Literal["norm", "softmax", "sigmoid", "none"] | UserCode] = Field(
         "norm",
         description="norm: NormRouter of UniPool; softmax: the usual one, softmax before top-k; sigmoid: every expert "
@@ -147,7 +152,9 @@ class DataSection(Section):
 class OptimizerSection(Section):
     """The optimizer, its schedule, and the DeepSpeed configuration that holds its states."""
 
-    name: Fixed[Literal["adamw", "sgd"]] = Field("adamw", description="update rule")
+    name: Fixed[Literal["adamw", "sgd"] | UserCode] = Field(
+        "adamw", description="update rule; module:Class: a ShardedOptimizer of your own"
+    )
     lr: Run[Positive] = Field(1e-3, description="learning rate after warm-up")
     min_lr: Run[NonNegative] = Field(1e-4, description="learning rate at the last step, where it decays")
     router_lr_scale: Run[Positive] = Field(

@@ -13,7 +13,7 @@ from torch import Tensor
 from unipool_dist.config.plan import Plan
 from unipool_dist.engine.callback import SILENT, Callback
 from unipool_dist.engine.gradients import GradientBuffers
-from unipool_dist.engine.optimizer import PooledOptimizer
+from unipool_dist.engine.optim.pooled import PooledOptimizer
 from unipool_dist.engine.pipeline import Pipeline, StageBatch
 from unipool_dist.errors import NonFiniteError
 from unipool_dist.model.assembly import PooledModel

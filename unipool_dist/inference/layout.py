@@ -19,6 +19,7 @@ _DEFAULT_LAYOUT = (
     "pool.parallel_size=null",
     "pool.stages_per_group=null",
     "optimizer.deepspeed=null",
+    "pool.placement=contiguous",
 )
 
 

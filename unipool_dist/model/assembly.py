@@ -21,7 +21,7 @@ from unipool_dist.pool.balance import Balance
 from unipool_dist.pool.client import PoolClient
 from unipool_dist.pool.exchange import PoolExchange
 from unipool_dist.pool.experts import ExpertBank
-from unipool_dist.pool.placement import Placement, contiguous_placement
+from unipool_dist.pool.placement import Placement, PoolGroup, placed
 from unipool_dist.pool.transport import GroupTransport
 from unipool_dist.topology.groups import ParallelGroups
 from unipool_dist.topology.megatron import ModelParallelConfig, layer_config
@@ -45,14 +45,24 @@ class PooledModel:
     stage: Stage
     layer_range: range
     bank: ExpertBank
-    expert_ids: tuple[int, ...]
-    """Global ids of the experts in ``bank``, by slot."""
-    placement: Placement
+    pool_group: PoolGroup
+    pool_rank: int
+    client: PoolClient
     exchange: PoolExchange
     balance: Balance
     layers: ModelParallelConfig
     dtype: torch.dtype
     tied: TiedWeights
+
+    @property
+    def placement(self) -> Placement:
+        """Who owns which expert, now."""
+        return self.client.placement
+
+    @property
+    def expert_ids(self) -> tuple[int, ...]:
+        """Global ids of the experts in ``bank``, by slot."""
+        return self.placement.experts_of(self.pool_rank)
 
     def named_dense_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the stage's parameters, except copies of another stage's: this rank does not save or update them."""
@@ -68,6 +78,10 @@ class PooledModel:
         blocks: Any = self.stage.layers
         biases = {layer: blocks[str(layer)].router.bias for layer in self.layer_range}
         return {layer: bias for layer, bias in biases.items() if bias is not None}
+
+    def place(self, placement: Placement) -> None:
+        """Let ``placement`` say who owns which expert; moving the experts is the caller's."""
+        self.client.place(placement)
 
     def named_expert_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return self.bank.named_parameters()
@@ -85,7 +99,9 @@ def build_model(plan: Plan, groups: ParallelGroups, *, draw: bool = True) -> Poo
     layers = layer_config(plan, dtype)
     stages = groups.grid.layers_of_stage(plan.model.num_layers)
     layer_range = stages[groups.pp_index]
-    placement = contiguous_placement(list(groups.pools), plan.pool.num_experts, groups.grid.pool_parallel_size)
+    grid = groups.grid
+    pool_group = PoolGroup(groups.pools, plan.pool.num_experts, grid.pool_parallel_size, grid.stages_per_group)
+    placement = placed(plan.pool.placement, pool_group)
     expert_ids = placement.experts_of(groups.pool_rank)
     kernel = kernel_for(groups.device)
     bank = ExpertBank(len(expert_ids), plan.model.hidden_size, plan.model.ffn_hidden_size, dtype, kernel)
@@ -113,4 +129,17 @@ def build_model(plan: Plan, groups: ParallelGroups, *, draw: bool = True) -> Poo
         initialize_dense(stage.parameters(), plan.train.seed, groups.tp_index, groups.grid.tp)
         initialize_experts(bank.parameters(), expert_ids, plan.train.seed)
     tied = TiedWeights(list(stage.parameters()), {spec.name for spec in tensors.tied}, groups)
-    return PooledModel(tensors, stage, layer_range, bank, expert_ids, placement, exchange, balance, layers, dtype, tied)
+    return PooledModel(
+        inventory=tensors,
+        stage=stage,
+        layer_range=layer_range,
+        bank=bank,
+        pool_group=pool_group,
+        pool_rank=groups.pool_rank,
+        client=client,
+        exchange=exchange,
+        balance=balance,
+        layers=layers,
+        dtype=dtype,
+        tied=tied,
+    )

@@ -31,8 +31,14 @@ class PoolClient:
     ) -> None:
         self._exchange, self._balance = exchange, balance
         self._settings, self._pools = settings, pools
+        self._device = device
+        self.place(placement)
+
+    def place(self, placement: Placement) -> None:
+        """Let ``placement`` say who owns which expert from now on."""
+        self.placement = placement
         self._num_positions = len(placement.order)
-        self._position = torch.from_numpy(placement.position).to(device)
+        self._position = torch.from_numpy(placement.position).to(self._device)
 
     def run(
         self,

@@ -1,4 +1,4 @@
-"""Which pool rank owns which expert. Pure arithmetic, no torch.
+"""Which rank of a pool group owns which expert, and the policies that decide it. Pure arithmetic, no torch.
 
 Experts have global ids everywhere else, on disk too: expert ``e`` of pool ``g`` is ``g * M + e``. Only the exchange
 asks the placement who owns whom.
@@ -6,10 +6,14 @@ asks the placement who owns whom.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+
+from unipool_dist.base.registry import Registry
+from unipool_dist.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,77 @@ class Placement:
         return positions
 
 
-def contiguous_placement(pools: list[int], num_experts: int, pool_parallel_size: int) -> Placement:
-    """Give each rank ``num_experts / q`` neighbouring experts of every pool in ``pools`` (global pool numbers)."""
-    share = num_experts // pool_parallel_size
-    order = [
-        pool * num_experts + owner * share + slot
-        for owner in range(pool_parallel_size)
-        for pool in pools
-        for slot in range(share)
-    ]
-    return Placement(tuple(order), pool_parallel_size)
+@dataclass(frozen=True)
+class PoolGroup:
+    """What a policy places: the experts of one pool group, over its ranks.
+
+    Rank ``r`` of the group belongs to the ``r // (parallel_size // num_stages)``-th of its pipeline stages.
+    """
+
+    pools: tuple[int, ...]
+    """Global numbers of the pools that the group owns."""
+    num_experts: int
+    """M, of each pool."""
+    parallel_size: int
+    """q, ranks of the group."""
+    num_stages: int
+
+    def check(self, placement: Placement, source: str) -> None:
+        """Refuse a placement of other experts, or over other ranks.
+
+        Args:
+            source: who made it, for the message.
+
+        Raises:
+            ConfigError: the placement is not one of this group.
+        """
+        experts = [pool * self.num_experts + expert for pool in self.pools for expert in range(self.num_experts)]
+        if placement.pool_parallel_size != self.parallel_size or sorted(placement.order) != experts:
+            raise ConfigError(
+                f"{source} must place each of the {len(experts)} experts of pools {list(self.pools)} once over "
+                f"{self.parallel_size} ranks, not {len(placement.order)} over {placement.pool_parallel_size}: return a "
+                f"Placement whose order has these global ids"
+            )
+
+
+class PlacementPolicy(ABC):
+    """Decides where experts are when a model is built. Constructed without arguments."""
+
+    @abstractmethod
+    def place(self, group: PoolGroup) -> Placement:
+        """Return the placement for ``group``.
+
+        It is the same on every rank and for every group of the same pools: it may depend on ``group`` and on files
+        that all ranks see, not on chance or time. Collectives: none.
+        """
+
+
+class Contiguous(PlacementPolicy):
+    """Each rank owns ``M / q`` neighbouring experts of every pool."""
+
+    def place(self, group: PoolGroup) -> Placement:
+        """Return the experts in the order of their ids, pool by pool within one owner."""
+        share = group.num_experts // group.parallel_size
+        order = [
+            pool * group.num_experts + owner * share + slot
+            for owner in range(group.parallel_size)
+            for pool in group.pools
+            for slot in range(share)
+        ]
+        return Placement(tuple(order), group.parallel_size)
+
+
+PLACEMENTS: Registry[type[PlacementPolicy]] = Registry(
+    "pool.placement", {"contiguous": Contiguous}, base=PlacementPolicy
+)
+
+
+def placed(name: str, group: PoolGroup) -> Placement:
+    """Return what the policy called ``name`` in ``pool.placement`` makes of ``group``.
+
+    Raises:
+        ConfigError: there is no such policy, or what it returns is not a placement of this group.
+    """
+    placement = PLACEMENTS[name]().place(group)
+    group.check(placement, f"pool.placement={name}")
+    return placement

@@ -78,8 +78,11 @@ class _Group:
 
 
 def num_moments(optimizer: OptimizerSection) -> int:
-    """Return the number of tensors that the optimizer keeps for each parameter in addition to the master."""
-    return 2 if optimizer.name == "adamw" else int(optimizer.momentum > 0)
+    """Return how many tensors the optimizer keeps for each parameter besides the master.
+
+    Of a user's own, which nothing is known of, as many as of adamw.
+    """
+    return int(optimizer.momentum > 0) if optimizer.name == "sgd" else 2
 
 
 def _held(

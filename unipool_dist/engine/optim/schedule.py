@@ -1,0 +1,61 @@
+"""The learning rate of every step."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from unipool_dist.config.sections import OptimizerSection
+from unipool_dist.topology.megatron import OptimizerParamScheduler
+
+
+@dataclass
+class _NoParameters:
+    """What Megatron's schedule wants of an optimizer: parameter groups that it sets rates of; here it is asked for
+    them."""
+
+    param_groups: list[dict[str, Any]] = field(default_factory=list)
+
+
+class LearningRates:
+    """Megatron's schedule: linear warm-up to ``optimizer.lr``, then ``optimizer.decay`` to ``min_lr`` at the last step.
+
+    Args:
+        steps: of the whole run.
+    """
+
+    def __init__(self, settings: OptimizerSection, steps: int) -> None:
+        self._settings = settings
+        logging.getLogger("megatron.core.optimizer_param_scheduler").setLevel(logging.WARNING)
+        self._schedule = OptimizerParamScheduler(
+            _NoParameters(),
+            init_lr=0.0,
+            max_lr=settings.lr,
+            min_lr=settings.min_lr,
+            lr_warmup_steps=settings.warmup_steps,
+            lr_decay_steps=max(steps, settings.warmup_steps + 1),
+            lr_decay_style=settings.decay,
+            start_wd=settings.weight_decay,
+            end_wd=settings.weight_decay,
+            wd_incr_steps=0,
+            wd_incr_style="constant",
+        )
+
+    @property
+    def num_steps(self) -> int:
+        """Steps taken."""
+        return int(self._schedule.num_steps)
+
+    def advance(self) -> None:
+        """Go to the next step."""
+        self._schedule.step(increment=1)
+
+    def go_to(self, step: int) -> None:
+        """Set the number of steps taken."""
+        self._schedule.num_steps = step
+
+    def rate(self, lr_scale: float = 1.0) -> float:
+        """Return the rate of this step for parameters whose rates are ``lr_scale`` times the ordinary ones."""
+        bounds = {"max_lr": lr_scale * self._settings.lr, "min_lr": lr_scale * self._settings.min_lr}
+        return float(self._schedule.get_lr(bounds))
