@@ -12,8 +12,8 @@ import pytest
 from tests.support.command import Command
 from unipool_dist.base.credentials import looks_secret, without_credentials
 from unipool_dist.jobs import freeze, slurm
-from unipool_dist.jobs.environment_record import recorded
 from unipool_dist.jobs.folder import JobFolder
+from unipool_dist.jobs.freeze import recorded
 from unipool_dist.run.attempts import Attempt, AttemptLog
 
 PW = "SECRETVALUE12"

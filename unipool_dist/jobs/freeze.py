@@ -1,4 +1,8 @@
-"""Freeze a run at submission: its configuration, the code and its differences, packages, environment, command."""
+"""Freeze a run at submission: its configuration, the code and its differences, packages, environment, command.
+
+Of the environment, variables that explain how the run behaves are recorded, and no secret. It is a list of what is
+kept, since no list of exclusions is ever complete.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,12 @@ import importlib.metadata
 import os
 import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from unipool_dist.base.belongings import remove
+from unipool_dist.base.credentials import looks_secret, names_a_secret, without_credentials
+from unipool_dist.base.printable import printable
 from unipool_dist.base.programs import run_program
 from unipool_dist.base.project import PACKAGE, checkout, project_path, user_path
 from unipool_dist.base.reading import read_bytes
@@ -18,7 +24,6 @@ from unipool_dist.base.user_code import CODE_FOLDER_VARIABLE, user_files
 from unipool_dist.base.writing import replace_bytes, replace_text
 from unipool_dist.config import Config, config_text, named_code
 from unipool_dist.errors import ConfigError
-from unipool_dist.jobs.environment_record import recorded
 from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.run.own_files import CODE, USER_CODE
 
@@ -120,3 +125,31 @@ def _git(top: Path, *arguments: str) -> str | None:
     except OSError:
         return None
     return done.out if done.status == 0 else None
+
+
+NOT_RECORDED = "(not recorded)"
+_NAMES = frozenset(
+    {
+        *("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LIBRARY_PATH", "CPATH", "PKG_CONFIG_PATH", "MANPATH"),
+        *("HOME", "PWD", "SHELL", "USER", "LOGNAME", "HOSTNAME", "HOST", "TERM", "TZ", "TMPDIR", "LANG", "LANGUAGE"),
+        *("VIRTUAL_ENV", "MODULEPATH", "LOADEDMODULES", "_LMFILES_", "CC", "CXX", "CUDA_HOME"),
+        *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+        *("HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "MPLCONFIGDIR", "CUBLAS_WORKSPACE_CONFIG"),
+    }
+)
+_BEGINNINGS = (
+    *("PYTHON", "CUDA_", "CUDNN_", "NVIDIA_", "NCCL_", "NVTE_", "GLOO_", "TORCH", "PYTORCH_", "TRITON_", "DS_"),
+    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "UCX_", "FI_", "IBV_", "OMPI_", "MPICH_", "ROCM_", "HIP_", "HSA_"),
+    *("SLURM_", "SBATCH_", "SRUN_", "CONDA_", "LMOD_", "LC_", "XDG_", "UNIPOOL_DIST_"),
+)
+
+
+def recorded(variables: Mapping[str, str]) -> list[str]:
+    """Return a line ``NAME='value'`` for each variable; of those that are not kept only the name."""
+    return [f"{printable(name)}={_value(name, variables[name])}" for name in sorted(variables)]
+
+
+def _value(name: str, value: str) -> str:
+    kept = name in _NAMES or (name.startswith(_BEGINNINGS) and not names_a_secret(name))
+    public = without_credentials(value)
+    return NOT_RECORDED if not kept or looks_secret(public) else printable(repr(public))
