@@ -83,15 +83,18 @@ def test_a_run_is_trained_and_reported(installed: Installed, tiny_corpus: Path) 
     )  # fmt: skip
     assert "step 3/3" in said
     assert "finished" in installed("status", "runs/a")
+    assert installed("--version").startswith("unipool-dist")
     installed("report", "runs")
     assert (installed.folder / "runs" / "report.html").is_file()
 
 
-def test_a_job_is_submitted_with_code_and_launchers(installed: Installed, tiny_corpus: Path) -> None:
+def test_a_job_is_submitted_with_code_launchers_and_the_users_modules(installed: Installed, tiny_corpus: Path) -> None:
     arguments = (
         "submit", "configs/small.yaml", f"data.path={tiny_corpus}", "run.dir=run", "--nodes=1", "--tasks-per-node=4",
-        "--time=1:00:00", "--profile=slurm/profiles/example.yaml",
+        "--time=1:00:00", "--profile=slurm/profiles/example.yaml", "log.callbacks=[mine:Mine]",
     )  # fmt: skip
+    (installed.folder / "mine.py").write_text("import helper\nraise SystemExit('no submission imports this')\n")
+    (installed.folder / "helper.py").write_text("")
     assert "#SBATCH --nodes=1" in installed(*arguments, "--dry-run")
     sbatch = installed.folder / "sbatch"
     sbatch.write_text("#!/bin/sh\necho 4711\n")
@@ -101,6 +104,8 @@ def test_a_job_is_submitted_with_code_and_launchers(installed: Installed, tiny_c
     assert os.access(job / "launchers" / "srun.sh", os.X_OK)
     assert (job / "code" / "unipool_dist" / "__main__.py").is_file()
     assert not (job / "code.diff").exists()
+    assert sorted(path.name for path in (job / "user_code").iterdir()) == ["helper.py", "mine.py"]
+    assert f"UNIPOOL_DIST_USER_CODE={job / 'user_code'}" in (job / "bin" / "unipool-dist").read_text()
 
 
 def test_an_experiment_is_planned_and_a_machine_examined(installed: Installed, tiny_corpus: Path) -> None:
