@@ -1,2 +1,1 @@
-"""The optimizer: its contract (``sharded``), DeepSpeed's ZeRO behind it, learning rates, and one rank's optimizers
-together (``pooled``)."""
+"""A rank's optimizer: its contract (``sharded``), DeepSpeed's ZeRO behind it, and all of them together (``pooled``)."""

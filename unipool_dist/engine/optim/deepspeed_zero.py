@@ -215,12 +215,12 @@ def _environment(defaults: dict[str, str]) -> Iterator[None]:
 
 
 def _group_of_one() -> dist.ProcessGroup:
-    """A group of this rank alone; makes no other rank wait."""
+    """Make a group of this rank alone; no other rank waits for it."""
     return dist.new_group([dist.get_rank()], use_local_synchronization=True)
 
 
 def _gather(partitions: list[Tensor], mine: Tensor, group: dist.ProcessGroup) -> None:
-    """All-gather in chunks: gloo copies what it gathers, and memory that is new each time costs more than the copy."""
+    """Gather in chunks: gloo copies what it gathers, and memory that is new each time costs more than the copy."""
     for first in range(0, mine.numel(), _GATHERED_AT_ONCE):
         chunks = [partition[first : first + _GATHERED_AT_ONCE] for partition in partitions]
         dist.all_gather(chunks, mine[first : first + _GATHERED_AT_ONCE], group)

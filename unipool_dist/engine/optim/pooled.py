@@ -69,8 +69,9 @@ class PooledOptimizer:
         return float(squared.sqrt())
 
     def step(self, grad_norm: float) -> float:
-        """Clip to ``optimizer.clip_grad``, advance the schedule, update all parameters; return the learning rate of all
-        but the routers.
+        """Clip to ``optimizer.clip_grad``, advance the schedule, update all parameters.
+
+        Returns the learning rate of all but the routers.
 
         Collectives: all-gathers over the data-parallel and expert-data-parallel groups; then those of
         :meth:`TiedWeights.share`.

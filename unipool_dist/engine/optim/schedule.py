@@ -12,8 +12,7 @@ from unipool_dist.topology.megatron import OptimizerParamScheduler
 
 @dataclass
 class _NoParameters:
-    """What Megatron's schedule wants of an optimizer: parameter groups that it sets rates of; here it is asked for
-    them."""
+    """The part of an optimizer that Megatron's schedule needs: parameter groups; here it is asked for their rates."""
 
     param_groups: list[dict[str, Any]] = field(default_factory=list)
 
