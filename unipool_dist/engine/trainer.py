@@ -151,7 +151,7 @@ class Trainer:
 
 
 class _Clock:
-    """Speed since the last report. Evaluation does not count as training time; waiting for a checkpoint is."""
+    """Speed since the last report. Evaluation does not count as training time; waiting for a checkpoint does."""
 
     def __init__(self, tokens_per_step: int) -> None:
         self._tokens_per_step = tokens_per_step
