@@ -13,22 +13,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_BY_IMPORT = "DS_ACCELERATOR"
-"""Which the engine sets where it is imported."""
-
 
 def seen() -> dict[str, Any]:
     """All that a program can know of how it was started."""
     process = Path("/proc/self")
+    environment = os.fsdecode(process.joinpath("environ").read_bytes()).split("\0")
+    given = {text.partition("=")[0] for text in environment}  # others come from importing the package
     mask = os.umask(0)
     os.umask(mask)
     return {
         "arguments": sys.argv[1:],
         "file": sys.argv[0],
         "original": sys.orig_argv,
-        "command": process.joinpath("cmdline").read_text().split("\0"),
-        "environment": _but_for_readline(process.joinpath("environ").read_text().split("\0")),
-        "variables": _but_for_readline(f"{name}={value}" for name, value in os.environ.items() if name != _BY_IMPORT),
+        "command": os.fsdecode(process.joinpath("cmdline").read_bytes()).split("\0"),
+        "environment": _but_for_readline(environment),
+        "variables": _but_for_readline(f"{name}={value}" for name, value in os.environ.items() if name in given),
         "directory": os.getcwd(),
         "leads a session": os.getsid(0) == os.getpid(),
         "umask": mask,
