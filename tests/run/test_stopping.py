@@ -37,7 +37,7 @@ def test_a_record_with_a_reason_or_without_any_stays_as_it_is() -> None:
 
 
 def test_the_names_on_disk_and_their_order_of_precedence() -> None:
-    names = ["unknown", "time_limit", "hangup", "warned", "by_hand", "terminated", "handed_over"]
+    names = ["unknown", "callback", "time_limit", "hangup", "warned", "by_hand", "terminated", "handed_over"]
     assert [*StopReason] == names
     assert [reason for reason in StopReason if reason.is_final] == [StopReason.CALLBACK, StopReason.BY_HAND]
     assert {number.name: reason.value for number, reason in OF_SIGNAL.items()} == {
