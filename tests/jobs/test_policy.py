@@ -38,8 +38,8 @@ def failed(step: int | None, job_id: str = "7") -> Attempt:
     return attempt(step or 0, job_id, outcome="failed", status=1, step=step, detail="status 1")
 
 
-def stopped(step: int, reason: str = "SIGUSR1 on a rank", **known: Any) -> Attempt:
-    return attempt(step, outcome="stopped", status=75, step=step, detail=reason, **known)
+def stopped(step: int, words: str = "SIGUSR1 on a rank", **known: Any) -> Attempt:
+    return attempt(step, outcome="stopped", status=75, step=step, detail=words, **known)
 
 
 def decide(attempts: list[Attempt], step: int = 0, checkpoint: int = 0) -> Decision:
@@ -82,6 +82,11 @@ def test_a_stopped_run_goes_on_unless_somebody_stopped_it_with_sigint() -> None:
     assert decide([stopped(10)]).action == "requeue"
     assert decide([stopped(10, "SIGTERM on a rank")]).action == "requeue"
     assert decide([stopped(10, "SIGINT on a rank")]).action == "end"
+
+
+def test_a_run_that_a_callback_stopped_ends_for_the_reason_that_it_gave() -> None:
+    decision = decide([stopped(10, "the loss is low enough", reason="callback")])
+    assert decision.action == "end" and "the loss is low enough" in decision.because
 
 
 def test_a_second_sigint_that_left_no_time_to_save_does_not_bring_the_job_back() -> None:

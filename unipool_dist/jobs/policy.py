@@ -83,6 +83,8 @@ def after_tasks(attempts: Sequence[Attempt], *, step: int, checkpoint: int) -> D
     if last.outcome is RunState.INTERRUPTED:
         return ENDED_BY_SLURM
     if last.outcome is RunState.STOPPED and last.reason is not None and last.reason.is_final:
+        if last.reason is StopReason.CALLBACK:
+            return Decision("end", f"the run was stopped by a callback, which would stop it again ({last.detail})")
         return Decision("end", "the run was stopped by SIGINT, which means: save, and do not start again")
     if last.outcome is RunState.FAILED and last.status is not None and signal_of(last.status) == signal.SIGINT:
         return Decision("end", "the run was ended by a second SIGINT, without a save; it is not started again")
