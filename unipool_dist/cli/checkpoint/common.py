@@ -10,12 +10,21 @@ from typing import Any
 import click
 
 from unipool_dist.base.console import put, say
+from unipool_dist.base.user_code import trust
 from unipool_dist.checkpoint.offline.locate import Located, locate
 from unipool_dist.cli.option_types import STEP
 
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 step_option = click.option(
     "--step", type=STEP, metavar="N", help="The checkpoint of this step.  [default: newest whole one]"
+)
+trust_option = click.option(
+    "--trust",
+    multiple=True,
+    metavar="MODULE:CLASS",
+    expose_value=False,
+    callback=lambda context, parameter, names: trust(names),
+    help="Code that the configuration names and may import.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 

@@ -18,6 +18,7 @@ from unipool_dist.cli.checkpoint.common import (
     print_json,
     run_argument,
     step_option,
+    trust_option,
 )
 from unipool_dist.cli.option_types import Finite
 from unipool_dist.run.beginning import in_the_way
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Weights in one file, in 10^9 bytes; also what the export needs in memory.",
 )
+@trust_option
 @json_option
 def export(run: Path, out: Path, step: int | None, dtype: str, max_shard_size_gb: float, as_json: bool) -> None:
     """Write the model in a checkpoint of RUN to the new directory OUT.
@@ -79,6 +81,7 @@ def export(run: Path, out: Path, step: int | None, dtype: str, max_shard_size_gb
 @click.command("import")
 @click.argument("exported", metavar="EXPORT", type=click.Path(path_type=Path))
 @run_argument
+@trust_option
 @json_option
 def import_(exported: Path, run: Path, as_json: bool) -> None:
     """Make RUN a run that begins with the weights in EXPORT, written by `export`.
