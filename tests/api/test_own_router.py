@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.checkpoint.command_line import succeed
+from tests.checkpoint.command_line import fail, succeed
 from tests.support.runs import train_command
 from unipool_dist.observe.jsonlines import read_json_lines
 
@@ -37,6 +37,7 @@ def test_a_router_of_ones_own_is_trained_resumed_and_exported(
     assert len(losses) == 4
     assert train("--from", "2") == losses, "the same numbers after a resume"
     monkeypatch.setenv("UNIPOOL_DIST_USER_CODE", str(EXAMPLES))
+    assert f"--trust {ROUTER}" in fail("export", run_dir, tmp_path / "refused")
     succeed("export", run_dir, tmp_path / "exported", "--trust", ROUTER)
     tensors = load_file(tmp_path / "exported" / "model.safetensors")
     assert tensors["layers.0.router.weight"].shape == (16, 32)
