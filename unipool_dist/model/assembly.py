@@ -24,7 +24,7 @@ from unipool_dist.pool.experts import ExpertBank
 from unipool_dist.pool.placement import Placement, PoolGroup, placed
 from unipool_dist.pool.transport import GroupTransport
 from unipool_dist.topology.groups import ParallelGroups
-from unipool_dist.topology.megatron import ModelParallelConfig, layer_config
+from unipool_dist.topology.megatron import layer_config
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -50,7 +50,6 @@ class PooledModel:
     client: PoolClient
     exchange: PoolExchange
     balance: Balance
-    layers: ModelParallelConfig
     dtype: torch.dtype
     tied: TiedWeights
 
@@ -96,7 +95,6 @@ def build_model(plan: Plan, groups: ParallelGroups, *, draw: bool = True) -> Poo
     family = family_of(plan)
     tensors = family.inventory(plan)
     dtype = DTYPES[plan.train.dtype]
-    layers = layer_config(plan, dtype)
     stages = groups.grid.layers_of_stage(plan.model.num_layers)
     layer_range = stages[groups.pp_index]
     grid = groups.grid
@@ -110,7 +108,7 @@ def build_model(plan: Plan, groups: ParallelGroups, *, draw: bool = True) -> Poo
         GroupTransport(groups.pool),
         bank,
         block_size=groups.grid.block_size,
-        slots=max(len(layers_) for layers_ in stages),
+        slots=max(map(len, stages)),
         max_pending_rows=_PENDING_ROWS_PER_EXPERT * len(expert_ids),
     )
     balance = Balance(
@@ -121,7 +119,9 @@ def build_model(plan: Plan, groups: ParallelGroups, *, draw: bool = True) -> Poo
         tp=groups.tp,
     )
     client = PoolClient(plan.pool, plan.pools, placement, exchange, balance, groups.device)
-    stage = family.build_stage(StagePlace(plan, groups, layer_range, layers, client)).to(groups.device)
+    stage = family.build_stage(StagePlace(plan, groups, layer_range, layer_config(plan, dtype), client)).to(
+        groups.device
+    )
     dense = tensors.of_stage(layer_range, is_first=groups.is_first_stage, is_last=groups.is_last_stage)
     describe(stage, dense)
     describe(bank, tensors.expert)
@@ -139,7 +139,6 @@ def build_model(plan: Plan, groups: ParallelGroups, *, draw: bool = True) -> Poo
         client=client,
         exchange=exchange,
         balance=balance,
-        layers=layers,
         dtype=dtype,
         tied=tied,
     )

@@ -68,12 +68,12 @@ class Attention(nn.Module):
     slice of rows.
     """
 
-    def __init__(self, model: ModelPlan, layers: ModelParallelConfig, tp: ProcessGroup) -> None:
+    def __init__(self, model: ModelPlan, megatron: ModelParallelConfig, tp: ProcessGroup) -> None:
         super().__init__()
         self.head_dim = model.hidden_size // model.num_attention_heads
         self.queries_per_group = model.num_attention_heads // model.num_query_groups
         rows = (model.num_attention_heads + 2 * model.num_query_groups) * self.head_dim
-        common = {"config": layers, "init_method": nn.init.zeros_, "bias": False, "tp_group": tp}
+        common = {"config": megatron, "init_method": nn.init.zeros_, "bias": False, "tp_group": tp}
         self.qkv = ColumnParallelLinear(model.hidden_size, rows, gather_output=False, **common)
         self.output = RowParallelLinear(
             model.num_attention_heads * self.head_dim,

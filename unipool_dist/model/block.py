@@ -30,7 +30,7 @@ class StagePlace:
     plan: Plan
     groups: ParallelGroups
     layer_range: range
-    layers: ModelParallelConfig
+    megatron: ModelParallelConfig
     """Settings of Megatron's layers."""
     client: PoolClient
 
@@ -45,12 +45,11 @@ class Block(nn.Module):
 
     def __init__(self, place: StagePlace, layer: int, slot: int) -> None:
         super().__init__()
-        plan, layers = place.plan, place.layers
-        model = plan.model
+        plan, model, dtype = place.plan, place.plan.model, place.megatron.params_dtype
         self.layer, self.slot = layer, slot
-        self.attention_norm = RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
-        self.attention = Attention(model, layers, place.groups.tp)
-        self.pool_norm = RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
+        self.attention_norm = RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=dtype)
+        self.attention = Attention(model, place.megatron, place.groups.tp)
+        self.pool_norm = RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=dtype)
         self.router = make_router(plan.pool, model.hidden_size)
         self._client = place.client
         self._score_kind = plan.pool.balance.scores

@@ -28,7 +28,7 @@ class Stage(nn.Module):
 
     def __init__(self, place: StagePlace, block: type[Block] = Block, *, tied: bool = False) -> None:
         super().__init__()
-        plan, groups, layers = place.plan, place.groups, place.layers
+        plan, groups, megatron = place.plan, place.groups, place.megatron
         model = plan.model
         self._is_first, self._tied = groups.is_first_stage, tied
         self.rotary = RotaryTable(
@@ -40,18 +40,18 @@ class Stage(nn.Module):
                 model.hidden_size,
                 init_method=nn.init.zeros_,
                 reduce_scatter_embeddings=plan.parallel.tp > 1,
-                config=layers,
+                config=megatron,
                 tp_group=groups.tp,
             )
         self.layers = nn.ModuleDict(
             {str(layer): block(place, layer, slot) for slot, layer in enumerate(place.layer_range)}
         )
         if groups.is_last_stage:
-            self.final_norm = RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=layers.params_dtype)
+            self.final_norm = RMSNorm(model.hidden_size, eps=model.norm_epsilon, dtype=megatron.params_dtype)
             self.output = ColumnParallelLinear(
                 model.hidden_size,
                 model.vocab_size,
-                config=layers,
+                config=megatron,
                 init_method=nn.init.zeros_,
                 bias=False,
                 gather_output=False,

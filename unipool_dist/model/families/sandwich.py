@@ -27,7 +27,7 @@ class SandwichBlock(Block):
     def __init__(self, place: StagePlace, layer: int, slot: int) -> None:
         super().__init__(place, layer, slot)
         model = place.plan.model
-        settings: dict[str, Any] = {"eps": model.norm_epsilon, "dtype": place.layers.params_dtype}
+        settings: dict[str, Any] = {"eps": model.norm_epsilon, "dtype": place.megatron.params_dtype}
         self.attention_output_norm = RMSNorm(model.hidden_size, **settings)
         self.pool_output_norm = RMSNorm(model.hidden_size, **settings)
 
