@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from tests.checkpoint.command_line import fail, succeed
@@ -40,5 +39,5 @@ def test_a_router_of_ones_own_is_trained_resumed_and_exported(
     assert f"--trust {ROUTER}" in fail("export", run_dir, tmp_path / "refused")
     succeed("export", run_dir, tmp_path / "exported", "--trust", ROUTER)
     tensors = load_file(tmp_path / "exported" / "model.safetensors")
-    assert tensors["layers.0.router.weight"].shape == (16, 32)
-    assert all(not torch.equal(tensors[f"layers.{layer}.router.scale"], torch.ones(1)) for layer in range(4)), "trained"
+    routers = {name: tensor.shape for name, tensor in tensors.items() if ".router." in name}
+    assert routers == {f"layers.{layer}.router.weight": (16, 32) for layer in range(4)}
