@@ -60,10 +60,12 @@ def main(descriptor: int, parent: int) -> None:
 
 def _import_all() -> None:
     from unipool_dist.cli import COMMANDS
+    from unipool_dist.engine.optim.deepspeed_zero import import_deepspeed
 
     modules = [module for module, _ in COMMANDS.values()]
     for name in ("unipool_dist.run.worker", "unipool_dist.run.launch", *modules, "matplotlib.pyplot"):
         importlib.import_module(name)
+    import_deepspeed()
     threads = os.listdir("/proc/self/task")
     if len(threads) != 1:
         raise RuntimeError(f"importing has started threads, which a fork would lose: {len(threads)}")

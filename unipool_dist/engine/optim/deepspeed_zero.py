@@ -59,11 +59,12 @@ class DeepSpeedZero(ShardedOptimizer):
         # With replicated states one rank speaks for the group.
         speaks = zero.stage == 1 or replicas.rank() == 0
         self._counted = [speaks and members[0].is_counted for members in groups]
-        zero_class, no_timer = _load_deepspeed()
+        zero_class, no_timer = import_deepspeed()
+        _use_process_group()
         self._zero = zero_class(
             torch_optimizer(groups, plan.optimizer),
             self._names,
-            timers=no_timer,
+            timers=no_timer(),
             optimizer_params={},
             contiguous_gradients=True,
             # DeepSpeed allocates the whole bucket at every step, however small the parameters are.
@@ -166,14 +167,13 @@ class DeepSpeedZero(ShardedOptimizer):
         self._zero.destroy()
 
 
-def _load_deepspeed() -> tuple[Any, Any]:
-    """Import DeepSpeed and let it use the process group that exists; return its ZeRO class and a timer that is none.
+def import_deepspeed() -> tuple[Any, Any]:
+    """Import DeepSpeed; return its ZeRO class, and the timer class that measures nothing.
 
     What it reads from the process is set while it reads it, and no longer: importing this module changes nothing.
     """
     on_cpu = {} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"}  # otherwise it warns that it has to guess
-    with _environment({"LOCAL_RANK": "0"} | on_cpu), without_trackers():
-        import deepspeed
+    with _environment(on_cpu), without_trackers():
         from deepspeed.accelerator import get_accelerator
         from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
         from deepspeed.utils import logger
@@ -181,14 +181,21 @@ def _load_deepspeed() -> tuple[Any, Any]:
 
         logger.setLevel(logging.ERROR)
         forget_pynvml(get_accelerator())
-        compatible = deepspeed.ops.__compatible_ops__
-        before = compatible.get("deepspeed_shm_comm")
-        # Otherwise a shared-memory extension is compiled, for over a minute.
-        compatible["deepspeed_shm_comm"] = False
-        deepspeed.comm.comm.cdb = None  # may be an earlier process group's
+    return DeepSpeedZeroOptimizer, NoopTimer
+
+
+def _use_process_group() -> None:
+    """Let DeepSpeed communicate by the process group that exists."""
+    import deepspeed
+
+    compatible = deepspeed.ops.__compatible_ops__
+    before = compatible.get("deepspeed_shm_comm")
+    # Otherwise a shared-memory extension is compiled, for over a minute.
+    compatible["deepspeed_shm_comm"] = False
+    deepspeed.comm.comm.cdb = None  # may be an earlier process group's
+    with _environment({"LOCAL_RANK": "0"}):
         deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
-        compatible["deepspeed_shm_comm"] = before
-    return DeepSpeedZeroOptimizer, NoopTimer()
+    compatible["deepspeed_shm_comm"] = before
 
 
 def forget_pynvml(accelerator: object) -> None:
