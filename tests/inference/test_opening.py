@@ -89,7 +89,7 @@ def test_by_default_all_processes_are_replicas_that_own_the_pool_together(small_
     assert (config.parallel.pp, config.parallel.dp, config.parallel.tp, config.pool.parallel_size) == (1, 4, 1, 4)
     config = inference_plan(small_run, ("parallel.pp=2", "pool.parallel_size=2"), 4)
     assert (config.parallel.pp, config.parallel.dp, config.pool.parallel_size) == (2, 2, 2)
-    assert inference_plan(small_run, (), 1).model == load_config(small_run / "config.yaml").model
+    assert inference_plan(small_run, (), 1).config.model == load_config(small_run / "config.yaml").model
 
 
 def test_no_number_of_processes_is_refused_for_its_batch(small_run: Path) -> None:
