@@ -31,13 +31,13 @@ from unipool_dist.checkpoint.progress import DataIdentity
 from unipool_dist.checkpoint.resume import find_checkpoint, load_checkpoint
 from unipool_dist.checkpoint.saver import Saver
 from unipool_dist.checkpoint.state import TrainingState
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.groups import ParallelGroups, process_groups
 from unipool_dist.config import Plan, load_config, resolve
 from unipool_dist.engine.callback import Callback, SaveReport
 from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.engine.step import TrainStep
 from unipool_dist.model.assembly import build_model
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.groups import ParallelGroups, process_groups
 
 WORLD = 4
 BLOCK_BYTES = 8 << 20

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.workload import Workload, rank_of
+from unipool_dist.comm.environment import Environment
 from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.model.assembly import DTYPES
-from unipool_dist.topology.environment import Environment
 
 UNIPOOL = "UniPool"
 Step = Callable[[Tensor], None]

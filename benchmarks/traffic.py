@@ -21,10 +21,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from benchmarks.workload import Workload, rank_of
+from unipool_dist.comm.environment import Environment
 from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.pool import client
 from unipool_dist.pool.dispatch import Routing
-from unipool_dist.topology.environment import Environment
 
 TRANSFERS = 4
 """To the owner and back, forward and backward."""

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.groups import ParallelGroups, process_groups
 from unipool_dist.config import Plan, load_config, resolve
 from unipool_dist.engine.gradients import GradientBuffers
 from unipool_dist.engine.pipeline import Pipeline, StageBatch
 from unipool_dist.model.assembly import PooledModel, build_model
 from unipool_dist.schedule.registry import training_schedule
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.groups import ParallelGroups, process_groups
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unipool_dist.base.user_code import trust
+from unipool_dist.comm.environment import read_environment
+from unipool_dist.comm.groups import ParallelGroups, process_groups
+from unipool_dist.comm.megatron_import import quiet_libraries
 from unipool_dist.config import Config, Plan, named_code, resolve
 from unipool_dist.config import load_config as read_config
 from unipool_dist.engine.callback import Callback, Stop, stop
@@ -28,9 +31,6 @@ from unipool_dist.observe.sink import Sink
 from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.run.session import train_session
 from unipool_dist.run.start import Start
-from unipool_dist.topology.environment import read_environment
-from unipool_dist.topology.groups import ParallelGroups, process_groups
-from unipool_dist.topology.megatron_import import quiet_libraries
 
 __all__ = [
     "BuiltModel",

@@ -17,7 +17,7 @@ import unipool_dist
 assert not {"torch", "numpy", "pydantic"} & set(sys.modules), "the package alone is light"
 # What other packages do when they are imported is not ours: lm-eval, DeepSpeed and those that they load come first.
 import setuptools, sympy, torch, torch.distributed.checkpoint
-from unipool_dist.topology.megatron_import import without_trackers
+from unipool_dist.comm.megatron_import import without_trackers
 with without_trackers():
     import deepspeed
 try:

@@ -14,9 +14,9 @@ from tests.support.training import built, tiny_config
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.manifest import MANIFEST_FILE, Manifest, hash_file, read_manifest
 from unipool_dist.checkpoint.resume import DamagedError, Found, Verify, find_checkpoint
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.groups import ParallelGroups, process_groups
 from unipool_dist.errors import CheckpointError
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.groups import ParallelGroups, process_groups
 
 FILES = (".metadata", "__0_0.distcp", "__1_0.distcp", "state.json", "config.yaml", MANIFEST_FILE)
 STEPS = (1, 2, 3)

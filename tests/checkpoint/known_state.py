@@ -14,12 +14,12 @@ import torch
 from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 from torch import Tensor, nn
 
+from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.config import Plan
 from unipool_dist.engine.optim.deepspeed_zero import DeepSpeedZero
 from unipool_dist.engine.step import TrainStep
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.model.inventory import spec_of
-from unipool_dist.topology.groups import ParallelGroups
 
 KINDS = ("master", "exp_avg", "exp_avg_sq")
 

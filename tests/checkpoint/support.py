@@ -10,11 +10,11 @@ from unipool_dist.checkpoint.progress import DataIdentity
 from unipool_dist.checkpoint.resume import find_checkpoint, load_checkpoint
 from unipool_dist.checkpoint.saver import Saver
 from unipool_dist.checkpoint.state import TrainingState
+from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.config import Plan
 from unipool_dist.engine.callback import SaveReport
 from unipool_dist.engine.step import TrainStep
 from unipool_dist.model.assembly import PooledModel
-from unipool_dist.topology.groups import ParallelGroups
 
 DATA = DataIdentity(tokenizer_hash="t", content_hash="c", segments=(100,))
 

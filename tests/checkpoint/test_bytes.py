@@ -10,7 +10,7 @@ from tests.checkpoint.support import save_step
 from tests.support.training import built, tiny_config
 from tests.support.workers import Workers
 from unipool_dist.checkpoint.directory import CheckpointDirectory
-from unipool_dist.topology.environment import Environment
+from unipool_dist.comm.environment import Environment
 
 HIDDEN, FFN, EXPERTS, VOCAB, LAYERS = 128, 256, 24, 4096, 4
 MODEL = (

@@ -25,10 +25,10 @@ from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.manifest import content_faults, read_manifest
 from unipool_dist.checkpoint.saver import Saver
 from unipool_dist.checkpoint.state import TrainingState
+from unipool_dist.comm.environment import Environment
 from unipool_dist.engine.callback import SaveReport
 from unipool_dist.observe.jsonlines import read_json_lines
 from unipool_dist.run.heartbeat import read_heartbeat
-from unipool_dist.topology.environment import Environment
 
 NO_ROOM = "No space left on device"
 BALLAST = "ballast"

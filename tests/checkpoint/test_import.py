@@ -17,10 +17,10 @@ from tests.support.training import built, tiny_config
 from tests.support.workers import Workers
 from unipool_dist.checkpoint.manifest import hash_file
 from unipool_dist.checkpoint.offline import import_model
+from unipool_dist.comm.environment import Environment
 from unipool_dist.config import load_config
 from unipool_dist.model.families import inventory
 from unipool_dist.run.lock import RunLock
-from unipool_dist.topology.environment import Environment
 
 
 def export(run_dir: Path, out: Path, *options: object) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from tests.support.workers import Workers
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.index import read_index
 from unipool_dist.checkpoint.manifest import read_manifest
-from unipool_dist.topology.environment import Environment
+from unipool_dist.comm.environment import Environment
 
 KNOWN, TRAINED, MORE = 1, 3, 5
 """Step under which known values are saved; steps trained before the second save; steps trained after loading it."""

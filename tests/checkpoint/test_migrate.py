@@ -19,11 +19,11 @@ from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.migrate import migrate
 from unipool_dist.checkpoint.saver import Saver
 from unipool_dist.checkpoint.state import TrainingState, optimizer_state
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.engine.step import TrainStep
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.pool.placement import Contiguous
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.groups import ParallelGroups
 
 SHUFFLED = "tests.pool.test_placement:Shuffled"
 PLACED = f"pool.placement={SHUFFLED}"

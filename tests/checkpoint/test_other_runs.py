@@ -9,7 +9,7 @@ import pytest
 from tests.checkpoint.support import load_step, save_step
 from tests.support.training import batches_of, built, tiny_config
 from tests.support.workers import Workers
-from unipool_dist.topology.environment import Environment
+from unipool_dist.comm.environment import Environment
 
 STEPS, MORE = 3, 3
 COMMON = ("train.global_batch_size=8", "optimizer.epsilon=1e-5")

@@ -21,9 +21,9 @@ from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.saver import Saver
 from unipool_dist.checkpoint.snapshot import Snapshot
 from unipool_dist.checkpoint.state import TrainingState
+from unipool_dist.comm.environment import Environment
 from unipool_dist.engine.callback import SaveReport
 from unipool_dist.errors import CheckpointError
-from unipool_dist.topology.environment import Environment
 
 
 @dataclass

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unipool_dist.comm.environment import Environment
 from unipool_dist.config import Config
 from unipool_dist.run import ending
-from unipool_dist.topology.environment import Environment
 
 
 @pytest.mark.parametrize(

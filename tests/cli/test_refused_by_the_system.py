@@ -11,9 +11,9 @@ import pytest
 
 from tests.support.command import Command
 from tests.support.unprivileged import modes_count
+from unipool_dist.comm.environment import read_environment
 from unipool_dist.config import Config
 from unipool_dist.run import ending
-from unipool_dist.topology.environment import read_environment
 
 COMMANDS = {
     "checkpoint list": ("checkpoint", "list", "{run}"),

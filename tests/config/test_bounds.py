@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from unipool_dist.cli.model import model
 from unipool_dist.config import load_config, outline, resolve
 from unipool_dist.errors import UnipoolError
-from unipool_dist.sizing.memory import rank_kinds
-from unipool_dist.sizing.parameters import count_parameters
+from unipool_dist.planning.memory import rank_kinds
+from unipool_dist.planning.parameters import count_parameters
 
 ABSURD = [
     "pool.num_experts=1000000000000",

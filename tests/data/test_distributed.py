@@ -9,9 +9,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from tests.support.workers import Workers
+from unipool_dist.comm.environment import Environment
 from unipool_dist.data import Corpus, training_dataset
 from unipool_dist.errors import DataError
-from unipool_dist.topology.environment import Environment
 
 
 def work(environment: Environment, rendezvous: Path, corpus_dir: Path, cache: Path) -> list[list[int]]:

@@ -12,12 +12,12 @@ from typing import Literal
 
 import pytest
 
+from unipool_dist.comm.megatron_import import import_megatron
 from unipool_dist.data import Corpus
 from unipool_dist.data import prepare as prepare_module
 from unipool_dist.data.place import Place
 from unipool_dist.data.prepare import PrepareOptions, prepare
 from unipool_dist.errors import DataError
-from unipool_dist.topology.megatron_import import import_megatron
 
 VOCAB_SIZE = 400  # of the fixture corpus_dir
 

@@ -18,9 +18,9 @@ import torch
 from tests.support.runs import train_command
 from tests.support.training import batches_of, built, tiny_config
 from tests.support.workers import Workers, free_port
+from unipool_dist.comm.environment import Environment
 from unipool_dist.config import dump_config, load_config
 from unipool_dist.errors import NonFiniteError
-from unipool_dist.topology.environment import Environment
 
 ENDLESS = ("train.steps=100000", "log.interval=1")
 

@@ -20,7 +20,7 @@ from tests.support.training import (
     train_variants,
 )
 from tests.support.workers import Workers, free_port
-from unipool_dist.topology.environment import Environment
+from unipool_dist.comm.environment import Environment
 
 SCALE = 10.0
 SCALED = (f"optimizer.router_lr_scale={SCALE}",)

@@ -19,10 +19,10 @@ from tests.support.plain_zero1 import NAME, PlainZero1
 from tests.support.training import batches_of, built, tiny_config
 from tests.support.workers import Workers, free_port
 from unipool_dist.base.user_code import trust
+from unipool_dist.comm.environment import Environment
 from unipool_dist.engine.optim.deepspeed_zero import VERSION, DeepSpeedZero, forget_pynvml
 from unipool_dist.engine.optim.sharded import OPTIMIZERS
 from unipool_dist.errors import ConfigError
-from unipool_dist.topology.environment import Environment
 
 PLAIN = f"optimizer.name={NAME}"
 RESUME = "resume"

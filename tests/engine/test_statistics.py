@@ -11,9 +11,9 @@ import torch
 
 from tests.support.training import batches_of, built, sequences, tiny_config
 from tests.support.workers import Workers, free_port
+from unipool_dist.comm.environment import Environment
 from unipool_dist.data.batches import Batch
 from unipool_dist.engine.evaluate import Evaluation
-from unipool_dist.topology.environment import Environment
 
 
 def _run(environment: Environment, overrides: tuple[str, ...], evaluate: bool, port: int) -> dict[str, Any]:

@@ -7,11 +7,11 @@ import pytest
 from tests.support.callbacks import Seen
 from tests.support.training import batches_of, sequences, tiny_config
 from tests.support.workers import Workers
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.groups import process_groups
 from unipool_dist.data.batches import Batch
 from unipool_dist.engine.trainer import Trainer
 from unipool_dist.model.assembly import build_model
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.groups import process_groups
 
 
 def _stopped_after(environment: Environment, stop_after: int | None) -> tuple[str | None, list[int]]:

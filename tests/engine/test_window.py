@@ -8,12 +8,12 @@ import torch
 from tests.support.callbacks import Seen
 from tests.support.training import batches_of, tiny_config
 from tests.support.workers import Workers
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.groups import process_groups
 from unipool_dist.engine.step import StepResult
 from unipool_dist.engine.trainer import Trainer
 from unipool_dist.engine.window import AVERAGED, Window
 from unipool_dist.model.assembly import build_model
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.groups import process_groups
 
 Line = tuple[dict[str, float | int], list[list[int]]]
 

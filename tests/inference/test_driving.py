@@ -11,10 +11,10 @@ import torch.distributed as dist
 
 from tests.support.training import tiny_config
 from tests.support.workers import Workers
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.groups import process_groups
 from unipool_dist.errors import DataError, UnipoolError
 from unipool_dist.inference.driving import driven_by_rank_0
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.groups import process_groups
 
 Call = Callable[[int], int]
 

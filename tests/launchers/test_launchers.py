@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from unipool_dist.topology.environment import Environment, read_environment
+from unipool_dist.comm.environment import Environment, read_environment
 
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = ROOT / "launchers"

@@ -11,10 +11,10 @@ import torch
 from tests.checkpoint.support import load_step, save_step
 from tests.support.training import batches_of, built, tiny_config
 from tests.support.workers import Workers, free_port
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.groups import process_groups
 from unipool_dist.engine.step import TrainStep
 from unipool_dist.model.assembly import build_model
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.groups import process_groups
 
 
 def _uninterrupted_and_resumed(environment: Environment, run_dir: Path, port: int) -> tuple[list[float], list[float]]:

@@ -19,6 +19,8 @@ from unipool_dist.checkpoint.offline.export import export_model
 from unipool_dist.checkpoint.offline.import_model import import_model, open_export
 from unipool_dist.checkpoint.offline.locate import locate
 from unipool_dist.checkpoint.offline.tensor_reader import TensorReader
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.groups import process_groups
 from unipool_dist.config import Plan
 from unipool_dist.config.sections import ModelSection
 from unipool_dist.errors import ConfigError
@@ -26,8 +28,6 @@ from unipool_dist.model.assembly import build_model
 from unipool_dist.model.families import FAMILIES, inventory
 from unipool_dist.model.families.llama import Llama
 from unipool_dist.model.inventory import Inventory
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.groups import process_groups
 
 # Of two experts for each token, as the norm after the experts cancels the score of a single one.
 MODEL = ("model.family=sandwich", "pool.router=softmax", "pool.top_k=2")

@@ -16,10 +16,10 @@ from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.offline.export import export_model
 from unipool_dist.checkpoint.offline.locate import locate
 from unipool_dist.checkpoint.offline.tensor_reader import TensorReader
+from unipool_dist.comm.environment import Environment
 from unipool_dist.model.families import inventory
 from unipool_dist.model.inventory import TensorSpec, expert_name, split_key
 from unipool_dist.pool.main_grad import zero_main_grad
-from unipool_dist.topology.environment import Environment
 
 BIASED = ("pool.router=sigmoid", "pool.balance.bias_rate=0.001")
 VANILLA = ("pool.router=softmax", "pool.layers_per_group=1", "pool.num_experts=2")

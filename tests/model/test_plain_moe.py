@@ -24,8 +24,8 @@ from tests.support.training import (
     tiny_config,
 )
 from tests.support.workers import Workers
+from unipool_dist.comm.environment import Environment
 from unipool_dist.config import Plan
-from unipool_dist.topology.environment import Environment
 
 TOLERANCE = 3e-6
 """Below 8e-7 was seen."""

@@ -14,7 +14,7 @@ from unipool_dist.engine.callback import RunInfo
 from unipool_dist.observe.lines import train_line
 from unipool_dist.observe.metrics import TRAIN_KEYS
 from unipool_dist.observe.speed import Speed, peak_flops
-from unipool_dist.sizing.flops import training_flops
+from unipool_dist.planning.flops import training_flops
 
 
 def speed_on(device: str, world_size: int = 4) -> tuple[dict[str, float | int], Plan]:

@@ -8,8 +8,8 @@ from tests.parity.test_layouts import MODELS, STEPS, check, reference
 from tests.support.training import RankResult, train_variants
 from tests.support.workers import Workers, free_port
 from unipool_dist.base.user_code import trust
+from unipool_dist.comm.environment import Environment
 from unipool_dist.pool.losses import BalanceLoss
-from unipool_dist.topology.environment import Environment
 
 SCHEDULES = ["tests.support.own_schedules:odd_order", "tests.support.own_schedules:merged"]
 LOSS = "tests.parity.test_own_code:SquareLoss"

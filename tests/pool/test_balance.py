@@ -11,10 +11,10 @@ import torch
 
 from tests.support.training import batches_of, built, tiny_config
 from tests.support.workers import Workers, free_port
+from unipool_dist.comm.environment import Environment
 from unipool_dist.pool.client import PoolClient
 from unipool_dist.pool.losses import balance_loss, scores_for_loss
 from unipool_dist.pool.turn import Turn
-from unipool_dist.topology.environment import Environment
 
 
 def test_closed_formula() -> None:

@@ -11,12 +11,12 @@ import torch
 
 from tests.support.training import batches_of, built, sequences, tiny_config
 from tests.support.workers import Workers, free_port
+from unipool_dist.comm.environment import Environment
 from unipool_dist.data.batches import Batch
 from unipool_dist.engine.evaluate import Evaluation
 from unipool_dist.layout.pool_map import PoolMap
 from unipool_dist.pool.bias import move_biases
 from unipool_dist.pool.dispatch import choose, route
-from unipool_dist.topology.environment import Environment
 
 RATE = 0.05
 BIAS = ("pool.router=sigmoid", "pool.balance.loss=none", f"pool.balance.bias_rate={RATE}")

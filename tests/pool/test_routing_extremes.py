@@ -10,8 +10,8 @@ import torch
 
 from tests.support.training import batches_of, built, tiny_config
 from tests.support.workers import Workers, free_port
+from unipool_dist.comm.environment import Environment
 from unipool_dist.pool.main_grad import main_grad
-from unipool_dist.topology.environment import Environment
 
 
 @dataclass

@@ -14,11 +14,11 @@ import torch.distributed as dist
 
 from tests.support.workers import Workers, free_port
 from unipool_dist.base.stopping import Stop, StopReason
+from unipool_dist.comm.environment import Environment
 from unipool_dist.resilience.deadline import Deadline
 from unipool_dist.resilience.handover import Handover
 from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.resilience.stop import StopRequest
-from unipool_dist.topology.environment import Environment
 
 Answers = list[Stop | None]
 

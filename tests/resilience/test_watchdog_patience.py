@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from unipool_dist.comm.notes import Notes
 from unipool_dist.resilience.activity import Activity
 from unipool_dist.resilience.board import Board, BoardLostError
 from unipool_dist.resilience.patience import Patience
@@ -21,7 +22,6 @@ from unipool_dist.resilience.stacks import (
     place,
     place_in_dump,
 )
-from unipool_dist.topology.notes import Notes
 
 pytestmark = pytest.mark.timing
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.groups import ParallelGroups, process_groups
 from unipool_dist.config import Plan, load_config, resolve
 from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.engine.step import TrainStep
 from unipool_dist.model.assembly import PooledModel, build_model
 from unipool_dist.model.inventory import spec_of
 from unipool_dist.pool.main_grad import main_grad
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.groups import ParallelGroups, process_groups
 
 VOCAB, SEQUENCE = 64, 16
 

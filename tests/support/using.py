@@ -16,10 +16,10 @@ from megatron.core import parallel_state
 
 from tests.support.running import one_thread
 from unipool_dist.cli import cli
+from unipool_dist.comm.environment import Environment
 from unipool_dist.errors import UnipoolError
 from unipool_dist.inference.layout import inference_plan
 from unipool_dist.inference.opened import OpenedRun, opened_run
-from unipool_dist.topology.environment import Environment
 
 LAYOUTS: dict[str, tuple[int, tuple[str, ...]]] = {
     "pp2": (2, ("parallel.pp=2",)),

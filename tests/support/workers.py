@@ -123,7 +123,7 @@ def _serve(connection: Connection) -> None:
     sys.path[:] = connection.recv()
     import torch
 
-    from unipool_dist.topology.environment import Environment
+    from unipool_dist.comm.environment import Environment
 
     torch.set_num_threads(1)
     while True:

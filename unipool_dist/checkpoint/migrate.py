@@ -16,12 +16,12 @@ from unipool_dist.checkpoint.moves import Bank, expert_moves, window
 from unipool_dist.checkpoint.pieces import Piece
 from unipool_dist.checkpoint.state import Held, expert_run
 from unipool_dist.checkpoint.transfer import collect_pieces, receive_buffers
+from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.engine.optim.pooled import PooledOptimizer
 from unipool_dist.engine.optim.sharded import StateShard
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.model.inventory import split_name
 from unipool_dist.pool.placement import Placement
-from unipool_dist.topology.groups import ParallelGroups
 
 _FP32_BYTES = 4
 CHUNK_BYTES = 64 << 20

@@ -30,9 +30,9 @@ from unipool_dist.checkpoint.progress import Progress, read_config, read_progres
 from unipool_dist.checkpoint.randomness import restore_random_state
 from unipool_dist.checkpoint.state import Held, TrainingState
 from unipool_dist.checkpoint.storage import SafeReader
+from unipool_dist.comm.agreement import failing_together
 from unipool_dist.config import Config
 from unipool_dist.errors import CheckpointError
-from unipool_dist.topology.agreement import failing_together
 
 Verify = Literal["size", "hash"]
 

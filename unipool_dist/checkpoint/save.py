@@ -30,9 +30,9 @@ from unipool_dist.checkpoint.progress import Progress
 from unipool_dist.checkpoint.shares import Write
 from unipool_dist.checkpoint.storage import HashingWriter
 from unipool_dist.checkpoint.transfer import Buffers, collect_pieces
+from unipool_dist.comm.agreement import failing_together
 from unipool_dist.config import Config, dump_config
 from unipool_dist.errors import CheckpointError
-from unipool_dist.topology.agreement import failing_together
 
 _BOX_BYTES = 2048  # of a box on disk, in addition to its elements: a little less
 

@@ -21,10 +21,10 @@ from unipool_dist.checkpoint.shares import share_writes
 from unipool_dist.checkpoint.snapshot import Snapshot
 from unipool_dist.checkpoint.state import Held, TrainingState
 from unipool_dist.checkpoint.transfer import receive_buffers
+from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.config import Config
 from unipool_dist.engine.callback import Callback, SaveReport
 from unipool_dist.errors import CheckpointError, NonFiniteError, UnipoolError
-from unipool_dist.topology.groups import ParallelGroups
 
 
 class Saver(Callback):

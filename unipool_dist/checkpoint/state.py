@@ -19,11 +19,11 @@ from torch import Tensor
 
 from unipool_dist.checkpoint.moves import Run
 from unipool_dist.checkpoint.pieces import Piece, whole
+from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.engine.optim.pooled import PooledOptimizer
 from unipool_dist.engine.optim.sharded import StateShard
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.model.inventory import MASTER, spec_of, split_key, state_key
-from unipool_dist.topology.groups import ParallelGroups
 
 
 def dtype_name(tensor: Tensor) -> str:

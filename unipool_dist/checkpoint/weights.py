@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from unipool_dist.checkpoint.resume import Found, load_pieces
 from unipool_dist.checkpoint.state import dense_pieces, expert_pieces, untrained_pieces
+from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.engine.optim.sharded import StateShard
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.model.inventory import MASTER
-from unipool_dist.topology.groups import ParallelGroups
 
 
 @torch.no_grad()

@@ -15,9 +15,9 @@ from unipool_dist.base.machine import current_versions
 from unipool_dist.base.printable import bounded
 from unipool_dist.base.system_errors import explained
 from unipool_dist.cli.option_types import LazyGroup
+from unipool_dist.comm.megatron_import import quiet_libraries
 from unipool_dist.errors import UnipoolError
 from unipool_dist.resilience.signal_watch import release_signals
-from unipool_dist.topology.megatron_import import quiet_libraries
 
 COMMANDS = {
     "checkpoint": ("unipool_dist.cli.checkpoint", "List, verify, inspect, reshard, export and import checkpoints."),

@@ -19,11 +19,11 @@ from unipool_dist.base.console import lasting_text, say
 from unipool_dist.base.printable import aligned, printable
 from unipool_dist.base.system_errors import explained
 from unipool_dist.cli.option_types import MAX_SECONDS, PROCESSES_HERE, Finite
+from unipool_dist.comm.environment import Environment, read_environment
 from unipool_dist.config import Config, Outline, Plan, load_config, outline
 from unipool_dist.errors import UnipoolError
 from unipool_dist.resilience.orphans import end_with_launcher
 from unipool_dist.resilience.signal_watch import STOP_SIGNALS, release_signals, taken_signals
-from unipool_dist.topology.environment import Environment, read_environment
 
 if TYPE_CHECKING:
     from unipool_dist.doctor.agenda import Settings
@@ -209,8 +209,8 @@ def checkpoint_need(known: Outline) -> CheckpointNeed:
 
     from unipool_dist.checkpoint.directory import CheckpointDirectory
     from unipool_dist.doctor.disk_space import CheckpointNeed
-    from unipool_dist.sizing.memory import num_moments
-    from unipool_dist.sizing.parameters import count_parameters
+    from unipool_dist.planning.memory import num_moments
+    from unipool_dist.planning.parameters import count_parameters
 
     plan, note = _with_vocabulary(known)
     numel = sum(count_parameters(plan).stored.values())

@@ -16,9 +16,9 @@ from click.core import ParameterSource
 from unipool_dist.base.console import say
 from unipool_dist.base.user_code import trust
 from unipool_dist.cli.option_types import PROCESSES_HERE, STEP
+from unipool_dist.comm.environment import read_environment
 from unipool_dist.errors import UnipoolError
 from unipool_dist.resilience.orphans import end_with_launcher
-from unipool_dist.topology.environment import read_environment
 
 if TYPE_CHECKING:
     from unipool_dist.config import Plan

@@ -16,9 +16,9 @@ from unipool_dist.cli.option_types import PROCESSES
 from unipool_dist.config import Config, Outline, Plan, config_text, load_config, outline
 from unipool_dist.config.describe import describe_layout, describe_model, describe_owners
 from unipool_dist.errors import ConfigError, DataError
-from unipool_dist.sizing.flops import forward_flops, training_flops
-from unipool_dist.sizing.memory import RankKind, rank_kinds
-from unipool_dist.sizing.parameters import ParameterCounts, count_parameters
+from unipool_dist.planning.flops import forward_flops, training_flops
+from unipool_dist.planning.memory import RankKind, rank_kinds
+from unipool_dist.planning.parameters import ParameterCounts, count_parameters
 
 
 @click.command()

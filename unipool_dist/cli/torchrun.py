@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from unipool_dist.comm.network import route_to
 from unipool_dist.errors import CommunicationError
-from unipool_dist.topology.network import route_to
 
 DEFAULT_PORT = 29500
 _LOOPBACK = "127.0.0.1"

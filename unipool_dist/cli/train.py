@@ -10,11 +10,11 @@ import click
 
 from unipool_dist.base.user_code import trust
 from unipool_dist.cli.option_types import PROCESSES_HERE, STEP
+from unipool_dist.comm.environment import signalled_twice
 from unipool_dist.config import Config, load_config, named_code, outline
 from unipool_dist.resilience.orphans import end_with_launcher
 from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.run.start import IF_ANY, MUST, Start
-from unipool_dist.topology.environment import signalled_twice
 
 
 class _Train(click.Command):

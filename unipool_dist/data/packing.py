@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from unipool_dist.base.progress_bars import Progress
+from unipool_dist.comm.megatron_import import import_megatron
 from unipool_dist.data.corpus_manifest import Domain, store_dtype
 from unipool_dist.data.spool import Spool
 from unipool_dist.data.tokenizer import Tokenizer
-from unipool_dist.topology.megatron_import import import_megatron
 
 ENCODE_BATCH = 64  # documents
 MAX_SEQUENCE_TOKENS = 2**31 - 1  # the index keeps lengths as int32

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from unipool_dist.base.belongings import any_file, discard, remove
+from unipool_dist.comm.megatron_import import import_megatron, quiet_megatron
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.index_files import fault, load_array, make_room, private_folder, seal
 from unipool_dist.data.index_size import check_index_size
 from unipool_dist.data.token_store import check_token_store
 from unipool_dist.errors import DataError
-from unipool_dist.topology.megatron_import import import_megatron, quiet_megatron
 
 INDEX_FORMAT = 2  # 1 had Megatron-core's file names and no hashes
 _DIMENSIONS = {"document_index": 1, "sample_index": 2, "shuffle_index": 1}

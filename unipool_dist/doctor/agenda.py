@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from unipool_dist.comm.environment import Environment
 from unipool_dist.config import Outline
 from unipool_dist.doctor.clock import Clocks
 from unipool_dist.doctor.collective_speed import Collective, faster_collective
@@ -22,7 +23,6 @@ from unipool_dist.doctor.measurement import M, Probe
 from unipool_dist.doctor.neighbours import Links, faster_links
 from unipool_dist.doctor.roster import Roster
 from unipool_dist.doctor.shared_directory import RunDirectory
-from unipool_dist.topology.environment import Environment
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import time
 
 import torch.distributed as dist
 
+from unipool_dist.comm.notes import Notes
 from unipool_dist.errors import CommunicationError
-from unipool_dist.topology.notes import Notes
 
 _ASK_EVERY_S = (0.001, 0.02)
 

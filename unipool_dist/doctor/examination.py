@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 from pydantic import TypeAdapter
 
+from unipool_dist.comm.environment import Environment
 from unipool_dist.doctor.agenda import Settings, probes
 from unipool_dist.doctor.council import Council, SilentRanksError
 from unipool_dist.doctor.fact_checks import describe_nodes
@@ -22,7 +23,6 @@ from unipool_dist.doctor.meeting import judge_meeting, missing_ranks, open_store
 from unipool_dist.doctor.roster import Roster
 from unipool_dist.doctor.shared_directory import RunDirectory
 from unipool_dist.errors import CommunicationError
-from unipool_dist.topology.environment import Environment
 
 _MARGIN_S = 15.0
 """Beyond the timeout of collectives, for a rank that waits for one and then has to say so."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from unipool_dist.comm.environment import Environment
 from unipool_dist.doctor.fact_checks import check_facts
 from unipool_dist.doctor.facts import Facts, collect_facts
 from unipool_dist.doctor.findings import Check
 from unipool_dist.doctor.measurement import Probe
 from unipool_dist.doctor.roster import Roster
-from unipool_dist.topology.environment import Environment
 
 
 class FactsProbe(Probe[Facts]):

@@ -14,10 +14,10 @@ import torch
 
 import unipool_dist
 from unipool_dist.base.machine import current_versions
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.network import interface_of, source_address
 from unipool_dist.doctor.meeting import resolve
 from unipool_dist.errors import CommunicationError
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.network import interface_of, source_address
 
 
 @dataclass(frozen=True)

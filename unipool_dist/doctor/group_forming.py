@@ -13,15 +13,15 @@ import torch
 import torch.distributed as dist
 
 from unipool_dist.base.units import seconds
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.rendezvous import meet
 from unipool_dist.config import Outline
 from unipool_dist.doctor.findings import Check
 from unipool_dist.doctor.measurement import Probe
 from unipool_dist.doctor.roster import Roster
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.rendezvous import meet
 
 if TYPE_CHECKING:
-    from unipool_dist.topology.groups import ParallelGroups
+    from unipool_dist.comm.groups import ParallelGroups
 
 _DTYPE_BYTES = {"fp32": 4, "bf16": 2}
 
@@ -55,9 +55,9 @@ GroupsOf = Callable[[], AbstractContextManager[Groups]]
 def groups_of_run(plan: Outline, environment: Environment, timeout_s: float) -> AbstractContextManager[Groups]:
     """Make the groups of the run that ``plan``, resolved, describes, with ``timeout_s`` in place of its own.
 
-    Collectives of the context: those of :func:`~unipool_dist.topology.groups.process_groups`.
+    Collectives of the context: those of :func:`~unipool_dist.comm.groups.process_groups`.
     """
-    from unipool_dist.topology.groups import process_groups  # takes seconds, and is needed with a configuration only
+    from unipool_dist.comm.groups import process_groups  # takes seconds, and is needed with a configuration only
 
     return _groups_of_run(process_groups, plan, environment, timeout_s)
 

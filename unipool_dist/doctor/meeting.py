@@ -9,10 +9,10 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from unipool_dist.base.units import counted, named_ranges, seconds
+from unipool_dist.comm import stores
+from unipool_dist.comm.environment import Environment
 from unipool_dist.doctor.findings import Check
 from unipool_dist.errors import CommunicationError
-from unipool_dist.topology import stores
-from unipool_dist.topology.environment import Environment
 
 
 def open_store(environment: Environment, timeout_s: float) -> dist.Store:

@@ -32,8 +32,8 @@ from torch import Tensor
 
 from unipool_dist.base.printable import short
 from unipool_dist.base.stopping import Stop, StopReason
+from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.config.plan import Plan
-from unipool_dist.topology.groups import ParallelGroups
 
 if TYPE_CHECKING:  # they call callbacks
     from unipool_dist.engine.step import StepResult

@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.config.plan import Plan
 from unipool_dist.engine.callback import SILENT, Callback
 from unipool_dist.engine.pipeline import Pipeline, StageBatch
-from unipool_dist.topology.groups import ParallelGroups
 
 
 class Sequences(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.config.plan import Plan
 from unipool_dist.engine.callback import SILENT, Callback
 from unipool_dist.engine.links import StageLinks, Tensors
@@ -16,7 +17,6 @@ from unipool_dist.pool.turn import Turn
 from unipool_dist.schedule.check import CheckedSchedule, check
 from unipool_dist.schedule.lockstep import forward_only
 from unipool_dist.schedule.work import Lane, Tick, Work, Works
-from unipool_dist.topology.groups import ParallelGroups
 
 
 @dataclass(frozen=True)

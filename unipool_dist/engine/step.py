@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.config.plan import Plan
 from unipool_dist.engine.callback import SILENT, Callback
 from unipool_dist.engine.gradients import GradientBuffers
@@ -19,7 +20,6 @@ from unipool_dist.errors import NonFiniteError
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.pool.bias import move_biases
 from unipool_dist.schedule.registry import training_schedule
-from unipool_dist.topology.groups import ParallelGroups
 
 
 @dataclass(frozen=True)

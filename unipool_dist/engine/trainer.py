@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from unipool_dist.base.stopping import Stop
+from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.config.plan import Plan
 from unipool_dist.engine.callback import SILENT, Callback
 from unipool_dist.engine.evaluate import Evaluation, Sequences
@@ -18,7 +19,6 @@ from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.engine.step import StepResult, TrainStep
 from unipool_dist.engine.window import Window
 from unipool_dist.model.assembly import PooledModel
-from unipool_dist.topology.groups import ParallelGroups
 
 GetBatch = Callable[[int, int], StageBatch]
 """``(consumed_samples, microbatch) -> this rank's micro-batch``."""

@@ -11,14 +11,14 @@ from unipool_dist.checkpoint.compatibility import shape_differences
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.resume import DamagedError, Found, find_checkpoint
 from unipool_dist.checkpoint.weights import load_weights
+from unipool_dist.comm.agreement import failing_together
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.groups import ParallelGroups, process_groups
 from unipool_dist.config.plan import Plan
 from unipool_dist.data import Corpus
 from unipool_dist.engine.pipeline import Pipeline
 from unipool_dist.errors import CheckpointError, DataError
 from unipool_dist.model.assembly import PooledModel, build_model
-from unipool_dist.topology.agreement import failing_together
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.groups import ParallelGroups, process_groups
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def opened_run(run_dir: Path, plan: Plan, environment: Environment, step: int | 
     Args:
         plan: from :func:`unipool_dist.inference.layout.inference_plan`.
 
-    Collectives: those of :func:`unipool_dist.topology.groups.process_groups`; over ``storage`` agreement on the
+    Collectives: those of :func:`unipool_dist.comm.groups.process_groups`; over ``storage`` agreement on the
     corpus, then on a checkpoint, then those of :func:`unipool_dist.checkpoint.weights.load_weights`.
 
     Raises:

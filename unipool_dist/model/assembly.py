@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unipool_dist.comm.groups import ParallelGroups
+from unipool_dist.comm.megatron import layer_config
 from unipool_dist.config.plan import Plan
 from unipool_dist.kernels import kernel_for
 from unipool_dist.model.block import StagePlace
@@ -23,8 +25,6 @@ from unipool_dist.pool.exchange import PoolExchange
 from unipool_dist.pool.experts import ExpertBank
 from unipool_dist.pool.placement import Placement, PoolGroup, placed
 from unipool_dist.pool.transport import GroupTransport
-from unipool_dist.topology.groups import ParallelGroups
-from unipool_dist.topology.megatron import layer_config
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

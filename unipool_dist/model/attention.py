@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from unipool_dist.comm.megatron import ColumnParallelLinear, ModelParallelConfig, RowParallelLinear
 from unipool_dist.config.plan import ModelPlan
 from unipool_dist.model.blockwise import BLOCKWISE_LIMIT, blockwise_causal_attention
-from unipool_dist.topology.megatron import ColumnParallelLinear, ModelParallelConfig, RowParallelLinear
 
 
 class RotaryTable(nn.Module):

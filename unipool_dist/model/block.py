@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 from torch.utils.checkpoint import checkpoint
 
+from unipool_dist.comm.groups import ParallelGroups
+from unipool_dist.comm.megatron import ModelParallelConfig
 from unipool_dist.config.plan import Plan
 from unipool_dist.model.attention import Attention, RotaryTable
 from unipool_dist.model.normalization import RMSNorm
@@ -19,8 +21,6 @@ from unipool_dist.pool.client import PoolClient
 from unipool_dist.pool.losses import scores_for_loss
 from unipool_dist.pool.router import make_router
 from unipool_dist.pool.turn import Turn
-from unipool_dist.topology.groups import ParallelGroups
-from unipool_dist.topology.megatron import ModelParallelConfig
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unipool_dist.model.attention import RotaryTable
-from unipool_dist.model.block import Block, StagePlace
-from unipool_dist.model.normalization import RMSNorm
-from unipool_dist.pool.turn import Turn
-from unipool_dist.topology.megatron import (
+from unipool_dist.comm.megatron import (
     ColumnParallelLinear,
     VocabParallelEmbedding,
     vocab_parallel_cross_entropy,
 )
+from unipool_dist.model.attention import RotaryTable
+from unipool_dist.model.block import Block, StagePlace
+from unipool_dist.model.normalization import RMSNorm
+from unipool_dist.pool.turn import Turn
 
 
 class Stage(nn.Module):

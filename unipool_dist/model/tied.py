@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.model.inventory import spec_of
 from unipool_dist.pool.main_grad import main_grad
-from unipool_dist.topology.groups import ParallelGroups
 
 
 class TiedWeights:

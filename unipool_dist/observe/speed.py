@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unipool_dist.engine.callback import Callback, RunInfo
-from unipool_dist.sizing.flops import training_flops
+from unipool_dist.planning.flops import training_flops
 
 PEAK_TFLOPS = {
     # Name as CUDA reports it: dense tensor-core bf16, fp32 without tensor cores (torch's default precision).
@@ -32,7 +32,7 @@ def peak_flops(device_name: str, dtype: str) -> float | None:
 class Speed(Callback):
     """Adds ``tflops_per_device``, ``mfu`` (where the device's peak is known) and ``eta_s`` to training records.
 
-    Model FLOPs are counted (:mod:`unipool_dist.sizing.flops`), so recomputation does not raise the numbers. The time
+    Model FLOPs are counted (:mod:`unipool_dist.planning.flops`), so recomputation does not raise the numbers. The time
     left leaves out evaluations, as the step time does.
     """
 

@@ -12,10 +12,10 @@ from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.config import Config, resolve_model
 from unipool_dist.config.roles import flat, role_of, settings_of
 from unipool_dist.errors import UnipoolError
+from unipool_dist.planning.parameters import count_parameters
 from unipool_dist.report.runs import Run
 from unipool_dist.report.statistics import Estimate, estimate, paired
 from unipool_dist.report.variants import Experiment
-from unipool_dist.sizing.parameters import count_parameters
 
 _TAIL = 0.1
 _OF_THE_TEXT = ("data.path", "train.eval_sequences", "model.sequence_length")

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from unipool_dist.topology.notes import Notes
+from unipool_dist.comm.notes import Notes
 
 Answer = TypeVar("Answer")
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 import psutil
 
 from unipool_dist.base.credentials import KEY
-from unipool_dist.topology.environment import STORE
+from unipool_dist.comm.environment import STORE
 
 _OF_RUN = (
     KEY,

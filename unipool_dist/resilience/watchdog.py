@@ -22,6 +22,7 @@ from unipool_dist.base.console import say_at_once
 from unipool_dist.base.exit_statuses import RESUME
 from unipool_dist.base.run_directory import WatchdogFolder
 from unipool_dist.base.units import as_ranges
+from unipool_dist.comm.notes import Notes
 from unipool_dist.engine.callback import Callback
 from unipool_dist.resilience.activity import Activity
 from unipool_dist.resilience.board import Board, BoardLostError
@@ -37,7 +38,6 @@ from unipool_dist.resilience.stacks import (
 )
 from unipool_dist.resilience.watchdog_inquiry import ANSWER_S, END_S, Inquiry
 from unipool_dist.resilience.watchdog_report import Report, Whereabouts
-from unipool_dist.topology.notes import Notes
 
 _SCOPE = "watchdog"
 """Scope of its notes in the store of the processes."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.config.describe import describe_layout, describe_model, describe_owners
 from unipool_dist.config.plan import Plan
 from unipool_dist.data import SampleDataset, micro_batch
 from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.engine.trainer import GetBatch
-from unipool_dist.topology.groups import ParallelGroups
 
 
 def batch_source(dataset: SampleDataset, plan: Plan, groups: ParallelGroups) -> GetBatch:

@@ -12,9 +12,9 @@ import torch.distributed as dist
 from unipool_dist.base.console import say
 from unipool_dist.base.printable import bounded
 from unipool_dist.base.system_errors import explained
+from unipool_dist.comm.environment import Environment
 from unipool_dist.config import Config
 from unipool_dist.errors import CommunicationError, UnipoolError
-from unipool_dist.topology.environment import Environment
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from unipool_dist.config.plan import Plan
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.segments import index_bytes
 from unipool_dist.errors import ConfigError
-from unipool_dist.sizing.memory import RankKind, rank_kinds
+from unipool_dist.planning.memory import RankKind, rank_kinds
 
 _WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
 

@@ -20,7 +20,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 
 from unipool_dist.base.credentials import KEY, new_key
-from unipool_dist.topology.environment import STORE
+from unipool_dist.comm.environment import STORE
 
 BACKEND = "unipool-dist"
 _LOOPBACK = "127.0.0.1"

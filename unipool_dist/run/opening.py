@@ -7,6 +7,7 @@ from pathlib import Path
 from unipool_dist.base.console import say
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.resume import Found
+from unipool_dist.comm.environment import Environment
 from unipool_dist.config.plan import Plan
 from unipool_dist.data import Corpus
 from unipool_dist.resilience.handover import Handover
@@ -14,7 +15,6 @@ from unipool_dist.run.beginning import begin_run_dir, check_run_dir, continue_ru
 from unipool_dist.run.heartbeat import Heartbeat, read_heartbeat
 from unipool_dist.run.lock import RunLock
 from unipool_dist.run.start import Start
-from unipool_dist.topology.environment import Environment
 
 
 class OpenedDirectory:

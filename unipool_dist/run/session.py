@@ -19,6 +19,9 @@ from unipool_dist.checkpoint.randomness import seed_generators
 from unipool_dist.checkpoint.resume import DamagedError, Found, find_checkpoint, load_checkpoint
 from unipool_dist.checkpoint.saver import Saver
 from unipool_dist.checkpoint.state import TrainingState
+from unipool_dist.comm.agreement import failing_together, on_rank_0
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.groups import ParallelGroups, process_groups
 from unipool_dist.config import Config, outline
 from unipool_dist.config.effects import settings_without_effect
 from unipool_dist.config.plan import Outline, Plan
@@ -42,9 +45,6 @@ from unipool_dist.run.fitting import check_rank_fits
 from unipool_dist.run.opening import OpenedDirectory
 from unipool_dist.run.recording import Console, Recording, open_sinks
 from unipool_dist.run.start import Start
-from unipool_dist.topology.agreement import failing_together, on_rank_0
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.groups import ParallelGroups, process_groups
 
 _SLOW_BYTES_PER_S = 50e6
 """Assumed speed of a rank's writing until a save was seen, so that a time limit leaves room for the first one."""

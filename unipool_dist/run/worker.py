@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from unipool_dist.comm.environment import read_environment
 from unipool_dist.config import Config
 from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.run.ending import ending_clearly
 from unipool_dist.run.session import train_session
 from unipool_dist.run.start import Start
-from unipool_dist.topology.environment import read_environment
 
 
 def run_worker(config: Config, start: Start, signals: StopSignals) -> None:

@@ -29,13 +29,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from unipool_dist.comm.megatron_import import without_trackers
 from unipool_dist.config.plan import Plan
 from unipool_dist.engine.gradients import all_reduce_in_buckets
 from unipool_dist.engine.optim.rules import alike, state_kinds, torch_optimizer
 from unipool_dist.engine.optim.sharded import RateOf, ShardedOptimizer, StateShard, TrainedParameter
 from unipool_dist.model.inventory import MASTER
 from unipool_dist.pool.main_grad import main_grad
-from unipool_dist.topology.megatron_import import without_trackers
 
 VERSION = "0.19.8"
 

@@ -8,12 +8,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.config.plan import Plan
 from unipool_dist.engine.optim.schedule import LearningRates
 from unipool_dist.engine.optim.sharded import OPTIMIZERS, StateShard, TrainedParameter
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.model.inventory import spec_of
-from unipool_dist.topology.groups import ParallelGroups
 
 
 class PooledOptimizer:

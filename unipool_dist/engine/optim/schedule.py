@@ -6,8 +6,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+from unipool_dist.comm.megatron import OptimizerParamScheduler
 from unipool_dist.config.sections import OptimizerSection
-from unipool_dist.topology.megatron import OptimizerParamScheduler
 
 
 @dataclass

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from unipool_dist.comm.environment import read_environment, signalled_twice
 from unipool_dist.errors import TopologyError
-from unipool_dist.topology.environment import read_environment, signalled_twice
 
 MEETING = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29400"}
 

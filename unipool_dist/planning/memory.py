@@ -13,7 +13,7 @@ from unipool_dist.config.plan import Plan
 from unipool_dist.config.sections import OptimizerSection
 from unipool_dist.layout.rank_grid import RankGrid
 from unipool_dist.model.families import inventory
-from unipool_dist.sizing.parameters import expert_parameters
+from unipool_dist.planning.parameters import expert_parameters
 
 _WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
 _FP32_BYTES = 4

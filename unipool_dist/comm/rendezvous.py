@@ -13,11 +13,11 @@ import torch.distributed as dist
 
 from unipool_dist.base.console import say
 from unipool_dist.base.credentials import KEY
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.network import Route, interface_names, interface_of, route_to
+from unipool_dist.comm.notes import Notes
+from unipool_dist.comm.stores import Wait, open_store
 from unipool_dist.errors import CommunicationError, TopologyError
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.network import Route, interface_names, interface_of, route_to
-from unipool_dist.topology.notes import Notes
-from unipool_dist.topology.stores import Wait, open_store
 
 GLOO_INTERFACE, NCCL_INTERFACE = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 _MEETING, _ARRIVED = "meeting", "arrived"

@@ -11,8 +11,8 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from unipool_dist.base.console import say
+from unipool_dist.comm.environment import Environment
 from unipool_dist.errors import CommunicationError
-from unipool_dist.topology.environment import Environment
 
 _TRY_EVERY_S = 0.2
 _SAY_AFTER_S, _SAY_SOON_S = 10.0, 1.0

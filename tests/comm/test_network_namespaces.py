@@ -18,8 +18,8 @@ LIGHT = """
 import json, os, sys
 from datetime import timedelta
 import torch, torch.distributed as dist
-from unipool_dist.topology.environment import read_environment
-from unipool_dist.topology.rendezvous import meet
+from unipool_dist.comm.environment import read_environment
+from unipool_dist.comm.rendezvous import meet
 
 environment, timeout = read_environment(), timedelta(seconds=20)
 store = meet(environment, timeout)
@@ -30,8 +30,8 @@ WHOLE = """
 import json, os, sys
 import torch, torch.distributed as dist
 from tests.support.training import tiny_config
-from unipool_dist.topology.environment import read_environment
-from unipool_dist.topology.groups import process_groups
+from unipool_dist.comm.environment import read_environment
+from unipool_dist.comm.groups import process_groups
 
 environment = read_environment()
 groups = process_groups(tiny_config("parallel.pp=2", world_size=2), environment)
@@ -187,7 +187,7 @@ def test_two_networks_of_which_one_joins_the_nodes(nodes: Callable[[str, str], N
 
 
 def test_without_the_interface_those_two_networks_do_not_work(nodes: Callable[[str, str], Nodes]) -> None:
-    unnamed = "import unipool_dist.topology.rendezvous as r; r._name_interface = lambda *_: None\n"
+    unnamed = "import unipool_dist.comm.rendezvous as r; r._name_interface = lambda *_: None\n"
     with pytest.raises((AssertionError, subprocess.TimeoutExpired)):
         two_homes(nodes).start("mid0", unnamed + LIGHT, timeout_s=12)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from unipool_dist.comm.megatron_import import light_import
 from unipool_dist.config.plan import Outline
-from unipool_dist.topology.megatron_import import light_import
 
 with light_import():
     from megatron.core import ModelParallelConfig, parallel_state

@@ -10,9 +10,9 @@ import torch.distributed as dist
 
 from tests.support.training import tiny_config
 from tests.support.workers import Workers, free_port
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.groups import process_groups
 from unipool_dist.model.assembly import build_model
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.groups import process_groups
 
 
 def _describe(environment: Environment, overrides: tuple[str, ...], port: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unipool_dist.topology.megatron_import import without_trackers
+from unipool_dist.comm.megatron_import import without_trackers
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from unipool_dist.config import Plan, load_config, resolve
-from unipool_dist.sizing.parameters import ParameterCounts, count_parameters
+from unipool_dist.planning.parameters import ParameterCounts, count_parameters
 
 FOLDER = Path(__file__).parents[2] / "configs" / "paper"
 FILES = sorted(path for path in FOLDER.glob("*.yaml") if path.name != "common.yaml")

@@ -14,12 +14,12 @@ import torch.distributed as dist
 
 from tests.support.workers import free_port
 from unipool_dist.base.credentials import KEY
+from unipool_dist.comm import network
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.network import Route, interface_of, route_to, same_address
+from unipool_dist.comm.rendezvous import meet, settle_interface
+from unipool_dist.comm.stores import Wait
 from unipool_dist.errors import CommunicationError, TopologyError
-from unipool_dist.topology import network
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.network import Route, interface_of, route_to, same_address
-from unipool_dist.topology.rendezvous import meet, settle_interface
-from unipool_dist.topology.stores import Wait
 
 ELSEWHERE = Route(meeting="10.0.0.1", local="10.0.0.2", interface="eth1")
 HERE = Route(meeting="127.0.1.1", local="127.0.0.1", interface="lo")
@@ -108,7 +108,7 @@ def test_on_one_node_nobody_leaves_loopback() -> None:
 
 def test_the_meeting_point_takes_the_word_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     own = {"10.0.0.1": "ib0"}
-    monkeypatch.setattr("unipool_dist.topology.rendezvous.interface_of", own.get)
+    monkeypatch.setattr("unipool_dist.comm.rendezvous.interface_of", own.get)
     first = {"GLOO_SOCKET_IFNAME": "ib0", "NCCL_SOCKET_IFNAME": "=ib0"}
     second = {"GLOO_SOCKET_IFNAME": "eth1", "NCCL_SOCKET_IFNAME": "=eth1"}
     assert settled(HERE, HERE, ELSEWHERE, variables={"HOME": "/none"}) == [
@@ -130,7 +130,7 @@ def test_several_nodes_without_a_key_are_warned_of(
     key: str,
     warned: int,
 ) -> None:
-    monkeypatch.setattr("unipool_dist.topology.rendezvous.interface_of", {"10.0.0.1": "ib0", "127.0.0.1": "lo"}.get)
+    monkeypatch.setattr("unipool_dist.comm.rendezvous.interface_of", {"10.0.0.1": "ib0", "127.0.0.1": "lo"}.get)
     monkeypatch.delenv(KEY, raising=False)
     if key:
         monkeypatch.setenv(KEY, key)
@@ -139,7 +139,7 @@ def test_several_nodes_without_a_key_are_warned_of(
 
 
 def test_what_is_set_already_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unipool_dist.topology.rendezvous.interface_names", lambda: ["eth7"])
+    monkeypatch.setattr("unipool_dist.comm.rendezvous.interface_names", lambda: ["eth7"])
     given = {"GLOO_SOCKET_IFNAME": "eth7", "NCCL_SOCKET_IFNAME": "^docker"}
     assert settled(HERE, ELSEWHERE, variables=given) == [given, given]
     (tmp_path / "nccl.conf").write_text("NCCL_DEBUG=WARN\nNCCL_SOCKET_IFNAME=ib\n")

@@ -10,11 +10,11 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.megatron import create_megatron_groups, let_megatron_run_without_cuda, parallel_state
+from unipool_dist.comm.rendezvous import meet
 from unipool_dist.config.plan import Outline
 from unipool_dist.layout.rank_grid import RankGrid
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.megatron import create_megatron_groups, let_megatron_run_without_cuda, parallel_state
-from unipool_dist.topology.rendezvous import meet
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from unipool_dist.config.plan import Plan
 from unipool_dist.model.families import inventory
-from unipool_dist.sizing.parameters import count_parameters
+from unipool_dist.planning.parameters import count_parameters
 
 BACKWARD_OVER_FORWARD = 2
 

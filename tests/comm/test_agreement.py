@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from tests.support.training import tiny_config
 from tests.support.workers import Workers, free_port
+from unipool_dist.comm.agreement import on_rank_0
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.groups import process_groups
 from unipool_dist.errors import DataError, UnipoolError
-from unipool_dist.topology.agreement import on_rank_0
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.groups import process_groups
 
 TIMEOUT_S = 3.0
 

@@ -11,10 +11,10 @@ import pytest
 import torch.distributed as dist
 
 from tests.support.workers import free_port
+from unipool_dist.comm import stores
+from unipool_dist.comm.environment import Environment
+from unipool_dist.comm.rendezvous import meet
 from unipool_dist.errors import CommunicationError
-from unipool_dist.topology import stores
-from unipool_dist.topology.environment import Environment
-from unipool_dist.topology.rendezvous import meet
 
 
 def alone(kind: str, folder: Path) -> Environment:

@@ -6,7 +6,7 @@ import pytest
 import torch.distributed as dist
 
 from unipool_dist.base.credentials import KEY, new_key
-from unipool_dist.topology.notes import Notes
+from unipool_dist.comm.notes import Notes
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.training import built, tiny_config
 from tests.support.workers import Workers
+from unipool_dist.comm.environment import Environment
 from unipool_dist.engine.pipeline import StageBatch
 from unipool_dist.model.inventory import Shape
-from unipool_dist.sizing.flops import forward_flops, training_flops
-from unipool_dist.topology.environment import Environment
+from unipool_dist.planning.flops import forward_flops, training_flops
 
 # Of one token each, so that causal attention computes no more than it needs; a softmax, so that no score is 0 and all
 # choices are dispatched.

@@ -9,11 +9,11 @@ import pytest
 
 from tests.support.training import batches_of, built, tiny_config
 from tests.support.workers import Workers
+from unipool_dist.comm.environment import Environment
 from unipool_dist.engine.optim.deepspeed_zero import DeepSpeedZero
+from unipool_dist.planning.memory import RankMemory, rank_kinds
+from unipool_dist.planning.parameters import count_parameters
 from unipool_dist.pool.main_grad import main_grad
-from unipool_dist.sizing.memory import RankMemory, rank_kinds
-from unipool_dist.sizing.parameters import count_parameters
-from unipool_dist.topology.environment import Environment
 
 ZERO0 = f"optimizer.deepspeed={Path(__file__).parents[2] / 'ds_configs' / 'zero0.json'}"
 DENSE = ("pool.router=none", "pool.num_experts=1", "pool.balance.loss=none")
