@@ -211,14 +211,15 @@ def forget_pynvml(accelerator: object) -> None:
 
 @contextmanager
 def _environment(defaults: dict[str, str]) -> Iterator[None]:
-    """Set environment variables that are not set, for the time of the block."""
-    added = {name: value for name, value in defaults.items() if name not in os.environ}
-    os.environ.update(added)
+    """Set environment variables that are not set, for the time of the block; take away what the block adds, too."""
+    before = set(os.environ)
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        for name in set(os.environ) - before:
+            del os.environ[name]
 
 
 def _group_of_one() -> dist.ProcessGroup:
