@@ -11,15 +11,18 @@ from collections.abc import Iterator
 from functools import cache
 
 import torch
-from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 from torch import Tensor, nn
 
 from unipool_dist.comm.groups import ParallelGroups
+from unipool_dist.comm.megatron_import import without_trackers
 from unipool_dist.config import Plan
 from unipool_dist.engine.optim.deepspeed_zero import DeepSpeedZero
 from unipool_dist.engine.step import TrainStep
 from unipool_dist.model.assembly import PooledModel
 from unipool_dist.model.inventory import spec_of
+
+with without_trackers():
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
 KINDS = ("master", "exp_avg", "exp_avg_sq")
 
