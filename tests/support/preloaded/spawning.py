@@ -31,8 +31,6 @@ _AT_IMPORT = re.compile(
 """Variables that importing reads, or Python as it starts."""
 SET_BY_PROGRAMS = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 """Variables that a program sets before it imports torch, if it was started without."""
-_SET_BY_IMPORTS = {"DS_ACCELERATOR": "cpu"}
-"""Variables that importing the engine sets, also in the process of the tests."""
 _real_execute_child = subprocess.Popen._execute_child  # type: ignore[attr-defined]
 
 
@@ -91,7 +89,6 @@ def settled_by_importing(variables: Mapping[str, str]) -> dict[str, str]:
     """Those of ``variables`` that must be the same in a server and in what is forked from it."""
     return {
         **SET_BY_PROGRAMS,
-        **_SET_BY_IMPORTS,
         **{name: value for name, value in variables.items() if _AT_IMPORT.match(name)},
     }
 
