@@ -31,8 +31,6 @@ def become(request: Request, descriptors: Sequence[int], added: Mapping[str, str
         added: variables that importing has set.
         path: ``sys.path`` without the entries that are the environment's or the current directory's.
     """
-    if request.new_session:
-        os.setsid()
     for target, descriptor in enumerate(descriptors):
         os.dup2(descriptor, target)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))

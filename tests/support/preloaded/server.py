@@ -89,6 +89,8 @@ def _serve(connection: socket.socket, parent: int) -> tuple[Request, list[int]]:
             here.close()
             if os.fork() != 0:
                 os._exit(0)
+            if request.new_session:  # before anybody knows its process id, as `subprocess` does it
+                os.setsid()
             there.sendall(b"%16d" % os.getpid())
             there.recv(1)  # nothing, once whoever asked has adopted this process
             for end in (there, connection):
