@@ -156,6 +156,7 @@ CHANGES = {
     "pool.layers_per_group": "4",
     "pool.parallel_size": "2",
     "pool.stages_per_group": "1",
+    "pool.placement": "mine:Scattered",
     "pool.router": "softmax",
     "pool.router_init_std": "0.5",
     "pool.balance.loss": "layer",

@@ -270,7 +270,7 @@ def test_an_index_that_does_not_fit_the_files_is_refused(name: str, trained: Pat
     replace_file(folder / ".metadata", pickle.dumps(index))
     (folder / "unlisted.distcp").write_bytes((folder / "__0_0.distcp").read_bytes())
     files = read_manifest(folder).files
-    with pytest.raises(CheckpointError, match=r"\.metadata is (no index|damaged)"):
+    with pytest.raises(CheckpointError, match=r"\.metadata is (not an index|damaged)"):
         read_index(folder, files | {".metadata": hash_file(folder / ".metadata")})
 
 
@@ -293,7 +293,7 @@ def test_what_an_index_claims_is_not_allocated(name: str, tmp_path: Path) -> Non
     (tmp_path / ".metadata").write_bytes(BOMBS[name])
     tracemalloc.start()
     try:
-        with pytest.raises(CheckpointError, match=r"\.metadata is (no index|damaged)"):
+        with pytest.raises(CheckpointError, match=r"\.metadata is (not an index|damaged)"):
             read_index(tmp_path, {})
         assert tracemalloc.get_traced_memory()[1] < 100 << 20
     finally:

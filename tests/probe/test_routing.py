@@ -37,7 +37,7 @@ def test_positions_and_names_are_independent() -> None:
 def _run(tp_index: int, tp: int, top_k: int, biases: dict[int, torch.Tensor] | None = None) -> Any:
     groups = SimpleNamespace(tp_index=tp_index, grid=SimpleNamespace(tp=tp))
     model = SimpleNamespace(router_biases=lambda: biases or {})
-    return SimpleNamespace(groups=groups, model=model, config=SimpleNamespace(pool=SimpleNamespace(top_k=top_k)))
+    return SimpleNamespace(groups=groups, model=model, plan=SimpleNamespace(pool=SimpleNamespace(top_k=top_k)))
 
 
 def _scores(length: int, rows: int, num_experts: int) -> torch.Tensor:

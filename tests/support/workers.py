@@ -15,6 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing import current_process
 from multiprocessing.connection import Client, Connection, Listener, wait
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ class Workers:
                     answers[rank] = self._connections[rank].recv()
                 except EOFError:
                     answers[rank] = ("error", "the process died")
+                except Exception:  # the answer cannot be unpickled, and those of the others must not be the next task's
+                    answers[rank] = ("error", f"its answer cannot be read: {traceback.format_exc()}")
         silent = [rank for rank in range(world_size) if rank not in answers]
         failed = {rank: text for rank, (kind, text) in answers.items() if kind == "error"}
         if silent or failed:
@@ -103,7 +106,8 @@ class Workers:
                 variables = {**os.environ, "OMP_NUM_THREADS": "1"}
                 self._processes.append(subprocess.Popen(command, cwd=_ROOT, env=variables))
                 connection = listener.accept()
-                connection.send(sys.path)  # the modules of tests are found as they are here
+                # The modules of tests are found as they are here, and tensors, whose memory is handed over, are let in.
+                connection.send((sys.path, bytes(current_process().authkey)))
                 self._connections.append(connection)
 
 
@@ -120,7 +124,7 @@ def free_port() -> int:
 
 
 def _serve(connection: Connection) -> None:
-    sys.path[:] = connection.recv()
+    sys.path[:], current_process().authkey = connection.recv()
     import torch
 
     from unipool_dist.comm.environment import Environment

@@ -27,8 +27,7 @@ _ALL_SIGNALS = signal.valid_signals()
 
 def main(descriptor: int, parent: int) -> None:
     """Import, then fork on request until the other end of the socket is closed. Returns in programs when they end."""
-    sys.path.remove(ROOT)  # where the caller has put it, to import this
-    path = list(sys.path)
+    path = [entry for entry in sys.path if entry != ROOT]  # where callers have put it, to import this
     for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep):
         if path[0] == entry:
             del path[0]
