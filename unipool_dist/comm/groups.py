@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from unipool_dist.comm.environment import Environment
 from unipool_dist.comm.megatron import create_megatron_groups, let_megatron_run_without_cuda, parallel_state
-from unipool_dist.comm.rendezvous import meet
+from unipool_dist.comm.rendezvous import join_world
 from unipool_dist.config.plan import Outline
 from unipool_dist.layout.rank_grid import RankGrid
 
@@ -77,15 +77,7 @@ def process_groups(plan: Outline, environment: Environment) -> Iterator[Parallel
     """
     let_megatron_run_without_cuda()
     timeout = timedelta(seconds=plan.parallel.timeout_s)
-    if environment.device.type == "cuda":
-        torch.cuda.set_device(environment.device)
-    dist.init_process_group(
-        environment.backend,
-        store=meet(environment, timeout),
-        rank=environment.rank,
-        world_size=environment.world_size,
-        timeout=timeout,
-    )
+    join_world(environment, timeout)
     create_megatron_groups(plan)
     yield _make_groups(plan, environment, timeout)
     dist.barrier()

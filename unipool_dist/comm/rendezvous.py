@@ -9,6 +9,7 @@ from collections.abc import MutableMapping
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from unipool_dist.base.console import say
@@ -24,6 +25,25 @@ _MEETING, _ARRIVED = "meeting", "arrived"
 _LOOK_EVERY_S = 0.02
 
 _log = logging.getLogger(__name__)
+
+
+def join_world(environment: Environment, timeout: timedelta) -> None:
+    """Make the default process group of all processes of the run, on this rank's device.
+
+    Collectives: the rendezvous of :func:`meet`, then the creation of the world.
+
+    Raises:
+        TopologyError, CommunicationError: as :func:`meet`.
+    """
+    if environment.device.type == "cuda":
+        torch.cuda.set_device(environment.device)
+    dist.init_process_group(
+        environment.backend,
+        store=meet(environment, timeout),
+        rank=environment.rank,
+        world_size=environment.world_size,
+        timeout=timeout,
+    )
 
 
 def meet(environment: Environment, timeout: timedelta, variables: MutableMapping[str, str] | None = None) -> dist.Store:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from unipool_dist.base.units import seconds
 from unipool_dist.comm.environment import Environment
-from unipool_dist.comm.rendezvous import meet
+from unipool_dist.comm.rendezvous import join_world
 from unipool_dist.config import Outline
 from unipool_dist.doctor.findings import Check
 from unipool_dist.doctor.measurement import Probe
@@ -91,15 +91,7 @@ def world_alone(environment: Environment, timeout_s: float) -> Iterator[Groups]:
     Collectives: creates the world, then a gloo group of all ranks; a barrier at the end, unless there was an error.
     """
     timeout = timedelta(seconds=timeout_s)
-    if environment.device.type == "cuda":
-        torch.cuda.set_device(environment.device)
-    dist.init_process_group(
-        environment.backend,
-        store=meet(environment, timeout),
-        rank=environment.rank,
-        world_size=environment.world_size,
-        timeout=timeout,
-    )
+    join_world(environment, timeout)
     world = dist.group.WORLD
     assert world is not None
     control = dist.new_group(timeout=timeout, backend="gloo")
