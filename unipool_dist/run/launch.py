@@ -61,7 +61,8 @@ def import_safely() -> None:
     os.environ["PYTHONSAFEPATH"] = "1"
     root = Path(unipool_dist.__file__).parents[1]
     if Path.cwd() == root:  # a working tree, perhaps not installed: the processes would not find this package
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(root))))
+        entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*entries, str(root)]))  # once, however often called
 
 
 def run_agent(agent: Callable[[], object], num_processes: int, *, hold: bool) -> None:

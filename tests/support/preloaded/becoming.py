@@ -53,8 +53,9 @@ def run(request: Request) -> None:
 
 def _be_a_new_interpreter(request: Request, path: Sequence[str]) -> None:
     here = [] if request.safe_path else [request.directory]
-    named = [entry or request.directory for entry in request.variables.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    sys.path[:] = [*here, *named, *path]
+    value = request.variables.get("PYTHONPATH", "")
+    named = value.split(os.pathsep) if value else []  # an empty entry is the current directory
+    sys.path[:] = [*here, *dict.fromkeys([*map(os.path.abspath, named), *path])]  # `site` keeps one of each
     sys.orig_argv[:] = request.command
     flags = {name: getattr(sys.flags, name) for name in _FLAGS}
     sys.flags = SimpleNamespace(**{**flags, "safe_path": request.safe_path})  # type: ignore[assignment]

@@ -49,7 +49,7 @@ def ignored(number: signal.Signals) -> Iterator[None]:
         {},
         {"start_new_session": True, "input": "a line\nand another"},
         {"env": {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": f"/nowhere:{ROOT}", "A": "ä\udcff b"}},
-        {"env": {**os.environ, "PYTHONPATH": str(ROOT)}, "cwd": "/"},
+        {"env": {**os.environ, "PYTHONPATH": f"{ROOT}:/nowhere:{ROOT}:"}, "cwd": "/"},
     ],
 )
 def test_a_program_sees_the_same_of_how_it_was_started(options: dict[str, Any]) -> None:
