@@ -179,6 +179,8 @@ CHANGES = {
     "optimizer.router_lr_scale": "2.0",
     "optimizer.warmup_steps": "5",
     "optimizer.decay": "linear",
+    "optimizer.wsd_decay_steps": "20",
+    "optimizer.wsd_decay": "cosine",
     "optimizer.weight_decay": "0.1",
     "optimizer.beta1": "0.8",
     "optimizer.beta2": "0.99",

@@ -19,6 +19,8 @@ IDLE = [
     ("optimizer.beta2=0.99", ("optimizer.name=sgd",), "optimizer.name=sgd"),
     ("optimizer.epsilon=1e-06", ("optimizer.name=sgd",), "optimizer.name=sgd"),
     ("optimizer.min_lr=0.0", ("optimizer.decay=constant",), "optimizer.decay=constant"),
+    ("optimizer.wsd_decay_steps=20", (), "optimizer.decay=cosine"),
+    ("optimizer.wsd_decay=cosine", ("optimizer.decay=linear",), "optimizer.decay=linear"),
     ("optimizer.router_lr_scale=0.1", DENSE, "pool.router=none"),
     ("pool.router_init_std=0.5", DENSE, "pool.router=none"),
     ("pool.balance.alpha=0.5", ("pool.balance.loss=none",), "pool.balance.loss=none"),

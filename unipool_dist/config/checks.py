@@ -164,3 +164,8 @@ def _check_optimizer(optimizer: OptimizerSection, steps: int) -> None:
             f"optimizer.warmup_steps={optimizer.warmup_steps} leaves no step of train.steps={steps} to decay over; "
             f"lower it or set optimizer.decay=constant"
         )
+    if optimizer.decay == "wsd" and optimizer.warmup_steps + optimizer.wsd_decay_steps > steps:
+        raise ConfigError(
+            f"optimizer.warmup_steps={optimizer.warmup_steps} and optimizer.wsd_decay_steps="
+            f"{optimizer.wsd_decay_steps} are together more than train.steps={steps}; lower one of them"
+        )

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from unipool_dist.config.roles import flat, settings_of
 from unipool_dist.config.sections import Config
 
+_OF_WSD = ("wsd_decay_steps", "wsd_decay")
+
 
 def settings_without_effect(config: Config) -> list[str]:
     """Return a sentence for each field that the user has set, to other than its default, and that changes nothing.
@@ -30,6 +32,8 @@ def _idle(config: Config) -> Iterator[tuple[str, str]]:
         yield from ((f"optimizer.{name}", "optimizer.name=sgd") for name in ("beta1", "beta2", "epsilon"))
     if optimizer.decay == "constant":
         yield "optimizer.min_lr", "optimizer.decay=constant"
+    if optimizer.decay != "wsd":
+        yield from ((f"optimizer.{name}", f"optimizer.decay={optimizer.decay}") for name in _OF_WSD)
     if pool.router == "none":
         yield "optimizer.router_lr_scale", "pool.router=none"
         if pool.router_init_std != config.model.init_std:  # as it is where it was filled in

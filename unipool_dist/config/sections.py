@@ -161,7 +161,17 @@ class OptimizerSection(Section):
         1.0, description="learning rate of the routers over that of the other parameters, at every step"
     )
     warmup_steps: Run[CountOrNone] = Field(10, description="steps of linear rise from 0 to lr")
-    decay: Run[Literal["cosine", "linear", "constant"]] = Field("cosine", description="how lr falls to min_lr")
+    decay: Run[Literal["cosine", "linear", "constant", "wsd"]] = Field(
+        "cosine",
+        description="how lr falls to min_lr after the warm-up: cosine or linear until the last step; constant: it does "
+        "not; wsd: it stays at lr and falls in the last wsd_decay_steps only (warm-up, stable, decay)",
+    )
+    wsd_decay_steps: Run[Count] = Field(10, description="wsd only: last steps of the run, over which lr falls")
+    wsd_decay: Run[Literal["linear", "cosine", "exponential", "minus_sqrt"]] = Field(
+        "linear",
+        description="wsd only: how lr falls. With x from 0 to 1 over these steps, of lr - min_lr is left 1 - x, "
+        "(1 + cos(pi x)) / 2, 2 / 2^x - 1 or 1 - sqrt(x)",
+    )
     weight_decay: Run[NonNegative] = Field(0.01, description="strength of weight decay")
     beta1: Run[Fraction] = Field(0.9, description="adamw only: decay of the mean of gradients")
     beta2: Run[Fraction] = Field(0.95, description="adamw only: decay of the mean of squared gradients")

@@ -23,7 +23,13 @@ from unipool_dist.errors import ConfigError
 _SECTIONS = {"model", "pool", "parallel", "data", "optimizer", "train", "log", "run"}
 """Sections of every version so far."""
 ADDED: Mapping[str, Any] = MappingProxyType(
-    {"model.family": "llama", "pool.balance.bias_rate": 0.0, "optimizer.router_lr_scale": 1.0}
+    {
+        "model.family": "llama",
+        "pool.balance.bias_rate": 0.0,
+        "optimizer.router_lr_scale": 1.0,
+        "optimizer.wsd_decay_steps": 10,
+        "optimizer.wsd_decay": "linear",
+    }
 )
 """Fields that some checkpoints lack, with the value that the versions that wrote these worked with. A new field of a
 role that must not change unnoticed is added here, whatever its default is; else checkpoints without it are refused."""

@@ -9,6 +9,8 @@ from typing import Any
 from unipool_dist.comm.megatron import OptimizerParamScheduler
 from unipool_dist.config.sections import OptimizerSection
 
+_MEGATRON_NAMES = {"wsd": "WSD"}
+
 
 @dataclass
 class _NoParameters:
@@ -34,7 +36,9 @@ class LearningRates:
             min_lr=settings.min_lr,
             lr_warmup_steps=settings.warmup_steps,
             lr_decay_steps=max(steps, settings.warmup_steps + 1),
-            lr_decay_style=settings.decay,
+            lr_decay_style=_MEGATRON_NAMES.get(settings.decay, settings.decay),
+            wsd_decay_steps=settings.wsd_decay_steps,
+            lr_wsd_decay_style=settings.wsd_decay,
             start_wd=settings.weight_decay,
             end_wd=settings.weight_decay,
             wd_incr_steps=0,
