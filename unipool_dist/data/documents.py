@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import Literal
 
 from unipool_dist.errors import DataError
 
@@ -59,6 +60,31 @@ def clean(text: str) -> str:
     return text.replace("\r\n", "\n").encode("utf-8", "replace").decode("utf-8").strip()
 
 
+Drop = Literal["empty", "duplicate"]
+
+
+class Sieve:
+    """Decides from keys alone which documents are kept: not empty, and each text once.
+
+    Keys are given in the order of the sources, of their units and of the rows. ``seen`` holds the hashes of what was
+    kept, over all domains; with ``dedup`` false equal documents are kept as often as they come.
+    """
+
+    def __init__(self, seen: set[str] | None = None, *, dedup: bool = True) -> None:
+        self.seen = set() if seen is None else seen
+        self.dedup = dedup
+
+    def drops(self, key: DocumentKey) -> Drop | None:
+        """Return why the document of this key is dropped, or ``None`` if it is kept, and known from now on."""
+        if key.num_bytes == 0:
+            return "empty"
+        if self.dedup:
+            if key.sha256 in self.seen:
+                return "duplicate"
+            self.seen.add(key.sha256)
+        return None
+
+
 def unique_documents(documents: Iterable[Document], domain: str, seen: set[str]) -> Iterator[Document]:
     """Clean ``documents``, drop empty ones and those whose hash is in ``seen``, and add the rest to ``seen``.
 
@@ -70,24 +96,35 @@ def unique_documents(documents: Iterable[Document], domain: str, seen: set[str])
     stream = iter(documents)
     head = list(islice(stream, MIN_DOCUMENTS))
     if len(head) < MIN_DOCUMENTS:
-        head = _cut(head)
+        head = cut_short(head)
+    sieve = Sieve(seen)
     passed = 0
     for document in chain(head, stream):
         text = clean(document.text)
-        sha256 = key_of(text).sha256
-        if text and sha256 not in seen:
-            seen.add(sha256)
+        if sieve.drops(key_of(text)) is None:
             passed += 1
             yield Document(document.name, text)
-    if passed < 2:
+    check_enough(passed, domain)
+
+
+def check_enough(kept: int, domain: str) -> None:
+    """Refuse a domain of which too few documents are left.
+
+    Raises:
+        DataError: there are fewer than two, so validation and training cannot both have one.
+    """
+    if kept < 2:
         raise DataError(
-            f"domain {domain!r} has {passed} distinct documents, and validation needs one that is not trained on: "
+            f"domain {domain!r} has {kept} distinct documents, and validation needs one that is not trained on: "
             f"add documents, or separate the paragraphs of the text by line breaks"
         )
 
 
-def _cut(documents: Sequence[Document]) -> list[Document]:
-    """Cut ``documents`` at blank lines, or else at line ends, into about ``2 * MIN_DOCUMENTS`` equal blocks."""
+def cut_short(documents: Sequence[Document]) -> list[Document]:
+    """Cut ``documents``, fewer than ``MIN_DOCUMENTS``, into about ``2 * MIN_DOCUMENTS`` equal blocks.
+
+    They are cut at blank lines, or else at line ends.
+    """
     total = sum(len(document.text) for document in documents)
     target = min(max(total // (2 * MIN_DOCUMENTS), 1), 16 * 1024)
     blocks: list[Document] = []

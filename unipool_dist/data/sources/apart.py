@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,7 @@ class RowReader:
 
     def __init__(self) -> None:
         self._process: Process | None = None
+        self._owner = 0  # the process that started it
 
     def texts(self, loader: str, batches: Sequence[dict[str, Any]], text_field: str) -> Iterator[str]:
         """Yield the texts under ``text_field`` in the rows that ``load_dataset`` gives for each of ``batches``.
@@ -79,9 +81,9 @@ class RowReader:
                 self.close()
 
     def close(self) -> None:
-        """End the process, if there is one."""
+        """End the process, if there is one that this process started: after a fork it is the parent's."""
         process, self._process = self._process, None
-        if process is not None:
+        if process is not None and self._owner == os.getpid():
             atexit.unregister(self.close)
             process.kill()
             process.wait(_LONGEST_END_S)
@@ -91,8 +93,9 @@ class RowReader:
                     pipe.close()
 
     def _started(self) -> Process:
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
             self.close()
+            self._owner = os.getpid()
             # -P: nothing is imported from the folder of the program, nor from the current one.
             self._process = converse_with([sys.executable, "-P", _PROGRAM])
             atexit.register(self.close)

@@ -1,25 +1,120 @@
-"""The protocol of every source of text, and the files inside packages."""
+"""What a source of text is: the contract between those who read text and those who prepare a corpus from it.
+
+A :class:`Source` is one domain's text. Its ``units`` are what one process reads by itself: a file, a stream of the Hub,
+a package. They have an order, and each yields its rows in order, so that
+
+    [row for unit in source.units for row in unit.rows()]
+
+is the same list wherever, in whatever order and by however many processes the units were read. A row is a
+:class:`~unipool_dist.data.documents.Document`, or a :class:`Problem`: what should have been one and why it is none. A
+unit that cannot be read at all raises ``DataError``, which names it.
+
+Reading changes no text and drops none. What follows happens over the rows of all units, in this order, in one process:
+
+1. problems are counted, and too many of them end the preparation (:mod:`unipool_dist.data.sources.tally`);
+2. a source with fewer than ``MIN_DOCUMENTS`` documents is cut at paragraphs (``cut_short``);
+3. empty and duplicate documents are dropped (``Sieve``), from their :class:`~unipool_dist.data.documents.DocumentKey`
+   alone, that is from the hash and the size of the cleaned text;
+4. documents are chosen and split (``split_documents``), also from the keys alone. Where a source has ``validation``
+   units, its validation is what these hold, and nothing of ``units`` goes there. Validation units of all sources pass
+   the sieve before any training unit does, so that no text is in both.
+
+Steps 2 to 4 are in :mod:`unipool_dist.data.documents`.
+"""
 
 from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from unipool_dist.data.corpus_manifest import Origin
 from unipool_dist.data.documents import Document
+from unipool_dist.errors import DataError
+
+Reason = Literal["no text", "not a text", "undecodable"]
+"""Why a row is no document: its text is missing or null; is of another type; is not UTF-8, or the row is not JSON."""
 
 
 @dataclass(frozen=True)
+class Problem:
+    """A row that is no document. ``place`` names it like a document, by file and line; ``detail`` is for people."""
+
+    reason: Reason
+    place: str
+    detail: str
+
+
+Row = Document | Problem
+
+
+class Unit(Protocol):
+    """What one process reads by itself. It can be pickled, and reads the same rows wherever it is unpickled."""
+
+    @property
+    def name(self) -> str:
+        """Unique in its source, and the same at each preparation of the same files."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes to be read, 0 if unknown. For estimates of time alone."""
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows in order.
+
+        Raises:
+            DataError: the unit cannot be read to its end.
+        """
+
+
+@dataclass(frozen=True)
+class FunctionUnit:
+    """The documents that a function yields. It is pickled by name, so it has to be one of a module."""
+
+    name: str
+    read: Callable[[], Iterable[Row]]
+    num_bytes: int = 0
+
+    def rows(self) -> Iterator[Row]:
+        return iter(self.read())
+
+
+@dataclass(frozen=True, init=False)
 class Source:
-    """A domain's text. ``documents()`` may be called again and yields the same documents in the same order."""
+    """A domain's text. ``validation``: units that hold its validation text, ``None`` to split ``units`` by hash."""
 
     domain: str
     origins: list[Origin]
-    documents: Callable[[], Iterator[Document]]
+    units: Sequence[Unit]
+    validation: Sequence[Unit] | None
+
+    def __init__(
+        self,
+        domain: str,
+        origins: Iterable[Origin],
+        units: Sequence[Unit] | Callable[[], Iterable[Row]],
+        validation: Sequence[Unit] | None = None,
+    ) -> None:
+        """``units`` may be a function, which is then the only unit; it yields the same rows whenever it is called."""
+        object.__setattr__(self, "domain", domain)
+        object.__setattr__(self, "origins", list(origins))
+        object.__setattr__(self, "units", (FunctionUnit(domain, units),) if callable(units) else units)
+        object.__setattr__(self, "validation", validation)
+
+    def documents(self) -> Iterator[Document]:
+        """Yield the documents of all ``units`` in order; may be called again.
+
+        Raises:
+            DataError: a unit cannot be read, or has a row that is no document.
+        """
+        for unit in self.units:
+            for row in unit.rows():
+                if isinstance(row, Problem):
+                    raise DataError(f"--source {self.domain}: {row.place} {row.detail}")
+                yield row
 
 
 class Files(Protocol):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unipool_dist.data.corpus_manifest import Origin, combined_hash, file_sha256
 from unipool_dist.data.documents import Document
 from unipool_dist.data.sources.apart import read_texts
-from unipool_dist.data.sources.base import Source
+from unipool_dist.data.sources.base import Row, Source
 from unipool_dist.errors import DataError
 
 LOADERS = {".jsonl": "json", ".json": "json", ".txt": "text", ".parquet": "parquet"}
@@ -44,14 +45,9 @@ def local_source(domain: str, location: str, text_field: str) -> Source:
         raise DataError(f"--source {where} cannot be read: {error}") from None
     digest = hashes[files[0].name] if len(files) == 1 else combined_hash(hashes)
     origin = Origin(name=Path(location).name, version="", license="the user's", sha256=digest)
-    loader = LOADERS[files[0].suffix]
-    if loader == "text":  # a text needs no parser that could fail, so all files are read at once
-        names = [str(path) for path in files]
-        batches: list[dict[str, Any]] = [{"data_files": names, "sample_by": "document"}]
-        text_field = "text"
-    else:
-        batches = [{"data_files": [str(path)]} for path in files]
-    return Source(domain, [origin], lambda: _read(where, location, loader, batches, text_field))
+    return Source(
+        domain, [origin], [FileUnit(path.name, path, where, text_field, path.stat().st_size) for path in files]
+    )
 
 
 def _files(domain: str, path: Path) -> list[Path]:
@@ -79,12 +75,40 @@ def _files(domain: str, path: Path) -> list[Path]:
 def _hub_source(domain: str, location: str, text_field: str) -> Source:
     name, _, config = location.removeprefix("hf:").partition(":")
     origin = Origin(name=location, version=config, license="see the dataset's card", sha256="")
-    batches = [{"name": config} if config else {}]
-    return Source(domain, [origin], lambda: _read(f"{domain}={location}", location, name, batches, text_field))
+    return Source(domain, [origin], [HubUnit(location, name, config, f"{domain}={location}", text_field)])
 
 
-def _read(
-    where: str, location: str, loader: str, batches: Sequence[dict[str, Any]], text_field: str
-) -> Iterator[Document]:
-    for i, text in enumerate(read_texts(where, loader, batches, text_field)):
-        yield Document(f"{location}#{i}", text)
+@dataclass(frozen=True)
+class FileUnit:
+    """A file; ``where`` is what the user gave, for errors."""
+
+    name: str
+    path: Path
+    where: str
+    text_field: str
+    num_bytes: int
+
+    def rows(self) -> Iterator[Row]:
+        loader, field = LOADERS[self.path.suffix], self.text_field
+        arguments: dict[str, Any] = {"data_files": [str(self.path)]}
+        if loader == "text":
+            arguments["sample_by"], field = "document", "text"
+        for i, text in enumerate(read_texts(self.where, loader, [arguments], field)):
+            yield Document(f"{self.name}:{i + 1}", text)
+
+
+@dataclass(frozen=True)
+class HubUnit:
+    """The train split of a dataset of the Hugging Face Hub, streamed."""
+
+    name: str
+    dataset: str
+    config: str
+    where: str
+    text_field: str
+    num_bytes: int = 0
+
+    def rows(self) -> Iterator[Row]:
+        arguments = {"name": self.config} if self.config else {}
+        for i, text in enumerate(read_texts(self.where, self.dataset, [arguments], self.text_field)):
+            yield Document(f"{self.name}:{i + 1}", text)
