@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from unipool_dist.checkpoint.randomness import seed_generators
 from unipool_dist.config import load_config
-from unipool_dist.data import Corpus, SampleDataset, extended, micro_batch, training_data, training_dataset
+from unipool_dist.data import Corpus, SampleDataset, Segment, extended, micro_batch, training_data, training_dataset
 from unipool_dist.errors import ConfigError, DataError
 
 S = 32
@@ -19,6 +19,12 @@ S = 32
 
 def all_tokens(dataset: SampleDataset) -> torch.Tensor:
     return torch.stack([dataset[i]["tokens"] for i in range(len(dataset))])
+
+
+def segments_of(
+    corpus: Corpus, counts: tuple[int, ...], weights: dict[str, float] | None = None
+) -> tuple[Segment, ...]:
+    return tuple(Segment(corpus, count, S, weights) for count in counts)
 
 
 @given(st.lists(st.integers(1, 1000), max_size=5), st.integers(1, 5000))
@@ -33,7 +39,7 @@ def test_segments_are_only_ever_appended_to(counts: list[int], total: int) -> No
 
 def test_one_segment_is_the_plain_dataset(corpus: Corpus) -> None:
     plain = training_dataset(corpus, sequence_length=S, num_samples=100, seed=5)
-    data = training_data(corpus, segments=extended((), 100), sequence_length=S, seed=5)
+    data = training_data(segments_of(corpus, extended((), 100)), seed=5)
     assert len(data) == 100
     assert torch.equal(all_tokens(data), all_tokens(plain))
     for index in (-1, 100):
@@ -47,7 +53,7 @@ def test_no_sample_changes_when_the_run_is_made_longer(corpus: Corpus) -> None:
     before = torch.zeros(0, S, dtype=torch.int64)
     for total in (40, 100, 100, 130):
         segments = extended(segments, total)
-        now = all_tokens(training_data(corpus, segments=segments, sequence_length=S, seed=5, weights=weights))
+        now = all_tokens(training_data(segments_of(corpus, segments, weights), seed=5))
         assert len(now) == total
         assert torch.equal(now[: len(before)], before)
         before = now
@@ -58,8 +64,8 @@ def test_no_sample_changes_when_the_run_is_made_longer(corpus: Corpus) -> None:
 
 def test_a_run_of_the_highest_seed_can_be_made_longer(corpus: Corpus) -> None:
     highest = load_config(None, [f"train.seed={2**32 - 1}"]).train.seed
-    longer = all_tokens(training_data(corpus, segments=(40, 60, 30), sequence_length=S, seed=highest))
-    assert torch.equal(longer[:40], all_tokens(training_data(corpus, segments=(40,), sequence_length=S, seed=highest)))
+    longer = all_tokens(training_data(segments_of(corpus, (40, 60, 30)), seed=highest))
+    assert torch.equal(longer[:40], all_tokens(training_data(segments_of(corpus, (40,)), seed=highest)))
     for seed, samples in ((0, longer[40:100]), (1, longer[100:])):
         alone = training_dataset(corpus, sequence_length=S, num_samples=len(samples), seed=seed)
         assert torch.equal(samples, all_tokens(alone))
@@ -80,9 +86,7 @@ def test_an_order_changes_with_the_number_of_samples(corpus: Corpus) -> None:
 def test_segments_already_consumed_are_not_opened(corpus: Corpus, tmp_path: Path) -> None:
     def opened(consumed: int, cache: str) -> tuple[SampleDataset, int]:
         data = training_data(
-            corpus,
-            segments=(40, 60, 30),
-            sequence_length=S,
+            segments_of(corpus, (40, 60, 30)),
             seed=5,
             cache_dir=tmp_path / cache,
             consumed_samples=consumed,
@@ -105,4 +109,19 @@ def test_segments_already_consumed_are_not_opened(corpus: Corpus, tmp_path: Path
 
 def test_an_empty_segment_is_an_error(corpus: Corpus) -> None:
     with pytest.raises(DataError, match="num_samples=0"):
-        training_data(corpus, segments=(10, 0), sequence_length=S, seed=5)
+        training_data(segments_of(corpus, (10, 0)), seed=5)
+
+
+def test_segments_may_differ_in_blend_and_length(corpus: Corpus) -> None:
+    segments = (Segment(corpus, 20, S, {"alpha": 1.0}), Segment(corpus, 30, 2 * S), Segment(corpus, 10, S))
+    data = training_data(segments, seed=5)
+    for seed, first, segment in ((5, 0, segments[0]), (6, 20, segments[1]), (7, 50, segments[2])):
+        alone = training_dataset(
+            corpus,
+            sequence_length=segment.sequence_length,
+            num_samples=segment.num_samples,
+            seed=seed,
+            weights=segment.weights,
+        )
+        for i in range(segment.num_samples):
+            assert torch.equal(data[first + i]["tokens"], alone[i]["tokens"])

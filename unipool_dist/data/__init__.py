@@ -4,7 +4,7 @@ from unipool_dist.data.batches import Batch, SampleDataset, micro_batch, validat
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.corpus_manifest import Domain
 from unipool_dist.data.sampling import TrainingDataset, training_dataset
-from unipool_dist.data.segments import SegmentedDataset, extended, training_data
+from unipool_dist.data.segments import Segment, SegmentedDataset, extended, training_data
 from unipool_dist.data.tokenizer import Tokenizer
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Corpus",
     "Domain",
     "SampleDataset",
+    "Segment",
     "SegmentedDataset",
     "Tokenizer",
     "TrainingDataset",

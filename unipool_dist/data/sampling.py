@@ -6,6 +6,7 @@ on the number of ranks, nor on which rank asks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def training_dataset(
     sequence_length: int,
     num_samples: int,
     seed: int,
-    weights: dict[str, float] | None = None,
+    weights: Mapping[str, float] | None = None,
     cache_dir: Path | None = None,
     spare_dir: Path | None = None,
 ) -> TrainingDataset:
@@ -102,7 +103,7 @@ def training_dataset(
     return dataset
 
 
-def _shares(corpus: Corpus, weights: dict[str, float] | None) -> dict[str, float]:
+def _shares(corpus: Corpus, weights: Mapping[str, float] | None) -> dict[str, float]:
     """Return the weights of the domains drawn from, in corpus order, summing to 1."""
     if weights is None:
         weights = {name: float(domain.train_tokens) for name, domain in corpus.domains.items()}

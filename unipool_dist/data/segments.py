@@ -1,14 +1,16 @@
 """Training data that can grow: a run that is made longer draws the samples it had, then new ones.
 
 Megatron-core's order depends on how many samples are indexed, so the samples that a longer run needs in addition are a
-segment of their own, indexed separately. Guarantee: a sample depends only on its segment, so appending segments changes
-none; a single segment is :func:`unipool_dist.data.sampling.training_dataset`.
+segment of their own, indexed separately. So are samples of another corpus, blend or length. Guarantee: a sample depends
+only on its segment and that segment's position, so appending segments changes none; a single segment is
+:func:`unipool_dist.data.sampling.training_dataset`.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
@@ -20,6 +22,17 @@ from unipool_dist.data.sampling import TrainingDataset, training_dataset
 
 NUM_SEEDS = 2**32
 """Number of seeds: Megatron-core shuffles with a RandomState of numpy, which takes no others."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive samples of a run that are drawn in one way."""
+
+    corpus: Corpus
+    num_samples: int
+    sequence_length: int
+    weights: Mapping[str, float] | None = None
+    """Sampling weight by domain; ``None``: training tokens."""
 
 
 def extended(segments: tuple[int, ...], total: int) -> tuple[int, ...]:
@@ -60,17 +73,14 @@ class SegmentedDataset(Dataset[dict[str, torch.Tensor]]):
 
 
 def training_data(
-    corpus: Corpus,
+    segments: Sequence[Segment],
     *,
-    segments: Sequence[int],
-    sequence_length: int,
     seed: int,
-    weights: dict[str, float] | None = None,
     cache_dir: Path | None = None,
     spare_dir: Path | None = None,
     consumed_samples: int = 0,
 ) -> SegmentedDataset:
-    """Index ``segments[i]`` training sequences with ``seed + i`` for each i; return the dataset of all, in this order.
+    """Index ``segments[i]`` with ``seed + i`` for each i; return the dataset of all their samples, in this order.
 
     Seeds wrap around: after the highest one comes 0. Segments that end at or before ``consumed_samples`` are neither
     indexed nor opened, and their samples cannot be read.
@@ -81,18 +91,19 @@ def training_data(
         DataError: an argument is out of range, a weight names no domain, or the indices cannot be built or read.
     """
     assert segments
+    counts = [segment.num_samples for segment in segments]
     datasets = [
         training_dataset(
-            corpus,
-            sequence_length=sequence_length,
-            num_samples=num_samples,
+            segment.corpus,
+            sequence_length=segment.sequence_length,
+            num_samples=segment.num_samples,
             seed=(seed + i) % NUM_SEEDS,
-            weights=weights,
+            weights=segment.weights,
             cache_dir=cache_dir,
             spare_dir=spare_dir,
         )
         if end > consumed_samples
         else None
-        for i, (num_samples, end) in enumerate(zip(segments, accumulate(segments), strict=True))
+        for i, (segment, end) in enumerate(zip(segments, accumulate(counts), strict=True))
     ]
-    return SegmentedDataset(datasets, segments)
+    return SegmentedDataset(datasets, counts)

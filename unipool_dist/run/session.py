@@ -25,7 +25,7 @@ from unipool_dist.comm.groups import ParallelGroups, process_groups
 from unipool_dist.config import Config, outline
 from unipool_dist.config.effects import settings_without_effect
 from unipool_dist.config.plan import Outline, Plan
-from unipool_dist.data import Corpus, extended, training_data, validation_sequences
+from unipool_dist.data import Corpus, Segment, extended, training_data, validation_sequences
 from unipool_dist.engine.callback import Callback, Callbacks, RunInfo
 from unipool_dist.engine.evaluate import Sequences
 from unipool_dist.engine.trainer import Trainer
@@ -175,11 +175,11 @@ class _Session:
         self._doing("building the model", slow=True)
         model = build_model(plan, groups, draw=found is None)
         dataset = training_data(
-            self._corpus,
-            segments=data.segments,
-            sequence_length=plan.model.sequence_length,
+            [
+                Segment(self._corpus, num_samples, plan.model.sequence_length, plan.data.weights)
+                for num_samples in data.segments
+            ],
             seed=plan.train.seed,
-            weights=plan.data.weights,
             spare_dir=RunDirectory(self._opened.path).cache,  # seen by all nodes, unlike /tmp
             consumed_samples=found.progress.consumed_samples if found else 0,
         )
