@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from unipool_dist.data import Corpus
-from unipool_dist.data.tokenizer import Gpt2Tokenizer
+from unipool_dist.data.tokenizer_kinds.gpt2 import Gpt2Tokenizer
 from unipool_dist.errors import DataError
 
 

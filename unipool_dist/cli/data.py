@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -13,8 +14,11 @@ from unipool_dist.base.user_code import trust
 from unipool_dist.cli.caches import writable_cache
 from unipool_dist.cli.option_types import BYTES, VOCABULARY, Finite
 from unipool_dist.data.corpus import Corpus
-from unipool_dist.data.corpus_manifest import Manifest
+from unipool_dist.data.corpus_manifest import Manifest, TokenizerRecord
 from unipool_dist.errors import DataError
+
+MAX_SHOWN = 8
+"""Special tokens; some tokenizers have hundreds that are reserved."""
 
 
 @click.group()
@@ -40,13 +44,16 @@ def data() -> None:
 )
 @click.option("--text-field", default="text", show_default=True, help="Field of .jsonl, .parquet and hf: rows.")
 @click.option(
-    "--vocab-size",
-    type=VOCABULARY,
-    default=4096,
-    show_default=True,
-    help="Pieces of the SentencePiece tokenizer to train.",
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    help="Use this one: a tokenizer.json, a SentencePiece model, or the folder of a model, corpus or export that has "
+    "one.  [default: train SentencePiece]",
 )
-@click.option("--gpt2-vocab", type=click.Path(path_type=Path), help="Use GPT-2's BPE instead: its encoder.json ...")
+@click.option(
+    "--eod-token", metavar="TOKEN", help="Token of --tokenizer that ends documents.  [default: what its files say]"
+)
+@click.option("--vocab-size", type=VOCABULARY, help="Pieces of the SentencePiece tokenizer to train.  [default: 4096]")
+@click.option("--gpt2-vocab", type=click.Path(path_type=Path), help="Use GPT-2's BPE: its encoder.json ...")
 @click.option("--gpt2-merges", type=click.Path(path_type=Path), help="... and its vocab.bpe.")
 @click.option(
     "--validation-fraction",
@@ -68,7 +75,9 @@ def prepare(
     corpus: str,
     sources: tuple[str, ...],
     text_field: str,
-    vocab_size: int,
+    tokenizer: Path | None,
+    eod_token: str | None,
+    vocab_size: int | None,
     gpt2_vocab: Path | None,
     gpt2_merges: Path | None,
     validation_fraction: float,
@@ -79,14 +88,18 @@ def prepare(
 ) -> None:
     """Write a tokenized corpus to the directory OUT."""
     from unipool_dist.base.progress_bars import Progress
-    from unipool_dist.data.prepare import PrepareOptions
+    from unipool_dist.data.prepare import DEFAULT_VOCAB_SIZE, PrepareOptions
     from unipool_dist.data.prepare import prepare as prepare_corpus
 
+    if vocab_size is not None and tokenizer is not None:
+        raise DataError("--vocab-size is for a tokenizer that is trained, and --tokenizer gives one: leave one out")
     options = PrepareOptions(
         corpus=corpus,
         sources=_locations(sources),
         text_field=text_field,
-        vocab_size=vocab_size,
+        tokenizer=tokenizer,
+        eod_token=eod_token,
+        vocab_size=DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size,
         gpt2_vocab=gpt2_vocab,
         gpt2_merges=gpt2_merges,
         validation_fraction=validation_fraction,
@@ -135,11 +148,21 @@ def render(manifest: Manifest) -> str:
     train, validation = sum(d.train_tokens for d in domains), sum(d.validation_tokens for d in domains)
     rows.append(("total", f"{documents:,}", f"{megabytes:.2f}", f"{train:,}", f"{validation:,}", "", "", "", ""))
     lines = aligned(rows, right=range(1, 7))
-    tokenizer = manifest.tokenizer
-    lines.append(f"tokenizer: {tokenizer.kind}, vocab_size {tokenizer.vocab_size}, sha256 {tokenizer.sha256[:16]}")
+    lines += _tokenizer(manifest.tokenizer)
     lines.append("options: " + ", ".join(f"{name}={value}" for name, value in manifest.options.items()))
     lines.append(f"content: {manifest.content_hash()[:16]}")
     return "\n".join(lines)
+
+
+def _tokenizer(record: TokenizerRecord) -> Iterator[str]:
+    """Yield lines about the tokenizer: what it is, and which tokens are marks rather than text."""
+    yield f"tokenizer: {record.kind}, vocab_size {record.vocab_size}, sha256 {record.sha256[:16]}"
+    names = {i: name for name, i in record.special_tokens.items()}
+    end = f"{names[record.eod]} ({record.eod})" if record.eod in names else f"token {record.eod}"
+    others = [f"{names[i]} ({i})" for i in sorted(names) if i != record.eod]
+    if len(others) > MAX_SHOWN:
+        others[MAX_SHOWN - 1 :] = [f"and {len(others) - MAX_SHOWN + 1} more"]
+    yield f"documents end with {end}" + (f"; other special tokens: {', '.join(others)}" if others else "")
 
 
 def _locations(sources: tuple[str, ...]) -> dict[str, str]:

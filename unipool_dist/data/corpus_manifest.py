@@ -63,12 +63,16 @@ class Domain(Record):
 
 
 class TokenizerRecord(Record):
-    """The tokenizer's kind, size, and the hash over its files."""
+    """The tokenizer's kind, size, and the hash over its files; ``eod`` ends documents.
+
+    ``special_tokens``: ids by name, of the end of a document, too; earlier releases did not write them.
+    """
 
     kind: TokenizerKind
     vocab_size: Annotated[int, Field(ge=1, lt=1 << 31)]
     eod: Annotated[int, Field(ge=0, lt=1 << 31)]
     sha256: str
+    special_tokens: dict[str, int] = {}
 
 
 class FileRecord(Record):

@@ -7,6 +7,7 @@ Equal options and sources give equal files, byte for byte.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,29 +22,37 @@ from unipool_dist.data.corpus_manifest import (
     SPLITS,
     Manifest,
     combined_hash,
-    file_sha256,
     record_file,
     write_manifest,
 )
 from unipool_dist.data.documents import MAX_VALIDATION_FRACTION
+from unipool_dist.data.given_tokenizer import GivenTokenizer, given_tokenizer
 from unipool_dist.data.packing import pack_domain
 from unipool_dist.data.place import SPOOL, Place
 from unipool_dist.data.sources import Source, corpus_sources, local_source
 from unipool_dist.data.sources.packages import Runner, run_command
 from unipool_dist.data.spool import spool_source
 from unipool_dist.data.tokenizer import TOKENIZER_FILES, TokenizerKind, load_tokenizer
-from unipool_dist.data.vocabulary import copy_gpt2_files, tokenizer_record, train_sentencepiece
+from unipool_dist.data.vocabulary import gpt2_files, tokenizer_record, train_sentencepiece
 from unipool_dist.errors import DataError
+
+DEFAULT_VOCAB_SIZE = 4096
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """Options that decide a corpus's content. ``sources`` (name to location) replace the built-in ``corpus``."""
+    """Options that decide a corpus's content. ``sources`` (name to location) replace the built-in ``corpus``.
+
+    ``tokenizer`` is taken as :func:`unipool_dist.data.given_tokenizer.given_tokenizer` finds it. Without it and GPT-2's
+    files, SentencePiece with ``vocab_size`` pieces is trained.
+    """
 
     corpus: str = "default"
     sources: dict[str, str] = field(default_factory=dict)
     text_field: str = "text"
-    vocab_size: int = 4096
+    vocab_size: int = DEFAULT_VOCAB_SIZE
+    tokenizer: Path | None = None
+    eod_token: str | None = None
     gpt2_vocab: Path | None = None
     gpt2_merges: Path | None = None
     validation_fraction: float = 0.04
@@ -52,6 +61,10 @@ class PrepareOptions:
     def __post_init__(self) -> None:
         if (self.gpt2_vocab is None) != (self.gpt2_merges is None):
             raise DataError("gpt2_vocab and gpt2_merges go together: give --gpt2-vocab and --gpt2-merges, or neither")
+        if self.tokenizer is not None and self.gpt2_vocab is not None:
+            raise DataError("--tokenizer and --gpt2-vocab are two tokenizers: give one")
+        if self.eod_token is not None and self.tokenizer is None:
+            raise DataError("--eod-token is for the tokenizer given with --tokenizer: give that, or leave it out")
         if not 0.0 < self.validation_fraction <= MAX_VALIDATION_FRACTION:
             raise DataError(
                 f"validation_fraction={self.validation_fraction} is outside (0, {MAX_VALIDATION_FRACTION}]: use 0.04"
@@ -61,21 +74,30 @@ class PrepareOptions:
         if self.max_bytes_per_domain is not None and self.max_bytes_per_domain < 1:
             raise DataError(f"max_bytes_per_domain={self.max_bytes_per_domain} is below 1: leave it out for no limit")
 
-    @property
-    def tokenizer_kind(self) -> TokenizerKind:
-        return "sentencepiece" if self.gpt2_vocab is None else "gpt2"
+    def given_tokenizer(self) -> GivenTokenizer | None:
+        """Read the tokenizer that the user has; ``None`` if one is to be trained.
 
-    def record(self, sources: list[Source]) -> dict[str, Any]:
+        Raises:
+            DataError: it cannot be used.
+        """
+        if self.tokenizer is not None:
+            return given_tokenizer(self.tokenizer, self.eod_token)
+        if self.gpt2_vocab is not None and self.gpt2_merges is not None:
+            return gpt2_files(self.gpt2_vocab, self.gpt2_merges)
+        return None
+
+    def record(self, sources: list[Source], given: GivenTokenizer | None) -> dict[str, Any]:
         """Return what the manifest says of the options: files by their content, so that moving them changes nothing."""
         text: dict[str, Any] = {"corpus": self.corpus}
         if self.sources:
             hashes = {source.domain: combined_hash({o.name: o.sha256 for o in source.origins}) for source in sources}
             text = {"sources": hashes, "text_field": self.text_field}
-        if self.gpt2_vocab is not None and self.gpt2_merges is not None:
-            files = [self.gpt2_vocab, self.gpt2_merges]
-            tokenizer: dict[str, Any] = {"gpt2": [file_sha256(file) if file.is_file() else "" for file in files]}
+        if given is None:
+            tokenizer: dict[str, Any] = {"vocab_size": self.vocab_size}
+        elif self.tokenizer is not None:
+            tokenizer = {"tokenizer": given.sha256}
         else:
-            tokenizer = {"vocab_size": self.vocab_size}
+            tokenizer = {"gpt2": [hashlib.sha256(data).hexdigest() for data in given.files.values()]}
         limits = {"validation_fraction": self.validation_fraction, "max_bytes_per_domain": self.max_bytes_per_domain}
         return {**text, **tokenizer, **limits}
 
@@ -100,18 +122,24 @@ def prepare(
     """
     place = Place(out.absolute())
     local = [local_source(name, location, options.text_field) for name, location in options.sources.items()]
-    recorded = options.record(local)
+    given = options.given_tokenizer()
+    recorded = options.record(local, given)
     if not force and (existing := _existing(place.out, recorded)) is not None:
         return existing, False
     with place.locked() as partial:
         sources = iter(local) if local else corpus_sources(options.corpus, cache or place.downloads, run)
-        manifest = _build(partial, options, recorded, sources, progress or Progress())
+        manifest = _build(partial, options, given, recorded, sources, progress or Progress())
         place.publish()
     return manifest, True
 
 
 def _build(
-    partial: Path, options: PrepareOptions, recorded: dict[str, Any], sources: Iterator[Source], progress: Progress
+    partial: Path,
+    options: PrepareOptions,
+    given: GivenTokenizer | None,
+    recorded: dict[str, Any],
+    sources: Iterator[Source],
+    progress: Progress,
 ) -> Manifest:
     seen: set[str] = set()
     spools = [
@@ -125,11 +153,12 @@ def _build(
         )
         for source in sources
     ]
-    kind = options.tokenizer_kind
-    if options.gpt2_vocab is not None and options.gpt2_merges is not None:
-        copy_gpt2_files(options.gpt2_vocab, options.gpt2_merges, partial)
-    else:
+    kind: TokenizerKind = "sentencepiece"
+    if given is None:
         train_sentencepiece(spools, options.vocab_size, partial, progress)
+    else:
+        kind = given.kind
+        given.write(partial)
     record = tokenizer_record(kind, partial)
     tokenizer = load_tokenizer(kind, partial, record.sha256)
     domains = {spool.domain: pack_domain(spool, tokenizer, partial, progress) for spool in spools}

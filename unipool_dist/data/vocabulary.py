@@ -1,4 +1,4 @@
-"""Make a corpus's tokenizer: train SentencePiece on training text, or take GPT-2's files.
+"""Make a corpus's tokenizer: train SentencePiece on training text, or read GPT-2's files.
 
 Guarantee: no validation text is seen, and the same text gives the same model file on every machine.
 """
@@ -6,15 +6,16 @@ Guarantee: no validation text is seen, and the same text gives the same model fi
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from unipool_dist.base.printable import printable
 from unipool_dist.base.progress_bars import Progress
+from unipool_dist.base.reading import read_bytes
 from unipool_dist.data.corpus_manifest import TokenizerRecord, combined_hash, file_sha256
+from unipool_dist.data.given_tokenizer import GivenTokenizer
 from unipool_dist.data.spool import Spool
-from unipool_dist.data.tokenizer import TOKENIZER_FILES, TokenizerKind, load_tokenizer
+from unipool_dist.data.tokenizer import MAX_TOKENIZER_BYTES, TOKENIZER_FILES, TokenizerKind, load_tokenizer
 from unipool_dist.errors import DataError
 
 SAMPLE_BYTES = 12_000_000
@@ -84,22 +85,33 @@ def _sample_lines(spools: Sequence[Spool]) -> Iterator[str]:
                 break
 
 
-def copy_gpt2_files(vocab: Path, merges: Path, directory: Path) -> None:
-    """Copy GPT-2's files under the names a corpus gives them.
+def gpt2_files(vocab: Path, merges: Path) -> GivenTokenizer:
+    """Read GPT-2's files, whatever they are called.
 
     Raises:
-        DataError: one of them is missing.
+        DataError: one of them is missing or cannot be read.
     """
+    files = {}
     for source, name in zip((vocab, merges), TOKENIZER_FILES["gpt2"], strict=True):
         if not source.is_file():
             raise DataError(
                 f"GPT-2 file {source} does not exist: give --gpt2-vocab encoder.json --gpt2-merges vocab.bpe"
             )
-        shutil.copyfile(source, directory / name)
+        try:
+            files[name] = read_bytes(source, max_bytes=MAX_TOKENIZER_BYTES)
+        except (OSError, ValueError) as error:
+            raise DataError(f"GPT-2 file {source} cannot be read: {error}") from None
+    return GivenTokenizer("gpt2", files)
 
 
 def tokenizer_record(kind: TokenizerKind, directory: Path) -> TokenizerRecord:
     """Return the record of the tokenizer whose files are in ``directory``."""
     sha256 = combined_hash({name: file_sha256(directory / name) for name in TOKENIZER_FILES[kind]})
     tokenizer = load_tokenizer(kind, directory, sha256)
-    return TokenizerRecord(kind=kind, vocab_size=tokenizer.vocab_size, eod=tokenizer.eod, sha256=sha256)
+    return TokenizerRecord(
+        kind=kind,
+        vocab_size=tokenizer.vocab_size,
+        eod=tokenizer.eod,
+        sha256=sha256,
+        special_tokens=tokenizer.special_tokens,
+    )
