@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from unipool_dist.base.rows.program import Request
 from unipool_dist.cli.data import data
 from unipool_dist.data import Corpus
 from unipool_dist.data.sources import local_source
@@ -21,7 +22,7 @@ GOOD = '{"text": "some words"}\n'
 DEEP = {
     "in a row": '{"text": ' + "[" * 10_000 + "]" * 10_000 + "}\n",  # ends the process that parses it, by SIGSEGV
     "beside the text": '{"text": "a", "y": ' + '{"a":' * 5000 + "1" + "}" * 5000 + "}\n",
-    "over lines": "[\n" * 10_000,
+    "over lines": "[\n" * 10_000,  # one row each
     "behind a quote": '{"text": "a \\\\\\" [", "y": ' + "[" * 300,
 }
 
@@ -35,7 +36,8 @@ def read(location: Path) -> list[str]:
 def test_a_file_too_deep_for_its_parser_is_named_and_the_next_one_read(kind: str, ending: str, tmp_path: Path) -> None:
     (tmp_path / f"a.{ending}").write_text(GOOD)
     (tmp_path / f"b.{ending}").write_text(GOOD + DEEP[kind])
-    with pytest.raises(DataError, match=rf"b\.{ending} has brackets nested more than 200 deep"):
+    what = "cannot be read as JSON" if kind == "over lines" else "has brackets nested more than 200 deep"
+    with pytest.raises(DataError, match=rf"b\.{ending}:2 {what}"):
         read(tmp_path)
     assert read(tmp_path / f"a.{ending}") == ["some words"]
 
@@ -50,16 +52,16 @@ def test_brackets_in_texts_are_no_depth(tmp_path: Path) -> None:
 def test_any_signal_is_an_error_and_what_is_left_unread_harms_nobody(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(f'{{"text": "text {i} {"x" * 1000}"}}\n' for i in range(5000)))
-    rows = RowReader()
-    texts = rows.texts("json", [{"data_files": [str(path)]}], "text")
-    assert next(texts).startswith("text 0 ")
+    rows, request = RowReader(), Request("jsonl", str(path), "text")
+    texts = rows.rows(request)
+    assert next(texts)[1].startswith("text 0 ")  # type: ignore[union-attr]
     process = rows._process
     assert process is not None
     process.send_signal(signal.SIGKILL)
     with pytest.raises(RowsError, match=r"a\.jsonl ended the process that read it \(SIGKILL\)"):
         list(texts)
-    texts = rows.texts("json", [{"data_files": [str(path)]}], "text")
-    assert next(texts).startswith("text 0 ")
+    texts = rows.rows(request)
+    assert next(texts)[1].startswith("text 0 ")  # type: ignore[union-attr]
     texts.close()  # type: ignore[attr-defined]
     assert rows._process is None, "or its answer would be that to the next request"
     rows.close()
@@ -72,7 +74,7 @@ def test_texts_pass_unchanged(tmp_path: Path) -> None:
 
 
 def a_folder(folder: Path) -> None:
-    (folder / "a.txt").mkdir()
+    (folder / "a.txt").mkdir()  # what a container puts where a file to be mounted is missing
 
 
 def a_dangling_link(folder: Path) -> None:

@@ -53,9 +53,9 @@ def test_files_of_every_kind_become_documents(
 def test_a_folder_is_read_file_by_file(texts: list[str], tmp_path: Path) -> None:
     for i, text in enumerate(texts[:40]):
         (tmp_path / f"{i:02d}.txt").write_text(text)
-    (tmp_path / "README").write_text("not text to train on")
     documents = list(local_source("folder", str(tmp_path), "text").documents())
     assert [document.text for document in documents] == texts[:40]
+    assert [document.name for document in documents][:2] == ["00.txt", "01.txt"]
 
 
 @pytest.mark.parametrize(

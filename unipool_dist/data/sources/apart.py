@@ -11,17 +11,19 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from unipool_dist.base.printable import printable
 from unipool_dist.base.programs import Process, converse_with
-from unipool_dist.data.sources import reader
+from unipool_dist.base.rows import program
+from unipool_dist.base.rows.frames import END, ERROR, FAULT, Fault, receive
+from unipool_dist.base.rows.program import Request
 from unipool_dist.errors import DataError
 
-_PROGRAM = str(Path(reader.__file__).absolute())
+_PROGRAM = str(Path(program.__file__).absolute())
 _LONGEST_END_S = 10.0
 
 
@@ -29,53 +31,40 @@ class RowsError(Exception):
     """The other process could not read the rows; the message says why, and names the file."""
 
 
-class MissingTextError(Exception):
-    """A row has no text under the given field name."""
-
-    def __init__(self, row: int, fields: Sequence[str]) -> None:
-        super().__init__(row, fields)
-        self.row, self.fields = row, fields
-
-
 class RowReader:
-    """A process that reads rows, started at the first :meth:`texts`."""
+    """A process that reads rows, started at the first :meth:`rows`."""
 
     def __init__(self) -> None:
         self._process: Process | None = None
         self._owner = 0  # the process that started it
 
-    def texts(self, loader: str, batches: Sequence[dict[str, Any]], text_field: str) -> Iterator[str]:
-        """Yield the texts under ``text_field`` in the rows that ``load_dataset`` gives for each of ``batches``.
+    def rows(self, request: Request) -> Iterator[tuple[int, str | Fault]]:
+        """Yield number and text of every row, or what is wrong with it.
 
         Raises:
-            RowsError: a batch cannot be read, or ended the process.
-            MissingTextError: a row has no such text.
+            RowsError: it cannot be read to its end, or has ended the process.
         """
         process = self._started()
         assert process.stdin is not None
-        request = {"loader": loader, "batches": list(batches), "text_field": text_field}
+        assert process.stdout is not None
         whole = False
-        file = loader
         try:
             with suppress(BrokenPipeError):  # seen below, with its cause
-                process.stdin.write(json.dumps(request).encode() + b"\n")
+                process.stdin.write(json.dumps(asdict(request)).encode() + b"\n")
                 process.stdin.flush()
-            while True:
-                kind, content = self._frame(process, file)
-                if kind == b"T":
-                    yield content.decode("utf-8", "surrogatepass")
-                    continue
-                if kind == b"F":
-                    file = content.decode("utf-8", "surrogateescape")
-                    continue
-                whole = True
-                if kind == b"M":
-                    self._frame(process, file)  # the end
-                    row, *fields = json.loads(content)
-                    raise MissingTextError(row, fields)
-                if kind == b"E":
-                    raise RowsError(content.decode("utf-8", "replace"))
-                return
+            while (frame := receive(process.stdout)) is not None:  # type: ignore[arg-type]
+                kind, number, content = frame
+                whole = kind in (END, ERROR)
+                if kind == ERROR:
+                    raise RowsError(f"{printable(request.path)}: {printable(content.decode('utf-8', 'replace'))}")
+                if kind == END:
+                    return
+                yield number, Fault.decode(content) if kind == FAULT else content.decode("utf-8", "surrogatepass")
+            status = process.wait(_LONGEST_END_S)
+            how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+            raise RowsError(
+                f"{printable(request.path)} ended the process that read it ({how}): it is damaged, or made to do so"
+            )
         finally:
             if not whole:
                 self.close()
@@ -101,38 +90,20 @@ class RowReader:
             atexit.register(self.close)
         return self._process
 
-    def _frame(self, process: Process, file: str) -> tuple[bytes, bytes]:
-        assert process.stdout is not None
-        head = process.stdout.read(reader.FRAME.size)
-        if len(head) == reader.FRAME.size:
-            kind, length = reader.FRAME.unpack(head)
-            content = process.stdout.read(length)
-            if len(content) == length:
-                return kind, content
-        status = process.wait(_LONGEST_END_S)
-        how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        raise RowsError(f"{printable(file)} ended the process that read it ({how}): it is damaged or nested too deeply")
-
 
 _reader = RowReader()
 
 
-def read_texts(location: str, loader: str, batches: Sequence[dict[str, Any]], text_field: str) -> Iterator[str]:
-    """Yield the texts of a source in the order of its files and rows.
+def read_rows(where: str, request: Request) -> Iterator[tuple[int, str | Fault]]:
+    """Yield what :meth:`RowReader.rows` does, in the process that this process keeps for reading.
 
     Args:
-        location: as the user gave it, for errors.
-        batches: arguments of ``datasets.load_dataset``, one for each file that an error is to name.
+        where: the source as the user gave it, for errors.
 
     Raises:
-        DataError: it cannot be read, or a row lacks ``text_field``.
+        DataError: it cannot be read.
     """
     try:
-        yield from _reader.texts(loader, batches, text_field)
-    except MissingTextError as error:
-        raise DataError(
-            f"--source {location}: row {error.row} has no text under text_field={text_field!r}, only "
-            f"{printable(', '.join(error.fields))}: name the field with --text-field"
-        ) from None
+        yield from _reader.rows(request)
     except RowsError as error:
-        raise DataError(f"--source {location} cannot be read: {printable(error)}") from None
+        raise DataError(f"--source {where} cannot be read: {error}") from None

@@ -29,14 +29,12 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
+from unipool_dist.base.rows.frames import Reason
 from unipool_dist.data.corpus_manifest import Origin
 from unipool_dist.data.documents import Document
 from unipool_dist.errors import DataError
-
-Reason = Literal["no text", "not a text", "undecodable"]
-"""Why a row is no document: its text is missing or null; is of another type; is not UTF-8, or the row is not JSON."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +80,18 @@ class FunctionUnit:
         return iter(self.read())
 
 
+@dataclass(frozen=True)
+class PassedOver:
+    """The names of files that are not read: those of operating systems, and those that the user does without."""
+
+    system: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    def plus(self, other: PassedOver) -> PassedOver:
+        """Return the files of both."""
+        return PassedOver(self.system + other.system, self.unknown + other.unknown)
+
+
 @dataclass(frozen=True, init=False)
 class Source:
     """A domain's text. ``validation``: units that hold its validation text, ``None`` to split ``units`` by hash."""
@@ -90,6 +100,7 @@ class Source:
     origins: list[Origin]
     units: Sequence[Unit]
     validation: Sequence[Unit] | None
+    passed_over: PassedOver
 
     def __init__(
         self,
@@ -97,12 +108,14 @@ class Source:
         origins: Iterable[Origin],
         units: Sequence[Unit] | Callable[[], Iterable[Row]],
         validation: Sequence[Unit] | None = None,
+        passed_over: PassedOver | None = None,
     ) -> None:
         """``units`` may be a function, which is then the only unit; it yields the same rows whenever it is called."""
         object.__setattr__(self, "domain", domain)
         object.__setattr__(self, "origins", list(origins))
         object.__setattr__(self, "units", (FunctionUnit(domain, units),) if callable(units) else units)
         object.__setattr__(self, "validation", validation)
+        object.__setattr__(self, "passed_over", passed_over or PassedOver())
 
     def documents(self) -> Iterator[Document]:
         """Yield the documents of all ``units`` in order; may be called again.

@@ -1,114 +1,160 @@
-"""The user's own text: .jsonl, .json, .txt and .parquet files and Hugging Face datasets, read through ``datasets``."""
+"""The user's own text: files of every kind, folders, patterns and lists of them, and Hugging Face datasets."""
 
 from __future__ import annotations
 
+import glob
+import os
 import re
-import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from unipool_dist.base.reading import read_bytes
+from unipool_dist.base.rows.frames import Fault
+from unipool_dist.base.rows.program import Request
 from unipool_dist.data.corpus_manifest import Origin, combined_hash, file_sha256
 from unipool_dist.data.documents import Document
-from unipool_dist.data.sources.apart import read_texts
-from unipool_dist.data.sources.base import Row, Source
+from unipool_dist.data.sources.apart import read_rows
+from unipool_dist.data.sources.base import PassedOver, Problem, Row, Source, Unit
+from unipool_dist.data.sources.listing import Found, FoundFile, check_found, find_path
 from unipool_dist.errors import DataError
 
-LOADERS = {".jsonl": "json", ".json": "json", ".txt": "text", ".parquet": "parquet"}
 DOMAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 MAX_DOMAIN_NAME = 200
 """Characters; file names begin with the domain's name."""
+_HASHES_AT_ONCE = 8
 
 
-def local_source(domain: str, location: str, text_field: str) -> Source:
-    """Return the text at ``location``: a file, a folder of one kind, or the train split of ``hf:NAME[:CONFIG]``.
+def local_source(
+    domain: str, location: str, text_field: str, *, validation: str | None = None, skip_unknown: bool = False
+) -> Source:
+    """Return the text at ``location``, and at ``validation`` that of its validation.
 
-    One document per line (.jsonl), row (.parquet) or file (.txt). Files are identified by content, not by path.
+    A location is a path of a file or a folder, and nothing in it is special; or ``glob:PATTERN``, ``list:FILE``, which
+    names one path per line, or ``hf:NAME[:CONFIG[:SPLIT]]``. Files are identified by content, not by path.
+
+    Args:
+        skip_unknown: pass over files in folders that cannot be read.
 
     Raises:
-        DataError: the name is unfit for files, nothing is there, something is not a file, or the files are of several
-            or unknown kinds; while reading, a row without ``text_field``.
+        DataError: the name is unfit for files, nothing is there, something is not a file or cannot be read, or a folder
+            has files of several kinds.
     """
     if not DOMAIN_NAME.fullmatch(domain) or len(domain) > MAX_DOMAIN_NAME:
         raise DataError(
             f"--source {domain:.300}={location}: the name must be of letters, digits, '-' and '_', at most "
             f"{MAX_DOMAIN_NAME}"
         )
-    where = f"{domain}={location}"
+    units, origin, passed = _read(f"{domain}={location}", location, text_field, skip_unknown)
+    if validation is None:
+        return Source(domain, [origin], units, passed_over=passed)
+    held_out, its_origin, also_passed = _read(f"{domain}={validation}", validation, text_field, skip_unknown)
+    return Source(domain, [origin, its_origin], units, held_out, passed.plus(also_passed))
+
+
+def _read(where: str, location: str, text_field: str, skip_unknown: bool) -> tuple[list[Unit], Origin, PassedOver]:
+    """Return the units at a location, what the manifest says of them, and what is passed over."""
     if location.startswith("hf:"):
-        return _hub_source(domain, location, text_field)
-    files = _files(domain, Path(location))
+        return [_hub_unit(where, location, text_field)], _hub_origin(location), PassedOver()
     try:
-        hashes = {path.name: file_sha256(path) for path in files}
+        found = _found(where, location)
+        check_found(found, where, skip_unknown=skip_unknown, any_kinds=location.startswith("list:"))
+        with ThreadPoolExecutor(_HASHES_AT_ONCE) as threads:
+            hashes = list(threads.map(lambda file: file_sha256(file.path), found.files))
+        sizes = [file.path.stat().st_size for file in found.files]
     except (OSError, ValueError) as error:
         raise DataError(f"--source {where} cannot be read: {error}") from None
-    digest = hashes[files[0].name] if len(files) == 1 else combined_hash(hashes)
+    by_name = {file.name: digest for file, digest in zip(found.files, hashes, strict=True)}
+    if len(by_name) < len(found.files):
+        raise DataError(f"--source {where} names a file twice: name it once")
+    digest = hashes[0] if len(hashes) == 1 else combined_hash(by_name)
     origin = Origin(name=Path(location).name, version="", license="the user's", sha256=digest)
-    return Source(
-        domain, [origin], [FileUnit(path.name, path, where, text_field, path.stat().st_size) for path in files]
-    )
+    units = [FileUnit(file, where, text_field, size) for file, size in zip(found.files, sizes, strict=True)]
+    return list(units), origin, PassedOver(tuple(found.system), tuple(found.unknown))
 
 
-def _files(domain: str, path: Path) -> list[Path]:
-    """Return the files of a source. Links are followed: they are the user's own."""
-    try:
-        if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix in LOADERS)
-        else:
-            files = [path] if path.exists() else []
-        for file in files:
-            if not stat.S_ISREG(file.stat().st_mode):
-                raise DataError(f"--source {domain}={path}: {file} is not a regular file: move it elsewhere")
-    except OSError as error:
-        raise DataError(f"--source {domain}={path} cannot be read: {error}") from None
-    kinds = sorted({LOADERS.get(file.suffix, f"*{file.suffix}") for file in files})
-    if not files or len(kinds) > 1 or kinds[0] not in LOADERS.values():
-        found = f"holds files of kinds {', '.join(kinds)}" if files else "has no text files"
-        raise DataError(
-            f"--source {domain}={path} {found}: give a file, or a folder of files of one kind ({', '.join(LOADERS)}), "
-            f"or hf:NAME for a Hugging Face dataset"
-        )
-    return files
+def _found(where: str, location: str) -> Found:
+    """Return the files that a location names; none, if there is nothing."""
+    found = Found()
+    kind, _, rest = location.partition(":")
+    if kind == "glob":
+        matched = set(map(Path, glob.glob(rest, recursive=True)))
+        # A pattern like a/** also finds what is in the folders that it finds.
+        paths = sorted(path for path in matched if matched.isdisjoint(path.parents))
+    elif kind == "list":
+        paths = _listed_paths(Path(rest))
+    else:
+        path = Path(location)
+        if os.path.lexists(path):
+            find_path(path, found, where)
+        return found
+    names = _names(paths)
+    for path, name in zip(paths, names, strict=True):
+        find_path(path, found, where, name)
+    return found
 
 
-def _hub_source(domain: str, location: str, text_field: str) -> Source:
-    name, _, config = location.removeprefix("hf:").partition(":")
-    origin = Origin(name=location, version=config, license="see the dataset's card", sha256="")
-    return Source(domain, [origin], [HubUnit(location, name, config, f"{domain}={location}", text_field)])
+def _listed_paths(path: Path) -> list[Path]:
+    """Return the paths in a list: one per line, or as ``find -print0`` writes them; relative ones to the list."""
+    names = os.fsdecode(read_bytes(path))
+    separator = "\0" if "\0" in names else "\n"
+    return [path.parent / name for name in names.split(separator) if name]
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Return the paths relative to the folder that all are in, so that moving it changes nothing."""
+    if not paths:
+        return []
+    common = os.path.commonpath([os.path.abspath(path.parent) for path in paths])
+    return [os.path.relpath(path, common) for path in paths]
 
 
 @dataclass(frozen=True)
 class FileUnit:
-    """A file; ``where`` is what the user gave, for errors."""
+    """A file; ``where`` is the source as the user gave it, for errors."""
 
-    name: str
-    path: Path
+    file: FoundFile
     where: str
     text_field: str
     num_bytes: int
 
+    @property
+    def name(self) -> str:
+        return self.file.name
+
     def rows(self) -> Iterator[Row]:
-        loader, field = LOADERS[self.path.suffix], self.text_field
-        arguments: dict[str, Any] = {"data_files": [str(self.path)]}
-        if loader == "text":
-            arguments["sample_by"], field = "document", "text"
-        for i, text in enumerate(read_texts(self.where, loader, [arguments], field)):
-            yield Document(f"{self.name}:{i + 1}", text)
+        """Yield its rows, called by the file and the line or the row, from 1."""
+        request = Request(self.file.kind, str(self.file.path.absolute()), self.text_field, self.file.codec)
+        return _rows(self.where, request, self.name)
 
 
 @dataclass(frozen=True)
 class HubUnit:
-    """The train split of a dataset of the Hugging Face Hub, streamed."""
+    """A split of a dataset of the Hugging Face Hub, streamed."""
 
     name: str
-    dataset: str
-    config: str
+    request: Request
     where: str
-    text_field: str
     num_bytes: int = 0
 
     def rows(self) -> Iterator[Row]:
-        arguments = {"name": self.config} if self.config else {}
-        for i, text in enumerate(read_texts(self.where, self.dataset, [arguments], self.text_field)):
-            yield Document(f"{self.name}:{i + 1}", text)
+        return _rows(self.where, self.request, self.name)
+
+
+def _hub_unit(where: str, location: str, text_field: str) -> HubUnit:
+    name, _, rest = location.removeprefix("hf:").partition(":")
+    config, _, split = rest.partition(":")
+    request = Request("hub", name, text_field, config=config or None, split=split or "train")
+    return HubUnit(location, request, where)
+
+
+def _hub_origin(location: str) -> Origin:
+    config = location.removeprefix("hf:").partition(":")[2]
+    return Origin(name=location, version=config, license="see the dataset's card", sha256="")
+
+
+def _rows(where: str, request: Request, name: str) -> Iterator[Row]:
+    for number, row in read_rows(where, request):
+        place = name if request.kind == "text" else f"{name}:{number}"
+        yield Problem(row.reason, place, row.detail) if isinstance(row, Fault) else Document(place, row)
