@@ -13,6 +13,7 @@ from unipool_dist.base.system_errors import at
 from unipool_dist.base.user_code import trust
 from unipool_dist.cli.caches import writable_cache
 from unipool_dist.cli.option_types import BYTES, VOCABULARY, Finite
+from unipool_dist.cli.source_options import BadRows, locations, rows_table
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.corpus_manifest import Manifest, TokenizerRecord
 from unipool_dist.errors import DataError
@@ -39,10 +40,26 @@ def data() -> None:
     "sources",
     multiple=True,
     metavar="NAME=LOCATION",
-    help="A domain of your own: a .jsonl, .txt or .parquet file, a folder of them, or hf:DATASET[:CONFIG]. Repeatable; "
+    help="A domain of your own: a file, a folder, glob:PATTERN, list:FILE, or hf:DATASET[:CONFIG[:SPLIT]]. Repeatable; "
     "replaces --corpus.",
 )
-@click.option("--text-field", default="text", show_default=True, help="Field of .jsonl, .parquet and hf: rows.")
+@click.option(
+    "--validation",
+    multiple=True,
+    metavar="NAME=LOCATION",
+    help="Validation text for --source NAME, instead of a part of its own.",
+)
+@click.option("--text-field", default="text", show_default=True, help="Field of rows that has the text.")
+@click.option(
+    "--bad-rows",
+    type=BadRows(),
+    default="skip",
+    show_default=True,
+    metavar="skip|fail|N",
+    help="Rows without a text: drop and count them, fail at the first, or at more than N of a source.",
+)
+@click.option("--skip-unknown", is_flag=True, help="Pass over files in folders that cannot be read, and count them.")
+@click.option("--dedup/--no-dedup", default=True, show_default=True, help="Keep equal documents once.")
 @click.option(
     "--tokenizer",
     type=click.Path(path_type=Path),
@@ -74,7 +91,11 @@ def prepare(
     out: Path,
     corpus: str,
     sources: tuple[str, ...],
+    validation: tuple[str, ...],
     text_field: str,
+    bad_rows: int | None,
+    skip_unknown: bool,
+    dedup: bool,
     tokenizer: Path | None,
     eod_token: str | None,
     vocab_size: int | None,
@@ -90,13 +111,17 @@ def prepare(
     from unipool_dist.base.progress_bars import Progress
     from unipool_dist.data.prepare import DEFAULT_VOCAB_SIZE, PrepareOptions
     from unipool_dist.data.prepare import prepare as prepare_corpus
+    from unipool_dist.data.sources.tally import Reading
 
     if vocab_size is not None and tokenizer is not None:
         raise DataError("--vocab-size is for a tokenizer that is trained, and --tokenizer gives one: leave one out")
     options = PrepareOptions(
         corpus=corpus,
-        sources=_locations(sources),
+        sources=locations("--source", sources),
+        validation=locations("--validation", validation),
         text_field=text_field,
+        skip_unknown=skip_unknown,
+        reading=Reading(bad_rows, dedup),
         tokenizer=tokenizer,
         eod_token=eod_token,
         vocab_size=DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size,
@@ -148,6 +173,7 @@ def render(manifest: Manifest) -> str:
     train, validation = sum(d.train_tokens for d in domains), sum(d.validation_tokens for d in domains)
     rows.append(("total", f"{documents:,}", f"{megabytes:.2f}", f"{train:,}", f"{validation:,}", "", "", "", ""))
     lines = aligned(rows, right=range(1, 7))
+    lines += rows_table(manifest.domains)
     lines += _tokenizer(manifest.tokenizer)
     lines.append("options: " + ", ".join(f"{name}={value}" for name, value in manifest.options.items()))
     lines.append(f"content: {manifest.content_hash()[:16]}")
@@ -163,16 +189,3 @@ def _tokenizer(record: TokenizerRecord) -> Iterator[str]:
     if len(others) > MAX_SHOWN:
         others[MAX_SHOWN - 1 :] = [f"and {len(others) - MAX_SHOWN + 1} more"]
     yield f"documents end with {end}" + (f"; other special tokens: {', '.join(others)}" if others else "")
-
-
-def _locations(sources: tuple[str, ...]) -> dict[str, str]:
-    """Parse ``NAME=LOCATION`` pairs into a dictionary."""
-    locations: dict[str, str] = {}
-    for source in sources:
-        name, separator, location = source.partition("=")
-        if not separator or not location:
-            raise DataError(f"--source {source} is not NAME=LOCATION: for example --source news=news.jsonl")
-        if name in locations:
-            raise DataError(f"--source names the domain {name!r} twice: put its files into one folder")
-        locations[name] = location
-    return locations

@@ -44,6 +44,18 @@ class Origin(Record):
     sha256: str
 
 
+class RowCounts(Record):
+    """What was read of a source: rows; how many were dropped, by reason, and where the first ones are; files.
+
+    ``dropped`` counts documents after the cut of a short source at paragraphs, so that it may be more than ``read``.
+    """
+
+    read: Count
+    dropped: dict[str, Count]
+    examples: dict[str, list[str]]
+    files_passed_over: dict[str, Count]
+
+
 class Domain(Record):
     """A domain. ``*_bytes`` count UTF-8 text without end-of-document marks, ``*_tokens`` count with them.
 
@@ -60,6 +72,7 @@ class Domain(Record):
     train_tokens: Count
     validation_tokens: Count
     unigram_entropy: Annotated[float, Field(allow_inf_nan=False)]
+    rows: RowCounts | None = None  # earlier versions did not count
 
 
 class TokenizerRecord(Record):

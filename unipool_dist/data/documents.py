@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Literal
@@ -85,38 +85,55 @@ class Sieve:
         return None
 
 
-def unique_documents(documents: Iterable[Document], domain: str, seen: set[str]) -> Iterator[Document]:
+def unique_documents(
+    documents: Iterable[Document],
+    domain: str,
+    seen: set[str],
+    *,
+    dedup: bool = True,
+    held_out: bool = False,
+    dropped: Callable[[Drop, str], None] = lambda why, name: None,
+) -> Iterator[Document]:
     """Clean ``documents``, drop empty ones and those whose hash is in ``seen``, and add the rest to ``seen``.
 
     Sources with fewer than ``MIN_DOCUMENTS`` documents are first cut into blocks of paragraphs.
+
+    Args:
+        dedup: drop equal documents.
+        held_out: they are a validation of its own, which stays as it is and may be a single document.
+        dropped: called with the reason and the name of each that is dropped.
 
     Raises:
         DataError: fewer than two documents are left.
     """
     stream = iter(documents)
     head = list(islice(stream, MIN_DOCUMENTS))
-    if len(head) < MIN_DOCUMENTS:
+    if len(head) < MIN_DOCUMENTS and not held_out:
         head = cut_short(head)
-    sieve = Sieve(seen)
+    sieve = Sieve(seen, dedup=dedup)
     passed = 0
     for document in chain(head, stream):
         text = clean(document.text)
-        if sieve.drops(key_of(text)) is None:
+        why = sieve.drops(key_of(text))
+        if why is None:
             passed += 1
             yield Document(document.name, text)
-    check_enough(passed, domain)
+        else:
+            dropped(why, document.name)
+    check_enough(passed, domain, 1 if held_out else 2)
 
 
-def check_enough(kept: int, domain: str) -> None:
-    """Refuse a domain of which too few documents are left.
+def check_enough(kept: int, domain: str, least: int = 2) -> None:
+    """Refuse a domain with too few documents left.
 
     Raises:
-        DataError: there are fewer than two, so validation and training cannot both have one.
+        DataError: there are fewer than ``least``: of two, validation and training have one each.
     """
-    if kept < 2:
+    if kept < least:
         raise DataError(
             f"domain {domain!r} has {kept} distinct documents, and validation needs one that is not trained on: "
-            f"add documents, or separate the paragraphs of the text by line breaks"
+            f"add documents, or separate the paragraphs of the text by line breaks; documents that are equal to those "
+            f"of a domain before it do not count"
         )
 
 
@@ -175,6 +192,21 @@ def split_documents(keys: Sequence[DocumentKey], domain: str, fraction: float, m
         validation = [min(kept, key=lambda i: (keys[i].num_bytes, keys[i].sha256))]
     held_out = set(validation)
     return Split(train=[i for i in kept if i not in held_out], validation=validation)
+
+
+def split_given(keys: Sequence[DocumentKey], num_validation: int, domain: str, max_bytes: int | None) -> Split:
+    """Hold out the first ``num_validation`` documents, which are the user's, and choose at most ``max_bytes`` others.
+
+    Raises:
+        DataError: no other document fits under ``max_bytes``.
+    """
+    train = [num_validation + i for i in _capped(keys[num_validation:], max_bytes)]
+    if not train:
+        raise DataError(
+            f"none of the {len(keys) - num_validation} training documents of domain {domain!r} fits under "
+            f"max_bytes_per_domain={max_bytes}: raise it"
+        )
+    return Split(train=train, validation=sorted(range(num_validation), key=lambda i: keys[i].sha256))
 
 
 def _capped(keys: Sequence[DocumentKey], max_bytes: int | None) -> list[int]:

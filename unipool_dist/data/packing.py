@@ -31,6 +31,7 @@ def pack_domain(spool: Spool, tokenizer: Tokenizer, directory: Path, progress: P
         train_tokens=int(counts["train"].sum()),
         validation_tokens=int(counts["validation"].sum()),
         unigram_entropy=unigram_entropy(counts["train"], counts["validation"]),
+        rows=spool.rows,
     )
 
 

@@ -8,7 +8,7 @@ Equal options and sources give equal files, byte for byte.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ from unipool_dist.data.packing import pack_domain
 from unipool_dist.data.place import SPOOL, Place
 from unipool_dist.data.sources import Source, corpus_sources, local_source
 from unipool_dist.data.sources.packages import Runner, run_command
-from unipool_dist.data.spool import spool_source
+from unipool_dist.data.sources.tally import Reading
+from unipool_dist.data.spool import Spooler
 from unipool_dist.data.tokenizer import TOKENIZER_FILES, TokenizerKind, load_tokenizer
 from unipool_dist.data.vocabulary import gpt2_files, tokenizer_record, train_sentencepiece
 from unipool_dist.errors import DataError
@@ -43,13 +44,19 @@ DEFAULT_VOCAB_SIZE = 4096
 class PrepareOptions:
     """Options that decide a corpus's content. ``sources`` (name to location) replace the built-in ``corpus``.
 
+    ``validation`` (name to location) is the validation text of these sources, instead of a part of theirs.
+    ``skip_unknown`` and ``reading`` say what becomes of files and rows that cannot be read.
+
     ``tokenizer`` is taken as :func:`unipool_dist.data.given_tokenizer.given_tokenizer` finds it. Without it and GPT-2's
     files, SentencePiece with ``vocab_size`` pieces is trained.
     """
 
     corpus: str = "default"
     sources: dict[str, str] = field(default_factory=dict)
+    validation: dict[str, str] = field(default_factory=dict)
     text_field: str = "text"
+    skip_unknown: bool = False
+    reading: Reading = field(default_factory=Reading)
     vocab_size: int = DEFAULT_VOCAB_SIZE
     tokenizer: Path | None = None
     eod_token: str | None = None
@@ -61,6 +68,8 @@ class PrepareOptions:
     def __post_init__(self) -> None:
         if (self.gpt2_vocab is None) != (self.gpt2_merges is None):
             raise DataError("gpt2_vocab and gpt2_merges go together: give --gpt2-vocab and --gpt2-merges, or neither")
+        if others := [name for name in self.validation if name not in self.sources]:
+            raise DataError(f"--validation {others[0]}=... has no --source {others[0]}=... to train on: give both")
         if self.tokenizer is not None and self.gpt2_vocab is not None:
             raise DataError("--tokenizer and --gpt2-vocab are two tokenizers: give one")
         if self.eod_token is not None and self.tokenizer is None:
@@ -73,6 +82,23 @@ class PrepareOptions:
             raise DataError(f"vocab_size={self.vocab_size} is outside [1, 2^31): use 4096, or leave it out")
         if self.max_bytes_per_domain is not None and self.max_bytes_per_domain < 1:
             raise DataError(f"max_bytes_per_domain={self.max_bytes_per_domain} is below 1: leave it out for no limit")
+
+    def local_sources(self) -> list[Source]:
+        """Return the user's own sources.
+
+        Raises:
+            DataError: one is not there, or cannot be read.
+        """
+        return [
+            local_source(
+                name,
+                location,
+                self.text_field,
+                validation=self.validation.get(name),
+                skip_unknown=self.skip_unknown,
+            )
+            for name, location in self.sources.items()
+        ]
 
     def given_tokenizer(self) -> GivenTokenizer | None:
         """Read the tokenizer that the user has; ``None`` if one is to be trained.
@@ -92,6 +118,10 @@ class PrepareOptions:
         if self.sources:
             hashes = {source.domain: combined_hash({o.name: o.sha256 for o in source.origins}) for source in sources}
             text = {"sources": hashes, "text_field": self.text_field}
+        if self.validation:
+            text["validation"] = sorted(self.validation)  # their content is in the hashes
+        if not self.reading.dedup:
+            text["dedup"] = False
         if given is None:
             tokenizer: dict[str, Any] = {"vocab_size": self.vocab_size}
         elif self.tokenizer is not None:
@@ -121,7 +151,7 @@ def prepare(
         ForeignError: what would be replaced or deleted, at ``out`` or next to it, is not all of a corpus.
     """
     place = Place(out.absolute())
-    local = [local_source(name, location, options.text_field) for name, location in options.sources.items()]
+    local = options.local_sources()
     given = options.given_tokenizer()
     recorded = options.record(local, given)
     if not force and (existing := _existing(place.out, recorded)) is not None:
@@ -138,21 +168,15 @@ def _build(
     options: PrepareOptions,
     given: GivenTokenizer | None,
     recorded: dict[str, Any],
-    sources: Iterator[Source],
+    sources: Iterable[Source],
     progress: Progress,
 ) -> Manifest:
-    seen: set[str] = set()
-    spools = [
-        spool_source(
-            source,
-            seen=seen,
-            directory=partial / SPOOL,
-            fraction=options.validation_fraction,
-            max_bytes=options.max_bytes_per_domain,
-            progress=progress,
-        )
-        for source in sources
-    ]
+    spooler = Spooler(partial / SPOOL, options.reading, progress)
+    if options.validation:
+        sources = list(sources)
+        for source in sources:
+            spooler.hold_out(source)
+    spools = [spooler.spool(source, options.validation_fraction, options.max_bytes_per_domain) for source in sources]
     kind: TokenizerKind = "sentencepiece"
     if given is None:
         train_sentencepiece(spools, options.vocab_size, partial, progress)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 Reason = Literal["no text", "not a text", "undecodable"]
-"""Why a row is no document: its text is missing or null; is of another type; is not UTF-8, or the row is not JSON."""
+"""Why a row has no usable text: it is missing or null; it is of another type; it is not UTF-8, or the row not JSON."""
 
 FRAME = struct.Struct("<cQQ")
 """Kind, number of the row, bytes of content that follow."""
@@ -18,7 +18,7 @@ TEXT, FAULT, ERROR, END = b"T", b"F", b"E", b"."
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a row is no document. ``detail`` continues a sentence that begins with the row's place."""
+    """What is wrong with a row. ``detail`` continues a sentence that begins with the row's place."""
 
     reason: Reason
     detail: str

@@ -31,7 +31,7 @@ _BUFFER = 1 << 20
 
 @dataclass(frozen=True)
 class Request:
-    """What to read: a file, decompressed by ``codec``, or a dataset of the Hub, of which ``config`` and ``split``."""
+    """What to read: a file, decompressed by ``codec``, or ``config`` and ``split`` of a dataset of the Hub."""
 
     kind: Kind
     path: str

@@ -6,7 +6,7 @@ a package. They have an order, and each yields its rows in order, so that
     [row for unit in source.units for row in unit.rows()]
 
 is the same list wherever, in whatever order and by however many processes the units were read. A row is a
-:class:`~unipool_dist.data.documents.Document`, or a :class:`Problem`: what should have been one and why it is none. A
+:class:`~unipool_dist.data.documents.Document`, or a :class:`Problem`: why a row has no usable text. A
 unit that cannot be read at all raises ``DataError``, which names it.
 
 Reading changes no text and drops none. What follows happens over the rows of all units, in this order, in one process:
@@ -39,7 +39,7 @@ from unipool_dist.errors import DataError
 
 @dataclass(frozen=True)
 class Problem:
-    """A row that is no document. ``place`` names it like a document, by file and line; ``detail`` is for people."""
+    """A row without a usable text. ``place`` names it like a document, by file and line; ``detail`` is for people."""
 
     reason: Reason
     place: str
@@ -110,7 +110,7 @@ class Source:
         validation: Sequence[Unit] | None = None,
         passed_over: PassedOver | None = None,
     ) -> None:
-        """``units`` may be a function, which is then the only unit; it yields the same rows whenever it is called."""
+        """Describe a source. A function in place of ``units`` is the only unit, the same at every call."""
         object.__setattr__(self, "domain", domain)
         object.__setattr__(self, "origins", list(origins))
         object.__setattr__(self, "units", (FunctionUnit(domain, units),) if callable(units) else units)
@@ -121,7 +121,7 @@ class Source:
         """Yield the documents of all ``units`` in order; may be called again.
 
         Raises:
-            DataError: a unit cannot be read, or has a row that is no document.
+            DataError: a unit cannot be read, or has a bad row.
         """
         for unit in self.units:
             for row in unit.rows():

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
-from unipool_dist.base.printable import listed
-from unipool_dist.data.sources.base import Problem, Row
+from unipool_dist.base.printable import listed, short
+from unipool_dist.base.rows.frames import Reason
+from unipool_dist.data.documents import Document
+from unipool_dist.data.sources.base import Problem, Row, Unit
 from unipool_dist.errors import DataError
 
 EXAMPLES = 3
 """Places named for each reason."""
+_MAX_EXAMPLE = 200
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Options of reading. ``max_bad_rows``: rows of a source that may be no documents, ``None`` for any number."""
+
+    max_bad_rows: int | None = None
+    dedup: bool = True
 
 
 @dataclass
@@ -28,6 +41,26 @@ class Tally:
     def __post_init__(self) -> None:
         self.dropped = Counter(self.dropped)  # a dictionary, if it was JSON
 
+    @property
+    def bad(self) -> int:
+        """Rows without a usable text, empty and duplicate documents not among them."""
+        return sum(self.dropped[reason] for reason in get_args(Reason))
+
+    def documents(self, units: Sequence[Unit], domain: str, max_bad: int | None) -> Iterator[Document]:
+        """Yield the documents of all units, and count rows and problems.
+
+        Raises:
+            DataError: a unit cannot be read; there are more than ``max_bad`` bad rows; no row has a text.
+        """
+        for unit in units:
+            for row in unit.rows():
+                self.note(row)
+                if isinstance(row, Document):
+                    yield row
+                elif max_bad is not None and self.bad > max_bad:
+                    self.check(domain, max_bad)
+        self.check(domain, max_bad)
+
     def note(self, row: Row) -> None:
         """Count a row that was read."""
         self.read += 1
@@ -39,7 +72,7 @@ class Tally:
         self.dropped[reason] += 1
         examples = self.examples.setdefault(reason, [])
         if len(examples) < EXAMPLES:
-            examples.append(example)
+            examples.append(short(example, _MAX_EXAMPLE))
 
     def add(self, later: Tally) -> None:
         """Add the counts of a later unit of the same source."""
@@ -50,17 +83,19 @@ class Tally:
             mine += examples[: EXAMPLES - len(mine)]
 
     def check(self, domain: str, max_bad: int | None) -> None:
-        """Refuse more than ``max_bad`` dropped rows (``None``: any number), and a source of nothing else.
-
-        Call it before empty and duplicate documents are counted, whose number has no limit.
+        """Refuse more than ``max_bad`` bad rows (``None``: any number), and a source of nothing else.
 
         Raises:
-            DataError: there are more; the message names the first ones.
+            DataError: there are more, and the message names the first ones; or no row has a text.
         """
-        bad = self.dropped.total()
-        shown = listed(example for examples in self.examples.values() for example in examples)
-        if bad and bad == self.read:
-            raise DataError(f"--source {domain}: none of {bad:,} rows has a text:\n{shown}")
-        if max_bad is not None and bad > max_bad:
-            how = "--bad-rows skip drops and counts them" if max_bad == 0 else "raise --bad-rows, or mend them"
-            raise DataError(f"--source {domain}: {bad:,} of {self.read:,} rows have no text; {how}:\n{shown}")
+        if self.read == 0:
+            raise DataError(f"--source {domain} is empty: its files have no rows")
+        shown = listed(example for reason in get_args(Reason) for example in self.examples.get(reason, ()))
+        if self.bad == self.read:
+            raise DataError(f"--source {domain}: none of {self.read:,} rows has a text:\n{shown}")
+        if max_bad is not None and self.bad > max_bad:
+            limit = "--bad-rows fail" if max_bad == 0 else f"--bad-rows {max_bad}"
+            raise DataError(
+                f"--source {domain}: {self.bad:,} of the first {self.read:,} rows have no text, more than {limit} "
+                f"allows; mend them, or drop and count them with --bad-rows skip:\n{shown}"
+            )
