@@ -172,6 +172,7 @@ CHANGES = {
     "parallel.timeout_s": "100.0",
     "data.path": "moved",
     "data.weights": "{code: 1.0}",
+    "data.order": "computed",
     "data.verify": "hash",
     "optimizer.name": "sgd",
     "optimizer.lr": "2e-3",

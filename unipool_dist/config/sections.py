@@ -15,6 +15,7 @@ from unipool_dist.config.roles import Eval, Fixed, InferenceToo, Io, Layout, Run
 from unipool_dist.config.values import (
     Count,
     CountOrNone,
+    DataOrder,
     Experts,
     ExpertWidth,
     Fraction,
@@ -146,6 +147,11 @@ class DataSection(Section):
         "data/default", description="directory written by `unipool-dist data prepare`"
     )
     weights: Fixed[dict[str, Weight] | None] = Field(None, description="sampling weight per domain; null: by tokens")
+    order: Fixed[DataOrder] = Field(
+        "indexed",
+        description="indexed: an index of all documents and samples is built and kept; computed: none is needed, and a "
+        "corpus of any size is opened at once (docs/data.md)",
+    )
     verify: Io[Literal["size", "hash"]] = Field("size", description="how files are checked against the manifest")
 
 

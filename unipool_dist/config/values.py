@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -32,6 +32,7 @@ Weight = Annotated[float, Field(gt=0.0, le=1e15)]
 Timeout = Annotated[float, Field(ge=0.1, le=1e6)]
 """Seconds. In milliseconds it fits into the 32 bits that waiting for a socket takes."""
 TimeLimit = Annotated[float, Field(gt=0.0, le=1e9)]
+DataOrder = Literal["indexed", "computed"]
 PathText = Annotated[str, AfterValidator(path_text)]
 
 

@@ -29,6 +29,7 @@ ADDED: Mapping[str, Any] = MappingProxyType(
         "optimizer.router_lr_scale": 1.0,
         "optimizer.wsd_decay_steps": 10,
         "optimizer.wsd_decay": "linear",
+        "data.order": "indexed",
     }
 )
 """Fields that some checkpoints lack, with the value that the versions that wrote these worked with. A new field of a

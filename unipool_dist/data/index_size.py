@@ -36,5 +36,5 @@ def check_index_size(corpus: Corpus, sequence_length: int, samples: Mapping[str,
     if num_bytes > free:
         raise DataError(
             f"the index of {sum(samples.values()):,} sequences takes about {num_bytes / 1e9:,.0f} GB of memory, and "
-            f"{free / 1e9:,.0f} GB are free: train for fewer steps"
+            f"{free / 1e9:,.0f} GB are free: set data.order=computed, which needs no index, or train for fewer steps"
         )

@@ -1,23 +1,30 @@
-"""The order in which training sequences are drawn: Megatron-core's GPT datasets, one per domain, blended by weight.
+"""The order in which training sequences are drawn: indexed beforehand, or computed when they are wanted.
 
-Guarantee: item i depends only on the corpus, the seed, the sequence length, the number of samples and the weights; not
-on the number of ranks, nor on which rank asks.
+``indexed`` is that of Megatron-core's GPT datasets, one per domain, blended by weight: an index of all documents and
+samples is built and kept (:mod:`unipool_dist.data.sample_index`). ``computed`` needs none
+(:mod:`unipool_dist.data.computed_order`). Guarantee: item i depends only on the corpus, the seed, the sequence length
+and the weights, and if indexed on the number of samples; not on the number of ranks, nor on which rank asks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.utils.data import Dataset
 
+from unipool_dist.comm.agreement import on_rank_0
 from unipool_dist.data.batches import check_tokens
+from unipool_dist.data.blend import Blend
+from unipool_dist.data.computed_order import ComputedSamples
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.sample_index import SampleIndex
 from unipool_dist.errors import DataError
+
+T = TypeVar("T")
 
 
 class TrainingDataset(Dataset[dict[str, torch.Tensor]]):
@@ -54,6 +61,7 @@ def training_dataset(
     weights: Mapping[str, float] | None = None,
     cache_dir: Path | None = None,
     spare_dir: Path | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> TrainingDataset:
     """Index ``num_samples`` training sequences; domains in proportion to ``weights``, or else to their training tokens.
 
@@ -61,50 +69,114 @@ def training_dataset(
     Indices are kept in ``cache_dir`` (default ``<corpus>/cache``), or if that is not writable in ``spare_dir``; all
     ranks must see both. Without ``spare_dir`` it is a folder for temporary files, which no other machine sees.
 
-    Collectives: default group, if there is one: broadcast_object_list from rank 0 once it has built the indices, then
-    all_gather_object of whether every rank could read them. A failure on any rank raises on all.
+    Collectives, over ``group`` (gloo; default: the default group), if there are several processes: those of
+    :func:`~unipool_dist.comm.agreement.on_rank_0` while rank 0 builds the indices, however long that takes;
+    broadcast_object_list of the result; then all_gather_object of whether every rank could read them. A failure on any
+    rank raises on all.
 
     Raises:
         DataError: an argument is out of range, a weight names no domain, or the indices cannot be built or read.
     """
-    shares = _shares(corpus, weights)
-    for name, value in (("sequence_length", sequence_length), ("num_samples", num_samples)):
-        if value < 1:
-            raise DataError(f"{name}={value} is below 1: give the number wanted")
+    chosen = _weights(corpus, weights)
+    _check_sizes(sequence_length, num_samples)
+    total = sum(chosen.values())
+    shares = {name: weight / total for name, weight in chosen.items()}
     index = SampleIndex(corpus, sequence_length, num_samples, seed, shares)
-    distributed = dist.is_available() and dist.is_initialized()
-    answer: list[Any] = [None, None]  # (index folder, error)
-    if not distributed or dist.get_rank() == 0:
+
+    def build() -> tuple[str, str | None]:
         try:
-            answer[0] = index.build(cache_dir, spare_dir)
+            return index.build(cache_dir, spare_dir), None
         except Exception as error:  # reported on every rank instead of leaving them to wait
-            answer[1] = f"{type(error).__name__}: {error}"
-    if distributed:
-        dist.broadcast_object_list(answer, src=0)
-    if answer[1] is not None:
-        raise DataError(f"the training data of corpus {corpus.path} cannot be indexed: {answer[1]}; check data.path")
-    dataset: TrainingDataset | None = None
+            return "", f"{type(error).__name__}: {error}"
+
+    folder, failure = _from_rank_0(build, group)
+    if failure is not None:
+        raise DataError(f"the training data of corpus {corpus.path} cannot be indexed: {failure}; check data.path")
+    return _open_together(
+        lambda: TrainingDataset(index.open(folder), num_samples, corpus),
+        f"cannot read the training index in {folder}",
+        group,
+    )
+
+
+def computed_dataset(
+    corpus: Corpus,
+    *,
+    sequence_length: int,
+    num_samples: int,
+    seed: int,
+    weights: Mapping[str, float] | None = None,
+    drawn: Mapping[str, int] | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> TrainingDataset:
+    """Open ``num_samples`` training sequences in computed order; ``weights`` are those of :func:`training_dataset`.
+
+    Args:
+        drawn: windows of each domain that earlier samples have drawn, so that these follow on them.
+
+    Collectives, over ``group`` (default: the default group), if there are several processes: all_gather_object of
+    whether every rank could open the files. A failure on any rank raises on all.
+
+    Raises:
+        DataError: an argument is out of range, a weight names no domain, or a domain is too short or cannot be read.
+    """
+    blend = blend_of(corpus, weights)
+    _check_sizes(sequence_length, num_samples)
+
+    def open_samples() -> TrainingDataset:
+        samples = ComputedSamples(corpus, blend, sequence_length=sequence_length, seed=seed, drawn=drawn or {})
+        return TrainingDataset(samples, num_samples, corpus)
+
+    return _open_together(open_samples, "cannot open the training data", group)
+
+
+def blend_of(corpus: Corpus, weights: Mapping[str, float] | None) -> Blend:
+    """Return the blend of the domains by ``weights``, or else by their training tokens.
+
+    Raises:
+        DataError: a weight is not positive, or names no domain.
+    """
+    return Blend(_weights(corpus, weights))
+
+
+def _from_rank_0(
+    build: Callable[[], tuple[str, str | None]], group: dist.ProcessGroup | None
+) -> tuple[str, str | None]:
+    """Return on every rank what ``build`` returned on rank 0. Collectives: see :func:`training_dataset`."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return build()
+    group = group or dist.group.WORLD
+    assert group is not None
+    built = [on_rank_0("indexing the training data", build, group)]
+    dist.broadcast_object_list(built, group=group, group_src=0)
+    assert built[0] is not None
+    return built[0]
+
+
+def _open_together(open_data: Callable[[], T], doing: str, group: dist.ProcessGroup | None) -> T:
+    """Return what ``open_data`` returns, or raise on every rank what failed on one. Collectives: all_gather_object."""
+    opened: list[T] = []
     failure: str | None = None
     try:
-        dataset = TrainingDataset(index.open(answer[0]), num_samples, corpus)
-    except Exception as error:  # likewise: the ranks agree on it below
-        failure = f"{type(error).__name__}: {error}"
+        opened.append(open_data())
+    except Exception as error:  # whatever it is, the ranks agree on it below
+        failure = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
     failures = [failure]
-    if distributed:
-        failures = [None] * dist.get_world_size()
-        dist.all_gather_object(failures, failure)
+    if dist.is_available() and dist.is_initialized():
+        failures = [None] * dist.get_world_size(group)
+        dist.all_gather_object(failures, failure, group)
     for rank, message in enumerate(failures):
         if message is not None:
-            raise DataError(
-                f"rank {rank} cannot read the training index in {answer[0]} ({message}): put the corpus on a file "
-                f"system that all ranks share"
-            )
-    assert dataset is not None
-    return dataset
+            raise DataError(f"rank {rank} {doing} ({message}): put the corpus on a file system that all ranks share")
+    return opened[0]
 
 
-def _shares(corpus: Corpus, weights: Mapping[str, float] | None) -> dict[str, float]:
-    """Return the weights of the domains drawn from, in corpus order, summing to 1."""
+def _weights(corpus: Corpus, weights: Mapping[str, float] | None) -> dict[str, float]:
+    """Return the weights of the domains drawn from, in corpus order.
+
+    Raises:
+        DataError: one is not positive, or names no domain, or there is none.
+    """
     if weights is None:
         weights = {name: float(domain.train_tokens) for name, domain in corpus.domains.items()}
     for name, weight in weights.items():
@@ -113,5 +185,10 @@ def _shares(corpus: Corpus, weights: Mapping[str, float] | None) -> dict[str, fl
             raise DataError(f"weights.{name}={weight} is not a positive number: leave the domain out to skip it")
     if not weights:
         raise DataError(f"weights={{}} names no domain: choose among {', '.join(corpus.domains)}")
-    total = sum(weights.values())
-    return {name: weights[name] / total for name in corpus.domains if name in weights}
+    return {name: weights[name] for name in corpus.domains if name in weights}
+
+
+def _check_sizes(sequence_length: int, num_samples: int) -> None:
+    for name, value in (("sequence_length", sequence_length), ("num_samples", num_samples)):
+        if value < 1:
+            raise DataError(f"{name}={value} is below 1: give the number wanted")

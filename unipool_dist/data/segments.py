@@ -1,24 +1,28 @@
 """Training data that can grow: a run that is made longer draws the samples it had, then new ones.
 
 Megatron-core's order depends on how many samples are indexed, so the samples that a longer run needs in addition are a
-segment of their own, indexed separately. So are samples of another corpus, blend or length. Guarantee: a sample depends
-only on its segment and that segment's position, so appending segments changes none; a single segment is
-:func:`unipool_dist.data.sampling.training_dataset`.
+segment of their own, indexed separately. A computed order simply goes on. Samples of another corpus, blend or length
+are a segment of their own in either. Guarantee: a sample depends only on its segment and those before it, so appending
+segments changes none; a single segment is the dataset of :mod:`unipool_dist.data.sampling`.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch.utils.data import Dataset
 
+from unipool_dist.config.values import DataOrder
 from unipool_dist.data.corpus import Corpus
-from unipool_dist.data.sampling import TrainingDataset, training_dataset
+from unipool_dist.data.sampling import TrainingDataset, blend_of, computed_dataset, training_dataset
 
 NUM_SEEDS = 2**32
 """Number of seeds: Megatron-core shuffles with a RandomState of numpy, which takes no others."""
@@ -33,12 +37,20 @@ class Segment:
     sequence_length: int
     weights: Mapping[str, float] | None = None
     """Sampling weight by domain; ``None``: training tokens."""
+    order: DataOrder = "indexed"
 
 
-def extended(segments: tuple[int, ...], total: int) -> tuple[int, ...]:
-    """Return ``segments`` (sample counts), with one more appended if they hold fewer than ``total`` samples."""
+def extended(segments: tuple[int, ...], total: int, order: DataOrder = "indexed") -> tuple[int, ...]:
+    """Return ``segments`` (sample counts) with more samples if they hold fewer than ``total``.
+
+    They are a segment of their own if indexed, and belong to the last one if computed.
+    """
     missing = total - sum(segments)
-    return segments if missing <= 0 else (*segments, missing)
+    if missing <= 0:
+        return segments
+    if order == "computed" and segments:
+        return (*segments[:-1], segments[-1] + missing)
+    return (*segments, missing)
 
 
 def index_bytes(corpus: Corpus, sequence_length: int, num_samples: int) -> int:
@@ -79,31 +91,42 @@ def training_data(
     cache_dir: Path | None = None,
     spare_dir: Path | None = None,
     consumed_samples: int = 0,
+    group: dist.ProcessGroup | None = None,
 ) -> SegmentedDataset:
-    """Index ``segments[i]`` with ``seed + i`` for each i; return the dataset of all their samples, in this order.
+    """Return the samples of all ``segments`` in this order, indexing those that need it.
 
-    Seeds wrap around: after the highest one comes 0. Segments that end at or before ``consumed_samples`` are neither
-    indexed nor opened, and their samples cannot be read.
+    ``segments[i]`` is indexed with ``seed + i``; seeds wrap around, after the highest one comes 0. Computed segments
+    all have ``seed``: in each domain they continue where earlier ones of the same corpus and sequence length stopped,
+    whatever their blends. Segments that end at or before ``consumed_samples`` are neither indexed nor opened, and their
+    samples cannot be read.
 
-    Collectives: those of :func:`unipool_dist.data.sampling.training_dataset`, for each segment opened.
+    Collectives, over ``group`` (gloo; default: the default group): for each segment opened, those of
+    :func:`~unipool_dist.data.sampling.training_dataset` or :func:`~unipool_dist.data.sampling.computed_dataset`.
 
     Raises:
-        DataError: an argument is out of range, a weight names no domain, or the indices cannot be built or read.
+        DataError: an argument is out of range, a weight names no domain, or the data cannot be indexed or read.
     """
     assert segments
-    counts = [segment.num_samples for segment in segments]
-    datasets = [
-        training_dataset(
-            segment.corpus,
-            sequence_length=segment.sequence_length,
-            num_samples=segment.num_samples,
-            seed=(seed + i) % NUM_SEEDS,
-            weights=segment.weights,
-            cache_dir=cache_dir,
-            spare_dir=spare_dir,
+    datasets: list[TrainingDataset | None] = []
+    drawn: defaultdict[tuple[str, int], Counter[str]] = defaultdict(Counter)  # windows by corpus and length, domain
+    end = 0
+    for i, segment in enumerate(segments):
+        end += segment.num_samples
+        open_indexed = partial(training_dataset, seed=(seed + i) % NUM_SEEDS, cache_dir=cache_dir, spare_dir=spare_dir)
+        before = drawn[segment.corpus.content_hash, segment.sequence_length]
+        open_computed = partial(computed_dataset, seed=seed, drawn=dict(before))
+        open_data = open_computed if segment.order == "computed" else open_indexed
+        datasets.append(
+            open_data(
+                segment.corpus,
+                sequence_length=segment.sequence_length,
+                num_samples=segment.num_samples,
+                weights=segment.weights,
+                group=group,
+            )
+            if end > consumed_samples
+            else None
         )
-        if end > consumed_samples
-        else None
-        for i, (segment, end) in enumerate(zip(segments, accumulate(counts), strict=True))
-    ]
-    return SegmentedDataset(datasets, counts)
+        if segment.order == "computed":
+            before.update(blend_of(segment.corpus, segment.weights).counts(segment.num_samples))
+    return SegmentedDataset(datasets, [segment.num_samples for segment in segments])

@@ -70,6 +70,8 @@ def _check_model(who: str, needed: int, memory: int, where: str) -> None:
 
 
 def _check_index(plan: Plan, corpus: Corpus, memory: int) -> None:
+    if plan.data.order == "computed":
+        return
     train = plan.train
     samples = train.steps * train.global_batch_size
     needed = index_bytes(corpus, plan.model.sequence_length, samples)
@@ -78,5 +80,5 @@ def _check_index(plan: Plan, corpus: Corpus, memory: int) -> None:
             f"train.steps={train.steps:,} of train.global_batch_size={train.global_batch_size:,} sequences from the "
             f"{sum(domain.train_tokens for domain in corpus.domains.values()):,} tokens of data.path="
             f"{plan.data.path} take an index of {needed / 1e9:,.1f} GB, and this machine has {memory / 1e9:,.1f} GB "
-            f"of memory; lower train.steps, the batch or model.sequence_length"
+            f"of memory; set data.order=computed, which needs no index, or lower train.steps or the batch"
         )

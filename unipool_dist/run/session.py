@@ -176,12 +176,13 @@ class _Session:
         model = build_model(plan, groups, draw=found is None)
         dataset = training_data(
             [
-                Segment(self._corpus, num_samples, plan.model.sequence_length, plan.data.weights)
+                Segment(self._corpus, num_samples, plan.model.sequence_length, plan.data.weights, plan.data.order)
                 for num_samples in data.segments
             ],
             seed=plan.train.seed,
             spare_dir=RunDirectory(self._opened.path).cache,  # seen by all nodes, unlike /tmp
             consumed_samples=found.progress.consumed_samples if found else 0,
+            group=groups.storage,
         )
         batches = batch_source(dataset, plan, groups)
         trainer = Trainer(plan, groups, model, batches, self._validation_sequences(), self._callbacks)
@@ -240,7 +241,7 @@ class _Session:
         return DataIdentity(
             tokenizer_hash=self._corpus.tokenizer_hash,
             content_hash=self._corpus.content_hash,
-            segments=extended(segments, train.steps * train.global_batch_size),
+            segments=extended(segments, train.steps * train.global_batch_size, self._plan.data.order),
         )
 
     def _check(self, found: Found, data: DataIdentity) -> None:
