@@ -1,7 +1,7 @@
 """Training data that can grow: a run that is made longer draws the samples it had, then new ones.
 
 Megatron-core's order depends on how many samples are indexed, so the samples that a longer run needs in addition are a
-segment of their own, indexed separately. A computed order simply goes on. Samples of another corpus, blend or length
+segment of their own, indexed separately. A computed order simply continues. Samples of another corpus, blend or length
 are a segment of their own in either. Guarantee: a sample depends only on its segment and those before it, so appending
 segments changes none; a single segment is the dataset of :mod:`unipool_dist.data.sampling`.
 """
