@@ -160,7 +160,12 @@ def test_a_corpus_of_a_trillion_tokens_opens_and_resumes_at_once(
     assert peak < 100e6, "four bytes for each sample alone would be 1 GB"
     places: list[int] = []
     read = os.pread
-    monkeypatch.setattr(os, "pread", lambda file, count, place: places.append(place // 2) or read(file, count, place))
+
+    def recorded(file: int, count: int, place: int) -> bytes:
+        places.append(place // 2)
+        return read(file, count, place)
+
+    monkeypatch.setattr(os, "pread", recorded)
     for i in range(100):
         assert not data[last + i]["tokens"].any()
         mark(corpus, name, places[-1], [7, *[0] * (length - 2), 8, 9])
