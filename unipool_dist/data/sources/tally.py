@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
@@ -35,16 +34,13 @@ class Tally:
     """
 
     read: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
+    dropped: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.dropped = Counter(self.dropped)  # a dictionary, if it was JSON
 
     @property
     def bad(self) -> int:
         """Rows without a usable text, empty and duplicate documents not among them."""
-        return sum(self.dropped[reason] for reason in get_args(Reason))
+        return sum(self.dropped.get(reason, 0) for reason in get_args(Reason))
 
     def documents(self, units: Sequence[Unit], domain: str, max_bad: int | None) -> Iterator[Document]:
         """Yield the documents of all units, and count rows and problems.
@@ -69,7 +65,7 @@ class Tally:
 
     def drop(self, reason: str, example: str) -> None:
         """Count a row that is dropped."""
-        self.dropped[reason] += 1
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
         examples = self.examples.setdefault(reason, [])
         if len(examples) < EXAMPLES:
             examples.append(short(example, _MAX_EXAMPLE))
@@ -77,7 +73,8 @@ class Tally:
     def add(self, later: Tally) -> None:
         """Add the counts of a later unit of the same source."""
         self.read += later.read
-        self.dropped.update(later.dropped)
+        for reason, number in later.dropped.items():
+            self.dropped[reason] = self.dropped.get(reason, 0) + number
         for reason, examples in later.examples.items():
             mine = self.examples.setdefault(reason, [])
             mine += examples[: EXAMPLES - len(mine)]
