@@ -41,9 +41,14 @@ class Batch:
         """Return rows ``start`` to ``stop`` (exclusive, may exceed the last), as views."""
         return Batch(self.tokens[start:stop], self.labels[start:stop], self.loss_mask[start:stop])
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Return the batch on ``device``; tensors that are there already are not copied."""
-        return Batch(self.tokens.to(device), self.labels.to(device), self.loss_mask.to(device))
+        tensors = (self.tokens, self.labels, self.loss_mask)
+        return Batch(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors))
+
+    def pinned(self) -> Batch:
+        """Return a copy in pinned memory, from which a GPU copies by itself."""
+        return Batch(self.tokens.pin_memory(), self.labels.pin_memory(), self.loss_mask.pin_memory())
 
 
 def micro_batch(

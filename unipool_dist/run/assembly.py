@@ -6,28 +6,57 @@ from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.config.describe import describe_layout, describe_model, describe_owners
 from unipool_dist.config.plan import Plan
 from unipool_dist.data import SampleDataset, micro_batch
+from unipool_dist.data.device_copy import Arriving, DeviceCopies
+from unipool_dist.data.read_ahead import ReadAhead, Request
 from unipool_dist.engine.pipeline import StageBatch
-from unipool_dist.engine.trainer import GetBatch
+
+_MOST_AHEAD = 64
+"""Micro-batches: for a step of more than these, the rest is read during the step."""
 
 
-def batch_source(dataset: SampleDataset, plan: Plan, groups: ParallelGroups) -> GetBatch:
-    """Return micro-batches of this rank's data-parallel index; stages in the middle of the pipeline read no data."""
+class BatchSource:
+    """Micro-batches of this rank's data-parallel index, read a step ahead; close it when training ends.
 
-    def get(consumed_samples: int, microbatch: int) -> StageBatch:
-        if not (groups.is_first_stage or groups.is_last_stage):
+    Stages in the middle of the pipeline read no data.
+    """
+
+    def __init__(self, dataset: SampleDataset, plan: Plan, groups: ParallelGroups) -> None:
+        self._dataset, self._plan, self._groups = dataset, plan, groups
+        self._reads = groups.is_first_stage or groups.is_last_stage
+        self._copies = DeviceCopies(groups.device)
+        self._ahead = ReadAhead(self._read, self._following, min(plan.num_microbatches, _MOST_AHEAD))
+
+    def __call__(self, consumed_samples: int, microbatch: int) -> StageBatch:
+        """Return this rank's micro-batch of the step that begins after ``consumed_samples``, on its device.
+
+        Raises:
+            DataError: it cannot be read; names the samples.
+        """
+        if not self._reads:
             return StageBatch(None, None, None)
-        batch = micro_batch(
-            dataset,
-            consumed_samples=consumed_samples,
-            microbatch=microbatch,
-            micro_batch_size=plan.train.micro_batch_size,
-            dp_rank=groups.dp_index,
-            dp_size=groups.grid.dp,
-            device=groups.device,
-        )
+        batch = self._ahead(consumed_samples, microbatch).wait()
         return StageBatch(batch.tokens, batch.labels, batch.loss_mask)
 
-    return get
+    def close(self) -> None:
+        """End the thread that reads."""
+        self._ahead.close()
+
+    def _read(self, consumed_samples: int, microbatch: int) -> Arriving:
+        batch = micro_batch(
+            self._dataset,
+            consumed_samples=consumed_samples,
+            microbatch=microbatch,
+            micro_batch_size=self._plan.train.micro_batch_size,
+            dp_rank=self._groups.dp_index,
+            dp_size=self._groups.grid.dp,
+        )
+        return self._copies.send(batch)
+
+    def _following(self, consumed_samples: int, microbatch: int) -> Request | None:
+        if microbatch + 1 < self._plan.num_microbatches:
+            return consumed_samples, microbatch + 1
+        train, consumed = self._plan.train, consumed_samples + self._plan.train.global_batch_size
+        return (consumed, 0) if consumed < train.steps * train.global_batch_size else None
 
 
 def describe(plan: Plan, groups: ParallelGroups) -> str:

@@ -39,7 +39,7 @@ from unipool_dist.resilience.handover import Handover
 from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.resilience.stop import StopRequest
 from unipool_dist.resilience.watchdog import Watchdog
-from unipool_dist.run.assembly import batch_source, describe
+from unipool_dist.run.assembly import BatchSource, describe
 from unipool_dist.run.callbacks import CALLBACKS, Heartbeat, Stopping
 from unipool_dist.run.fitting import check_rank_fits
 from unipool_dist.run.opening import OpenedDirectory
@@ -113,6 +113,7 @@ class _Ready:
     found: Found | None
     data: DataIdentity
     model: PooledModel
+    batches: BatchSource
     trainer: Trainer
     state: TrainingState
 
@@ -184,7 +185,7 @@ class _Session:
             consumed_samples=found.progress.consumed_samples if found else 0,
             group=groups.storage,
         )
-        batches = batch_source(dataset, plan, groups)
+        batches = BatchSource(dataset, plan, groups)
         trainer = Trainer(plan, groups, model, batches, self._validation_sequences(), self._callbacks)
         state = TrainingState(groups, model, trainer.step.optimizer)
         seed_generators(plan.train.seed)
@@ -195,7 +196,7 @@ class _Session:
             except DamagedError:
                 trainer.step.optimizer.close()
                 raise
-        return _Ready(found, data, model, trainer, state)
+        return _Ready(found, data, model, batches, trainer, state)
 
     def _train(self, ready: _Ready) -> Stop | None:
         """Return why the run was stopped, or ``None`` if it is finished."""
@@ -218,6 +219,8 @@ class _Session:
             self._doing("closing", slow=True)
             self._callbacks.run_fails(error)
             raise
+        finally:
+            ready.batches.close()
         self._doing("closing", slow=True)
         self._callbacks.run_ends(self.step, reason)
         return reason
