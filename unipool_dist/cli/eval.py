@@ -15,8 +15,13 @@ from unipool_dist.base.printable import aligned
 from unipool_dist.base.progress_bars import count_bar
 from unipool_dist.cli.inference import Use, chosen_batches, on_every_rank, sequences_option, use_options
 from unipool_dist.cli.option_types import COUNT
+from unipool_dist.cli.source_options import locations
+from unipool_dist.data.sources import Source, local_source
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unipool_dist.data import Batch
     from unipool_dist.inference.harness import Accuracy
     from unipool_dist.inference.opened import OpenedRun
     from unipool_dist.inference.validation import Loss
@@ -24,6 +29,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @sequences_option
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="NAME=LOCATION",
+    help="Evaluate this text instead of the corpus's, with the run's tokenizer; as for data prepare. Repeatable.",
+)
+@click.option("--text-field", default="text", show_default=True, help="Field of the rows of --source.")
+@click.option("--skip-unknown", is_flag=True, help="Pass over files in the folders of --source that cannot be read.")
 @click.option(
     "--tasks",
     metavar="NAME,...",
@@ -40,6 +54,9 @@ if TYPE_CHECKING:
 @use_options
 def eval(
     sequences: int | Literal["all"] | None,
+    sources: tuple[str, ...],
+    text_field: str,
+    skip_unknown: bool,
     tasks: str | None,
     task_data: Path | None,
     task_limit: int | None,
@@ -52,13 +69,19 @@ def eval(
     bytes that a token of the domain's validation text has in the mean. "all" is over all domains, every token, or
     byte, counting the same.
 
+    --source evaluates any other text: all of it, or the first --sequences. Nothing of it is kept.
+
     Task heldout asks which of four passages continues a passage of the corpus's validation text. The data of the
     others is read from --task-data, as docs/evaluation.md says; nothing is downloaded.
     """
     wanted = _Tasks(tasks, task_data, task_limit) if tasks is not None else None
+    texts = {
+        name: partial(local_source, name, where, text_field, skip_unknown=skip_unknown)
+        for name, where in locations("--source", sources).items()
+    }
 
     def work(run: OpenedRun) -> None:
-        losses, total = _losses(run, sequences)
+        losses, total = _losses_of(run, texts, sequences) if texts else _losses(run, sequences)
         accuracies = wanted.run(run) if wanted is not None else {}
         if run.is_main:
             assert accuracies is not None
@@ -100,11 +123,30 @@ class _Tasks:
 
 def _losses(run: OpenedRun, sequences: int | Literal["all"] | None) -> tuple[dict[str, Loss], Loss]:
     """Return the losses by domain, and over all."""
+    return _measured(run, chosen_batches(run, sequences), None)
+
+
+def _losses_of(
+    run: OpenedRun, sources: dict[str, Callable[[], Source]], sequences: int | Literal["all"] | None
+) -> tuple[dict[str, Loss], Loss]:
+    """Return the losses of texts outside the corpus, by name, and over all."""
+    from unipool_dist.inference.other_text import other_text
+
+    count = sequences if isinstance(sequences, int) else None
+    texts = other_text(run, sources, count)
+    for note in (note for text in texts.values() for note in text.notes):
+        say(note, err=True)
+    batches = {name: text.batch for name, text in texts.items()}
+    return _measured(run, batches, {name: text.bytes_per_token for name, text in texts.items()})
+
+
+def _measured(
+    run: OpenedRun, batches: dict[str, Batch], bytes_per_token: dict[str, float] | None
+) -> tuple[dict[str, Loss], Loss]:
     from unipool_dist.inference.validation import together, validation_losses
 
-    batches = chosen_batches(run, sequences)
     with count_bar("validation", sum(map(len, batches.values())), "sequences", show=run.is_main) as count:
-        losses = validation_losses(run, batches, count)
+        losses = validation_losses(run, batches, count, bytes_per_token=bytes_per_token)
     return losses, together(losses.values())
 
 

@@ -120,7 +120,15 @@ def validation_sequences(corpus: Corpus, domain: str, *, sequence_length: int, c
     store = np.memmap(path, dtype=store_dtype(corpus.vocab_size), mode="r", shape=(stored,))
     stream = torch.from_numpy(store[:used].astype(np.int64))
     check_tokens(stream, corpus.vocab_size, f"{path}")
-    predicted = used - 1
+    return windows(stream, sequence_length)
+
+
+def windows(stream: torch.Tensor, sequence_length: int) -> Batch:
+    """Return the tokens ``stream`` [n] int64, two at least, in windows ``[rows, sequence_length]`` one after the other.
+
+    The last window may be partial, its rest filled with token 0 and a loss mask of 0.
+    """
+    predicted = len(stream) - 1
     rows = -(-predicted // sequence_length)
     tokens, labels = torch.zeros(2, rows * sequence_length, dtype=torch.int64)
     loss_mask = torch.zeros(rows * sequence_length)

@@ -56,16 +56,24 @@ def validation_batches(run: OpenedRun, count: int | None) -> dict[str, Batch]:
 
 
 def validation_losses(
-    run: OpenedRun, batches: Mapping[str, Batch], count: Count = uncounted, callback: Callback = SILENT
+    run: OpenedRun,
+    batches: Mapping[str, Batch],
+    count: Count = uncounted,
+    callback: Callback = SILENT,
+    bytes_per_token: Mapping[str, float] | None = None,
 ) -> dict[str, Loss]:
     """Measure the loss of every domain; the result is the same on every rank.
 
     Args:
+        batches: by domain, the same on every rank.
+        bytes_per_token: of each domain's text, ends of documents included; ``None``: the run's corpus has the domains.
         count: called with numbers of sequences done.
         callback: its ``sequences`` is called.
 
     Collectives: for each domain, and 256 sequences of it, those of :meth:`Evaluation.run`.
     """
+    if bytes_per_token is None:
+        bytes_per_token = {name: _bytes_per_token(run.corpus, name) for name in batches}
     losses = {}
     for name, batch in batches.items():
         parts = []
@@ -73,14 +81,15 @@ def validation_losses(
             evaluation = Evaluation(run.plan, run.groups, run.pipeline, callback)
             part = batch.rows(start, start + AT_ONCE)
             tokens = int(part.loss_mask.sum())
-            parts.append(Loss(tokens, evaluation.run({name: part}, start)[name], _num_bytes(run.corpus, name, tokens)))
+            nats = evaluation.run({name: part}, start)[name]
+            parts.append(Loss(tokens, nats, tokens * bytes_per_token[name]))
             run.model.exchange.reset_traffic()  # or it would grow for ever
             count(len(part))
         losses[name] = together(parts)
     return losses
 
 
-def _num_bytes(corpus: Corpus, domain: str, tokens: int) -> float:
-    """Return the bytes of UTF-8 for which ``tokens`` tokens of a domain's validation text stand on average."""
+def _bytes_per_token(corpus: Corpus, domain: str) -> float:
+    """Return the bytes of UTF-8 for which a token of a domain's validation text stands on average."""
     record = corpus.domain(domain)
-    return tokens * record.validation_bytes / record.validation_tokens
+    return record.validation_bytes / record.validation_tokens
