@@ -19,7 +19,7 @@ from unipool_dist.cli.source_options import locations
 from unipool_dist.data.sources import Source, local_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from unipool_dist.data import Batch
     from unipool_dist.inference.harness import Accuracy
@@ -127,7 +127,7 @@ def _losses(run: OpenedRun, sequences: int | Literal["all"] | None) -> tuple[dic
 
 
 def _losses_of(
-    run: OpenedRun, sources: dict[str, Callable[[], Source]], sequences: int | Literal["all"] | None
+    run: OpenedRun, sources: Mapping[str, Callable[[], Source]], sequences: int | Literal["all"] | None
 ) -> tuple[dict[str, Loss], Loss]:
     """Return the losses of texts outside the corpus, by name, and over all."""
     from unipool_dist.inference.other_text import other_text
