@@ -24,7 +24,7 @@ from unipool_dist.inference.opened import OpenedRun
 
 @dataclass(frozen=True)
 class OtherText:
-    """Sequences of a text that is in no corpus, and the bytes of UTF-8 for which one of its tokens stands.
+    """Sequences of a text that is in no corpus, and how many bytes of UTF-8 a token has on average.
 
     ``notes``: what the user should know of rows that were dropped, on rank 0.
     """

@@ -90,6 +90,6 @@ def validation_losses(
 
 
 def _bytes_per_token(corpus: Corpus, domain: str) -> float:
-    """Return the bytes of UTF-8 for which a token of a domain's validation text stands on average."""
+    """Return how many bytes of UTF-8 a token of a domain's validation text has on average."""
     record = corpus.domain(domain)
     return record.validation_bytes / record.validation_tokens
