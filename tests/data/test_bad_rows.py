@@ -79,8 +79,8 @@ def test_the_command_shows_what_was_read_kept_and_dropped(texts: list[str], tmp_
     assert "web        90    81  9 no text" in lines
     assert "web: no text: a.parquet:11 has null under text_field='text'" in lines
     assert "web: no text: and 6 more" in lines
-    assert "web: 1 files passed over: of the operating system" in lines
-    assert "web: 1 files passed over: unknown" in lines
+    assert "web: files passed over: 1 of the operating system" in lines
+    assert "web: files passed over: 1 unknown" in lines
     shown = CliRunner().invoke(data, ["show", str(tmp_path / "out")], catch_exceptions=False)
     assert shown.output.splitlines() == lines[1:], "the manifest has the counts"
 

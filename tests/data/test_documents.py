@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from unipool_dist.data.documents import (
     MIN_DOCUMENTS,
     MIN_VALIDATION_BYTES,
     Document,
+    Sieve,
     clean,
     key_of,
     split_documents,
@@ -50,6 +53,25 @@ def test_split_does_not_depend_on_the_order_of_documents() -> None:
     chosen = {keys[i].sha256 for i in split_documents(keys, "d", 0.05, 60_000).validation}
     shuffled = keys[::-1]
     assert {shuffled[i].sha256 for i in split_documents(shuffled, "d", 0.05, 60_000).validation} == chosen
+
+
+def test_equal_documents_are_on_the_same_side() -> None:
+    draw = random.Random(3)
+    for _ in range(50):
+        keys = [key_of(f"text {draw.randrange(12)} " * 500) for _ in range(60)]
+        split = split_documents(keys, "d", 0.1, None)
+        assert split.train and split.validation
+        assert not {keys[i].sha256 for i in split.train} & {keys[i].sha256 for i in split.validation}
+    with pytest.raises(DataError, match="only 1 of the 40 documents"):
+        split_documents([key_of("the same")] * 40, "d", 0.1, None)
+
+
+def test_what_is_held_out_is_not_trained_on_whether_equal_documents_are_kept_or_not() -> None:
+    first, second = key_of("held out"), key_of("trained on")
+    for dedup, again in ((True, "duplicate"), (False, None)):
+        sieve = Sieve(dedup=dedup)
+        assert [sieve.drops(first, held_out=True) for _ in range(2)] == [None, again]
+        assert [sieve.drops(key) for key in (first, second, second)] == ["duplicate", None, again]
 
 
 def test_cap_keeps_at_most_the_given_bytes() -> None:

@@ -78,4 +78,4 @@ def _notes(name: str, rows: RowCounts) -> Iterator[str]:
         if others > 0:
             yield printable(f"{name}: {reason}: and {others:,} more")
     for kind, number in rows.files_passed_over.items():
-        yield printable(f"{name}: {number:,} files passed over: {kind}")
+        yield printable(f"{name}: files passed over: {number:,} {kind}")

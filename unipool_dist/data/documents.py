@@ -67,20 +67,25 @@ class Sieve:
     """Decides from keys alone which documents are kept: not empty, and each text once.
 
     Keys are given in the order of the sources, of their units and of the rows. ``seen`` holds the hashes of what was
-    kept, over all domains; with ``dedup`` false equal documents are kept as often as they come.
+    kept, over all domains. With ``dedup`` false equal documents are kept as often as they come, except those that are
+    equal to a held-out one.
     """
 
     def __init__(self, seen: set[str] | None = None, *, dedup: bool = True) -> None:
         self.seen = set() if seen is None else seen
         self.dedup = dedup
 
-    def drops(self, key: DocumentKey) -> Drop | None:
-        """Return why the document of this key is dropped, or ``None`` if it is kept, and known from now on."""
+    def drops(self, key: DocumentKey, *, held_out: bool = False) -> Drop | None:
+        """Return why the document of this key is dropped, or ``None`` if it is kept, and known from now on.
+
+        Args:
+            held_out: it is of a validation of its own. All of these come before the first other document.
+        """
         if key.num_bytes == 0:
             return "empty"
-        if self.dedup:
-            if key.sha256 in self.seen:
-                return "duplicate"
+        if key.sha256 in self.seen and (self.dedup or not held_out):
+            return "duplicate"
+        if self.dedup or held_out:
             self.seen.add(key.sha256)
         return None
 
@@ -114,7 +119,7 @@ def unique_documents(
     passed = 0
     for document in chain(head, stream):
         text = clean(document.text)
-        why = sieve.drops(key_of(text))
+        why = sieve.drops(key_of(text), held_out=held_out)
         if why is None:
             passed += 1
             yield Document(document.name, text)
@@ -165,7 +170,8 @@ def split_documents(keys: Sequence[DocumentKey], domain: str, fraction: float, m
     """Choose at most ``max_bytes`` of the documents, then about ``fraction`` of their bytes for validation.
 
     Documents enter validation in the order of their hash until the fraction is reached; one that would take validation
-    past twice its target is left to training. The cap uses the hash read backwards, so that it does not bias the split.
+    past twice its target is left to training. Equal documents, if there are any, are on the same side. The cap uses the
+    hash read backwards, so that it does not bias the split.
 
     Raises:
         DataError: ``fraction`` is outside (0, 0.25], or fewer than two documents fit under ``max_bytes``.
@@ -173,23 +179,27 @@ def split_documents(keys: Sequence[DocumentKey], domain: str, fraction: float, m
     if not 0.0 < fraction <= MAX_VALIDATION_FRACTION:
         raise DataError(f"validation_fraction={fraction} is outside (0, {MAX_VALIDATION_FRACTION}]: use 0.04")
     kept = _capped(keys, max_bytes)
-    if len(kept) < 2:
+    equal: dict[str, list[int]] = {}
+    for i in kept:
+        equal.setdefault(keys[i].sha256, []).append(i)
+    if len(equal) < 2:
         raise DataError(
-            f"only {len(kept)} of the {len(keys)} documents of domain {domain!r} fit under "
-            f"max_bytes_per_domain={max_bytes}: raise it"
+            f"only {len(equal)} of the {len(keys)} documents of domain {domain!r} fit under "
+            f"max_bytes_per_domain={max_bytes}, equal ones counted once: raise it"
         )
-    total = sum(keys[i].num_bytes for i in kept)
+    size = {sha256: len(copies) * keys[copies[0]].num_bytes for sha256, copies in equal.items()}
+    total = sum(size.values())
     target = max(fraction * total, min(MIN_VALIDATION_BYTES, total / 4))
     validation: list[int] = []
     taken = 0
-    for i in sorted(kept, key=lambda i: keys[i].sha256):
+    for sha256 in sorted(equal):
         if taken >= target:
             break
-        if taken + keys[i].num_bytes <= 2 * target:
-            validation.append(i)
-            taken += keys[i].num_bytes
+        if taken + size[sha256] <= 2 * target:
+            validation += equal[sha256]
+            taken += size[sha256]
     if not validation:
-        validation = [min(kept, key=lambda i: (keys[i].num_bytes, keys[i].sha256))]
+        validation = equal[min(equal, key=lambda sha256: (size[sha256], sha256))]
     held_out = set(validation)
     return Split(train=[i for i in kept if i not in held_out], validation=validation)
 

@@ -146,11 +146,12 @@ def check_found(found: Found, where: str, *, skip_unknown: bool, any_kinds: bool
             f"hf:NAME for a Hugging Face dataset"
         )
     if found.unknown and not (skip_unknown and found.files):
-        kinds = sorted({f"*{os.path.splitext(name)[1]}" for name in found.unknown})
+        endings = {os.path.splitext(name)[1] for name in found.unknown}
+        kinds = sorted(f"*{ending}" if ending else "without a suffix" for ending in endings)
         way = ": move them elsewhere, or add --skip-unknown to do without them" if found.files else ""
         raise DataError(
-            f"--source {where} has {len(found.unknown):,} files of kinds {', '.join(kinds[:8])}, which cannot be read "
-            f"({known} can){way}:\n{listed(found.unknown)}"
+            f"--source {where} has files of kinds {', '.join(kinds[:8])}, which cannot be read ({known} can){way}:\n"
+            f"{listed(found.unknown)}"
         )
     kinds = found.kinds()
     if len(kinds) > 1 and not any_kinds:
