@@ -35,7 +35,22 @@ def make(draw: random.Random, number: int, place: Place, material: Material) -> 
         return Input(
             "valid", [["data", "prepare", "out", "--vocab-size=300", *_file(place, "s.jsonl", rows)]], valid=True
         )
-    ways = (_rows, _rows, _bytes, _parquet, _parquet, _packed, _plain, _name, _odd, _option, _out)
+    ways = (
+        _rows,
+        _rows,
+        _bytes,
+        _parquet,
+        _parquet,
+        _packed,
+        _packed,
+        _arrow,
+        _saved,
+        _plain,
+        _name,
+        _odd,
+        _option,
+        _out,
+    )
     way = ways[number % len(ways)]
     what, options = way(draw, place)
     sizes = [] if "--vocab-size" in options else ["--vocab-size=300"]
@@ -119,11 +134,65 @@ def _packed(draw: random.Random, place: Place) -> Made:
         "gzip": lambda: gzip.compress(data),
         "bzip2": lambda: bz2.compress(data),
         "a gzip bomb": lambda: gzip.compress(data + b'{"text": "' + b"a" * (100 << 20) + b'"}\n', 1),
+        "zstd": lambda: _zstd(data),
+        "a zstd bomb": lambda: _zstd(b"[" * draw.randint(0, 1) + b'{"text": "' + b"a" * (200 << 20)),
+        "a damaged stream": lambda: damaged(draw, draw.choice((gzip.compress, _zstd))(data)),
+        "two streams": lambda: gzip.compress(data) + gzip.compress(b"\n" + data),
         "zip": archive.getvalue,
         "a pickle": lambda: pickle.dumps(attack(draw, place)),
     }
     kind = draw.choice(list(kinds))
-    return kind, _file(place, draw.choice(("s.jsonl", "s.txt", "s.jsonl.gz", "s.parquet")), kinds[kind]())
+    gz = ("s.jsonl.gz", "s.json.gz", "s.txt.gz", "s.parquet.gz", "s.arrow.gz")
+    zst = ("s.jsonl.zst", "s.json.ZST", "s.md.zst", "s.parquet.zst", "s.arrow.zst")
+    name = draw.choice(("s.jsonl", "s.txt", "s.parquet", *(zst if "zstd" in kind else gz) * 2))
+    return f"{kind} as {name}", _file(place, name, kinds[kind]())
+
+
+def _zstd(data: bytes) -> bytes:
+    return bytes(pa.Codec("zstd").compress(data, asbytes=True))
+
+
+def _arrow(draw: random.Random, place: Place) -> Made:
+    """Arrow of other types, compressed within, or whose bytes are damaged."""
+    rows = _texts(draw)
+    columns: tuple[Callable[[], Any], ...] = (
+        lambda: pa.array(rows),
+        lambda: pa.array(rows, pa.large_string()),
+        lambda: pa.array([draw.randbytes(50) for _ in rows]).view(pa.string()),
+        lambda: pa.array(rows).dictionary_encode(),
+        lambda: pa.array([{"a": row} for row in rows]),
+        lambda: pa.array([None] * len(rows)),
+    )
+    which = draw.randrange(len(columns))
+    table = pa.table({"n": range(len(rows)), "text": columns[which]()})
+    buffer = io.BytesIO()
+    options = pa.ipc.IpcWriteOptions(compression=draw.choice((None, "zstd", "lz4")))
+    with draw.choice((pa.ipc.new_file, pa.ipc.new_stream))(buffer, table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=40)
+    data = damaged(draw, buffer.getvalue()) if draw.random() < 0.7 else buffer.getvalue()
+    return f"arrow of kind {which}", _file(place, "s.arrow", data)
+
+
+def _saved(draw: random.Random, place: Place) -> Made:
+    """A folder of ``save_to_disk`` whose records are hostile."""
+    folder = place.folder / "in" / draw.choice((".", "saved"))
+    folder.mkdir(parents=True)
+    with pa.ipc.new_stream(folder / "data.arrow", pa.schema({"text": pa.string()})) as writer:
+        writer.write_table(pa.table({"text": _texts(draw)}))
+    names: tuple[object, ...] = (
+        "data.arrow",
+        "../outside/corpus/prose.train.bin",
+        str(place.outside),
+        value(draw, place),
+    )
+    what, bomb = draw.choice(JSON_BOMBS)
+    state = json.dumps({"_data_files": [{"filename": draw.choice(names)} for _ in range(draw.randint(0, 3))]})
+    (folder / "state.json").write_text(draw.choice((state, state, bomb(draw))), errors="surrogatepass")
+    (folder / "dataset_info.json").write_text("{}")
+    if draw.random() < 0.3:
+        splits: Any = draw.choice((["train"], ["../outside"], value(draw, place), {}))
+        (folder / "dataset_dict.json").write_text(json.dumps({"splits": splits}))
+    return f"a saved dataset: {what}", ["--source", "x=in"]
 
 
 def _plain(draw: random.Random, place: Place) -> Made:
@@ -166,11 +235,23 @@ def _odd(draw: random.Random, place: Place) -> Made:
 def _option(draw: random.Random, place: Place) -> Made:
     options = _file(place, "s.jsonl", "\n".join(json.dumps({"text": row}) for row in _texts(draw)).encode())
     hostile = draw.choice((str(draw.choice(NUMBERS)), text(draw, place)))
-    names = ("--vocab-size", "--validation-fraction", "--max-bytes-per-domain", "--text-field", "--corpus", "--source")
+    of_numbers = ("--vocab-size", "--validation-fraction", "--max-bytes-per-domain", "--bad-rows")
+    names = (*of_numbers, "--text-field", "--corpus", "--source", "--source", "--validation")
     name = draw.choice(names)
     more = ["--gpt2-vocab", hostile, "--gpt2-merges", "in/s.jsonl"] if draw.random() < 0.15 else [f"{name}={hostile}"]
     if name == "--source":
-        more = draw.choice((["--source", hostile], ["--source", f"y={hostile}"], ["--source", f"y=hf:{hostile}"]))
+        (place.folder / "names").write_text(f"{hostile}\nin/s.jsonl\n", errors="surrogateescape")
+        places = (
+            hostile,
+            f"y={hostile}",
+            f"y=hf:{hostile}",
+            f"y=glob:in/{hostile}",
+            "y=list:names",
+            f"y=list:{hostile}",
+        )
+        more = ["--source", draw.choice(places)]
+    elif name == "--validation":
+        more = ["--validation", draw.choice((hostile, f"x={hostile}", f"x=glob:in/{hostile}", "x=in/s.jsonl"))]
     elif name == "--corpus":
         options = []
         more = ["--corpus", "x" + hostile]  # of the two that there are neither: they would be fetched
