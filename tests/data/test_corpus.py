@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from unipool_dist.cli.data import render
 from unipool_dist.data import Corpus
 from unipool_dist.data.tokenizer_kinds.gpt2 import Gpt2Tokenizer
 from unipool_dist.errors import DataError
@@ -25,6 +26,17 @@ def test_a_copy_is_the_same_corpus(copy: Path, corpus: Corpus) -> None:
     assert moved.tokenizer_hash == corpus.tokenizer_hash
     assert moved.tokenizer.unique_identifiers == corpus.tokenizer.unique_identifiers
     assert list(moved.domains) == ["alpha", "beta"]
+
+
+def test_a_manifest_of_an_earlier_version_has_no_counts_and_is_read(copy: Path, corpus: Corpus) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for domain in manifest["domains"].values():
+        assert domain.pop("rows")["read"] > 0
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    earlier = Corpus.open(copy, verify="hash")
+    assert earlier.content_hash == corpus.content_hash
+    assert render(earlier.manifest).splitlines()[:4] == render(corpus.manifest).splitlines()[:4]
+    assert "rows of" not in render(earlier.manifest)
 
 
 @pytest.mark.parametrize("name", ["beta.train.bin", "alpha.validation.idx", "tokenizer.model"])

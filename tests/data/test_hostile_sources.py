@@ -67,6 +67,22 @@ def test_any_signal_is_an_error_and_what_is_left_unread_harms_nobody(tmp_path: P
     rows.close()
 
 
+def test_after_a_fork_each_process_reads_for_itself(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"text": "text {i} {"x" * 1000}"}}\n' for i in range(5000)))
+    rows, request = RowReader(), Request("jsonl", str(path), "text")
+    begun = rows.rows(request)
+    assert next(begun)[0] == 1
+    child = os.fork()
+    if child == 0:
+        read = len(list(rows.rows(request)))
+        rows.close()
+        os._exit(0 if read == 5000 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert [number for number, _ in begun] == list(range(2, 5001)), "the child took nothing of the parent's"
+    rows.close()
+
+
 def test_texts_pass_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "l\\u00e4nge \\u4f60 \\ud83d\\ude42 \\u0000 \\n"}\n{"text": ""}\n')
