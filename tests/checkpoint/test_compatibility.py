@@ -157,6 +157,7 @@ CHANGES = {
     "pool.parallel_size": "2",
     "pool.stages_per_group": "1",
     "pool.placement": "mine:Scattered",
+    "pool.placement_steps": "[5]",
     "pool.router": "softmax",
     "pool.router_init_std": "0.5",
     "pool.balance.loss": "layer",

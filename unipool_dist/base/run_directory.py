@@ -69,6 +69,9 @@ class RunDirectory(_HasPath):
     cache = Entry("cache")
     """Index of the training data, where the folder of the corpus cannot be written."""
 
+    placement = Entry("placement.json")
+    """Who owns which expert, where ``pool.placement`` learns it."""
+
     lock = Entry(".lock")
     heartbeat = Entry("heartbeat.json")
     handover = Entry(".handover")

@@ -103,10 +103,15 @@ class PoolSection(Section):
     stages_per_group: InferenceToo[Layout[Layers | None]] = Field(
         None, description="pipeline stages that share one copy; null: all, 1 with router none"
     )
-    placement: Layout[Literal["contiguous"] | UserCode] = Field(
+    placement: Layout[Literal["contiguous", "usage"] | UserCode] = Field(
         "contiguous",
         description="which rank of a pool group owns which expert; contiguous: neighbours in the order of their ids; "
-        "module:Class: a PlacementPolicy of your own",
+        "usage: moved during the run to where they are used; module:Class: a PlacementPolicy of your own",
+    )
+    placement_steps: Layout[list[Count] | None] = Field(
+        None,
+        description="steps after which placement usage moves experts, ascending; null: 50, and then whenever the step "
+        "has doubled",
     )
     router: Shape[Literal["norm", "softmax", "sigmoid", "none"] | UserCode] = Field(
         "norm",

@@ -36,10 +36,10 @@ def flow_bound(traffic: Traffic, rounds: int = _ROUNDS) -> float:
     topology = traffic.topology
     if topology.num_nodes == 1:
         return 0.0
-    room_N = topology.ranks_N * traffic.experts_per_rank
+    room_N = topology.ranks_of_node * traffic.experts_per_rank
     weights, price, bound = _Weights.even(traffic), None, 0.0
     for round_ in range(rounds):
-        assignment = assign(traffic.weighted_flows_EN(weights.out_SK, weights.in_NK), room_N, price)
+        assignment = assign(traffic.weighted_flows(weights.out_SK, weights.in_NK), room_N, price)
         price, bound = assignment.price_N, max(bound, assignment.bound)
         weights.shift_links(*traffic.flows(assignment.place_E), _LEARNING_RATE / (1 + round_ / 8))
     return bound
@@ -50,12 +50,12 @@ def choose_nodes(traffic: Traffic, keep: int, rounds: int = _ROUNDS) -> NodePlan
     topology = traffic.topology
     if topology.num_nodes == 1:
         return NodePlan((np.zeros(traffic.num_experts, dtype=np.int64),), 0.0)
-    room_N = topology.ranks_N * traffic.experts_per_rank
+    room_N = topology.ranks_of_node * traffic.experts_per_rank
     weights, price = _Weights.even(traffic), None
     found: dict[bytes, tuple[float, Ints]] = {}
     bound = 0.0
     for round_ in range(rounds):
-        assignment = assign(weights.cost_EN(traffic), room_N, price)
+        assignment = assign(weights.costs(traffic), room_N, price)
         price, bound = assignment.price_N, max(bound, assignment.bound)
         out_SK, in_NK = traffic.flows(assignment.place_E)
         load_NK = _node_load(traffic, assignment.place_E)
@@ -84,10 +84,10 @@ class _Weights:
             np.full((stages, slots), 1 / links), np.full((nodes, slots), 1 / links), np.full((nodes, slots), 1 / nodes)
         )
 
-    def cost_EN(self, traffic: Traffic) -> Floats:
+    def costs(self, traffic: Traffic) -> Floats:
         """Return what every expert adds to the weighted cost in every node."""
-        flows = traffic.weighted_flows_EN(self.out_SK, self.in_NK)
-        loads = traffic.rows_KE.T @ (self.load_NK / traffic.topology.ranks_N[:, None]).T
+        flows = traffic.weighted_flows(self.out_SK, self.in_NK)
+        loads = traffic.rows_KE.T @ (self.load_NK / traffic.topology.ranks_of_node[:, None]).T
         return np.asarray(traffic.crossing_cost * flows + loads)
 
     def shift(self, out_SK: Floats, in_NK: Floats, load_NK: Floats, rate: float) -> None:
@@ -112,4 +112,4 @@ def _node_load(traffic: Traffic, node_E: Ints) -> Floats:
     """Return the rows that a node's rank computes in every slot, if its ranks share them evenly, [N, K]."""
     load = np.zeros((traffic.topology.num_nodes, len(traffic.mean_K)))
     np.add.at(load, node_E, traffic.rows_KE.T)
-    return np.asarray(load / traffic.topology.ranks_N[:, None])
+    return np.asarray(load / traffic.topology.ranks_of_node[:, None])

@@ -35,6 +35,21 @@ def plan_placement(traffic: Traffic) -> Planned:
     return Planned(owner, traffic.cost(owner), max(nodes.bound, apart))
 
 
+def kept_in_place(owner_E: Ints, before_E: Ints, node_R: Ints) -> Ints:
+    """Exchange the ranks of each node so that more experts stay where they were; the cost is the same."""
+    number = np.arange(len(node_R))
+    for node in range(int(node_R.max()) + 1):
+        ranks = np.flatnonzero(node_R == node)
+        shared = np.zeros((len(node_R), len(node_R)), dtype=np.int64)
+        np.add.at(shared, (owner_E, before_E), 1)
+        shared = shared[np.ix_(ranks, ranks)]
+        for _ in ranks:  # the pair that shares most experts, then of those that are left
+            new, old = np.unravel_index(shared.argmax(), shared.shape)
+            number[ranks[new]] = ranks[old]
+            shared[new], shared[:, old] = -1, -1
+    return number[owner_E]
+
+
 def _load_bound(traffic: Traffic) -> float:
     """Return a bound from loads alone: no slot is over before the mean load, or its busiest expert, is computed."""
     return float(np.maximum(traffic.mean_K, traffic.rows_KE.max(axis=1)).sum())

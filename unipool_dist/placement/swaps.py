@@ -71,11 +71,9 @@ class Swaps:
         total = np.maximum((relative**_FLOW_POWER).sum(axis=0), 1e-300)
         slope = relative ** (_FLOW_POWER - 1) * total ** (1 / _FLOW_POWER - 1)
         stages = len(out_SK)
-        return self._traffic.crossing_cost * self._traffic.weighted_flows_EN(slope[:stages], slope[stages:])
+        return self._traffic.crossing_cost * self._traffic.weighted_flows(slope[:stages], slope[stages:])
 
-    def _best_with(
-        self, rank: int, other: int, slope_K: Floats, flow_EN: Floats | None
-    ) -> tuple[float, int, int, int]:
+    def _best_with(self, rank: int, other: int, slope_K: Floats, flow_EN: Floats | None) -> tuple[float, int, int, int]:
         """Return what the best swap with ``other`` adds to the smooth cost; then ``other`` and both places."""
         mine, theirs = self._experts_of[rank], self._experts_of[other]
         change = self._relative_EK[theirs][None] - self._relative_EK[mine][:, None]  # [mine, theirs, K]

@@ -9,7 +9,6 @@ Shapes: S stages of the group, K slots, E experts, R ranks of the group, N nodes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -45,12 +44,12 @@ class Topology:
         return self.num_ranks // self.num_stages
 
     @cached_property
-    def ranks_N(self) -> Ints:
+    def ranks_of_node(self) -> Ints:
         """Number of ranks in every node."""
         return np.bincount(self.node_R, minlength=self.num_nodes)
 
     @cached_property
-    def away_SN(self) -> Floats:
+    def away(self) -> Floats:
         """Share of a stage's ranks that are outside a node: of its rows for experts there, these cross."""
         stage_R = np.arange(self.num_ranks) // self.ranks_per_stage
         inside = np.zeros((self.num_stages, self.num_nodes))
@@ -75,31 +74,19 @@ class Cost:
 
 
 class Traffic:
-    """Rows that every layer sends to every expert, on a topology.
+    """Rows that every stage sends to every expert of a pool in every slot, on a topology.
 
     Args:
-        rows_LE: rows of every layer for every expert in some steps; a layer's place in the list of its stage is its
-            slot.
-        layers_of_stage: which rows of the table are the layers of each stage of the group.
+        rows_SKE: rows in some steps; 0 where a stage has no layer in a slot.
         crossing_cost: seconds that a row takes over the network, there and back, over seconds of its computation.
     """
 
-    def __init__(
-        self,
-        rows_LE: Ints | Floats,
-        layers_of_stage: Sequence[Sequence[int]],
-        topology: Topology,
-        *,
-        crossing_cost: float,
-    ) -> None:
-        assert len(layers_of_stage) == topology.num_stages
+    def __init__(self, rows_SKE: Ints | Floats, topology: Topology, *, crossing_cost: float) -> None:
+        assert len(rows_SKE) == topology.num_stages
         self.topology, self.crossing_cost = topology, crossing_cost
-        self.num_experts = rows_LE.shape[1]
+        self.rows_SKE = rows_SKE.astype(np.float64)
+        self.num_experts = rows_SKE.shape[2]
         assert self.num_experts % topology.num_ranks == 0
-        slots = max(map(len, layers_of_stage))
-        self.rows_SKE = np.zeros((topology.num_stages, slots, self.num_experts))
-        for stage, layers in enumerate(layers_of_stage):
-            self.rows_SKE[stage, : len(layers)] = rows_LE[list(layers)]
         self.rows_KE: Floats = self.rows_SKE.sum(axis=0)
         self.mean_K: Floats = self.rows_KE.sum(axis=1) / topology.num_ranks
 
@@ -107,7 +94,7 @@ class Traffic:
     def experts_per_rank(self) -> int:
         return self.num_experts // self.topology.num_ranks
 
-    def load_RK(self, owner_E: Ints) -> Floats:
+    def loads(self, owner_E: Ints) -> Floats:
         """Return the rows that every rank computes in every slot."""
         load = np.zeros((self.topology.num_ranks, len(self.mean_K)))
         np.add.at(load, owner_E, self.rows_KE.T)
@@ -122,16 +109,16 @@ class Traffic:
         out_SK = np.zeros(self.rows_SKE.shape[:2])
         in_NK = np.zeros((topology.num_nodes, self.rows_SKE.shape[1]))
         for node in range(topology.num_nodes):
-            crossing_SK = self.rows_SKE[:, :, node_E == node].sum(axis=2) * topology.away_SN[:, node, None]
+            crossing_SK = self.rows_SKE[:, :, node_E == node].sum(axis=2) * topology.away[:, node, None]
             out_SK += crossing_SK / topology.ranks_per_stage
-            in_NK[node] = crossing_SK.sum(axis=0) / topology.ranks_N[node]
+            in_NK[node] = crossing_SK.sum(axis=0) / topology.ranks_of_node[node]
         return out_SK, in_NK
 
-    def weighted_flows_EN(self, out_SK: Floats, in_NK: Floats) -> Floats:
+    def weighted_flows(self, out_SK: Floats, in_NK: Floats) -> Floats:
         """Return what every expert adds to the flows in every node, with a weight for each number of :meth:`flows`."""
         topology, (stages, slots, experts) = self.topology, self.rows_SKE.shape
-        weight_SKN = topology.away_SN[:, None, :] * (
-            out_SK[:, :, None] / topology.ranks_per_stage + (in_NK / topology.ranks_N[:, None]).T[None]
+        weight_SKN = topology.away[:, None, :] * (
+            out_SK[:, :, None] / topology.ranks_per_stage + (in_NK / topology.ranks_of_node[:, None]).T[None]
         )
         return np.asarray(
             self.rows_SKE.reshape(stages * slots, experts).T @ weight_SKN.reshape(stages * slots, topology.num_nodes)
@@ -139,7 +126,7 @@ class Traffic:
 
     def cost(self, owner_E: Ints) -> Cost:
         """Return what the placement costs: ``sum_k max_r load + w max(max_s out, max_n in)``."""
-        load_RK = self.load_RK(owner_E)
+        load_RK = self.loads(owner_E)
         out_SK, in_NK = self.flows(self.topology.node_R[owner_E])
         busiest = float(load_RK.max(axis=0).sum())
         network = float(np.maximum(out_SK.max(axis=0), in_NK.max(axis=0)).sum())

@@ -7,6 +7,7 @@ asks the placement who owns whom.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +15,8 @@ import numpy as np
 
 from unipool_dist.base.registry import Registry
 from unipool_dist.errors import ConfigError
+from unipool_dist.placement.planner import kept_in_place, plan_placement
+from unipool_dist.placement.traffic import Ints, Traffic
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,21 @@ class PlacementPolicy(ABC):
         """
 
 
+class LearnedPolicy(PlacementPolicy):
+    """A policy that also moves experts in the middle of a run, at the steps of ``pool.placement_steps``."""
+
+    @abstractmethod
+    def improve(self, traffic: Traffic, owner_E: Ints) -> Ints | None:
+        """Return better owners for the experts of one pool, or ``None`` to leave them where they are.
+
+        Called on rank 0 alone, in a thread of its own while training goes on.
+
+        Args:
+            traffic: what the layers that share the pool have sent to its experts since the last time.
+            owner_E: int64 [M] rank of the pool group that owns each expert now; equally many for each rank.
+        """
+
+
 class Contiguous(PlacementPolicy):
     """Each rank owns ``M / q`` neighbouring experts of every pool."""
 
@@ -112,8 +130,36 @@ class Contiguous(PlacementPolicy):
         return Placement(tuple(order), group.parallel_size)
 
 
+class Usage(Contiguous, LearnedPolicy):
+    """Begins with neighbouring experts; then puts them where they are used, and the ranks equally busy."""
+
+    _LEAST_GAIN = 0.01
+    """Of the cost, below which nothing is moved."""
+
+    def improve(self, traffic: Traffic, owner_E: Ints) -> Ints | None:
+        """Return the planner's placement if it is cheaper than the present one."""
+        planned = plan_placement(traffic)
+        if planned.cost.total >= (1 - self._LEAST_GAIN) * traffic.cost(owner_E).total:
+            return None
+        return kept_in_place(planned.owner_E, owner_E, traffic.topology.node_R)
+
+
+def placement_of(owner_PM: Mapping[int, Ints], num_experts: int, parallel_size: int) -> Placement:
+    """Return the placement in which ``owner_PM[pool][expert]`` is the rank that owns an expert of a pool.
+
+    A rank has its experts pool by pool, in the order of their ids.
+    """
+    order = [
+        pool * num_experts + int(expert)
+        for owner in range(parallel_size)
+        for pool, owner_M in sorted(owner_PM.items())
+        for expert in np.flatnonzero(owner_M == owner)
+    ]
+    return Placement(tuple(order), parallel_size)
+
+
 PLACEMENTS: Registry[type[PlacementPolicy]] = Registry(
-    "pool.placement", {"contiguous": Contiguous}, base=PlacementPolicy
+    "pool.placement", {"contiguous": Contiguous, "usage": Usage}, base=PlacementPolicy
 )
 
 

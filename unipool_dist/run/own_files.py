@@ -22,6 +22,7 @@ _PROOFS: dict[str, Form] = {
     _Names.usage.name: json_lines(("step", "num_pools", "counts")),
     _Names.data_summary.name: json_object("unigram_entropy"),
     _Names.heartbeat.name: json_object("state", "step", "steps", "resumed_from", "reason", "time"),
+    _Names.placement.name: json_object("step", "layout", "owners", "counts"),
     _Names.loss_curve.name: is_our_figure,
     _Names.usage_figure.name: is_our_figure,
     _Names.config.name: is_written_config,

@@ -34,6 +34,7 @@ from unipool_dist.observe.memory_snapshot import MemorySnapshot
 from unipool_dist.observe.sink import SinkStart
 from unipool_dist.observe.speed import Speed
 from unipool_dist.observe.tracing import Tracing
+from unipool_dist.pool.placement import PLACEMENTS, LearnedPolicy
 from unipool_dist.resilience.deadline import Deadline
 from unipool_dist.resilience.handover import Handover
 from unipool_dist.resilience.signals import StopSignals
@@ -43,6 +44,7 @@ from unipool_dist.run.assembly import BatchSource, describe
 from unipool_dist.run.callbacks import CALLBACKS, Heartbeat, Stopping
 from unipool_dist.run.fitting import check_rank_fits
 from unipool_dist.run.opening import OpenedDirectory
+from unipool_dist.run.placing import Placing
 from unipool_dist.run.recording import Console, Recording, open_sinks
 from unipool_dist.run.start import Start
 
@@ -204,7 +206,11 @@ class _Session:
         recording = self._begin(ready.found)
         checkpoints = self._opened.checkpoints
         saver = Saver(self._plan.config, self._groups, ready.state, checkpoints, ready.data, self._callbacks)
-        for callback in (saver, *recording):  # in this order: the last save is recorded before the files are closed
+        for callback in (
+            *self._placing(ready),
+            saver,
+            *recording,
+        ):  # in this order: the last save is recorded before the files are closed
             self._callbacks.add(callback)
         self._deadline.assume_save(saver.num_bytes / _SLOW_BYTES_PER_S)
         self.step = ready.found.step if ready.found else 0
@@ -224,6 +230,12 @@ class _Session:
         self._doing("closing", slow=True)
         self._callbacks.run_ends(self.step, reason)
         return reason
+
+    def _placing(self, ready: _Ready) -> list[Callback]:
+        policy = PLACEMENTS[self._plan.pool.placement]()
+        if not isinstance(policy, LearnedPolicy):
+            return []
+        return [Placing(policy, ready.trainer.step.optimizer, self._environment.local_rank)]
 
     def _open(self) -> None:
         """Take the run directory, then verify the corpus if asked to. Collectives: agreement over the world."""
