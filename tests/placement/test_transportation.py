@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.optimize import linear_sum_assignment
 
 from unipool_dist.placement.transportation import assign
+
+optimize = pytest.importorskip("scipy.optimize", reason="scipy comes with the extra eval")
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -19,7 +20,7 @@ def test_the_cost_is_the_least_and_the_bound_is_below_it(seed: int) -> None:
     found = assign(cost, room)
     assert np.bincount(found.place_E, minlength=places).tolist() == room.tolist()
     of_seat = np.repeat(cost, room, axis=1)
-    things, seats = linear_sum_assignment(of_seat)
+    things, seats = optimize.linear_sum_assignment(of_seat)
     least = of_seat[things, seats].sum()
     np.testing.assert_allclose(found.cost, least, rtol=1e-9, atol=1e-9 * np.abs(cost).max())
     assert found.bound <= least + 1e-9 * np.abs(cost).sum()

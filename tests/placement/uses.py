@@ -24,7 +24,11 @@ def use(layers: int, experts: int, *, own: float, seed: int = 0, spread: float =
     return np.round(TOKENS * weight / weight.sum(axis=1, keepdims=True)).astype(np.int64)
 
 
-def traffic(rows_LE: Ints, stages: int, ranks: int, *, per_node: int | None = None, crossing_cost: float = 3.0) -> Traffic:
+def traffic(
+    rows_LE: Ints, stages: int, ranks: int, *, per_node: int | None = None, crossing_cost: float = 3.0
+) -> Traffic:
     """Layers dealt to stages in order; a node is a stage, or ``per_node`` ranks."""
     slots: Floats = np.stack(np.split(rows_LE, stages)).astype(np.float64)
-    return Traffic(slots, Topology(stages, np.arange(ranks) // (per_node or ranks // stages)), crossing_cost=crossing_cost)
+    return Traffic(
+        slots, Topology(stages, np.arange(ranks) // (per_node or ranks // stages)), crossing_cost=crossing_cost
+    )

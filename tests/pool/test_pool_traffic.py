@@ -6,9 +6,9 @@ import numpy as np
 
 from unipool_dist.layout.pool_map import PoolMap
 from unipool_dist.layout.rank_grid import RankGrid
+from unipool_dist.placement.traffic import contiguous_owners
 from unipool_dist.pool.placement import Usage, placement_of
 from unipool_dist.pool.pool_traffic import PoolLayout
-from unipool_dist.placement.traffic import contiguous_owners
 
 COUNTS = np.arange(1, 4 * 8 + 1).reshape(4, 8)
 

@@ -51,5 +51,10 @@ def kept_in_place(owner_E: Ints, before_E: Ints, node_R: Ints) -> Ints:
 
 
 def _load_bound(traffic: Traffic) -> float:
-    """Return a bound from loads alone: no slot is over before the mean load, or its busiest expert, is computed."""
-    return float(np.maximum(traffic.mean_K, traffic.rows_KE.max(axis=1)).sum())
+    """Return a bound from loads alone.
+
+    No slot is over before the mean load is computed, nor before its busiest expert is, and whatever experts its owner
+    has with it.
+    """
+    with_it = np.sort(traffic.rows_KE, axis=1)[:, : traffic.experts_per_rank - 1].sum(axis=1)
+    return float(np.maximum(traffic.mean_K, traffic.rows_KE.max(axis=1) + with_it).sum())
