@@ -108,10 +108,8 @@ class PoolSection(Section):
         description="which rank of a pool group owns which expert; contiguous: neighbours in the order of their ids; "
         "usage: moved during the run to where they are used; module:Class: a PlacementPolicy of your own",
     )
-    placement_steps: Layout[list[Count] | None] = Field(
-        None,
-        description="steps after which placement usage moves experts, ascending; null: 50, and then whenever the step "
-        "has doubled",
+    placement_steps: Layout[list[Count]] = Field(
+        [], description="steps after which placement usage moves experts; none: 50, 100, 200, 400, ..."
     )
     router: Shape[Literal["norm", "softmax", "sigmoid", "none"] | UserCode] = Field(
         "norm",

@@ -107,7 +107,7 @@ class LearnedPolicy(PlacementPolicy):
     def improve(self, traffic: Traffic, owner_E: Ints) -> Ints | None:
         """Return better owners for the experts of one pool, or ``None`` to leave them where they are.
 
-        Called on rank 0 alone, in a thread of its own while training goes on.
+        Called on rank 0 alone, in a separate thread during training.
 
         Args:
             traffic: what the layers that share the pool have sent to its experts since the last time.

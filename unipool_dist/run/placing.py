@@ -46,9 +46,9 @@ class _Plan:
     owners: Owners
 
 
-def steps_of_moves(wanted: Sequence[int] | None, last: int) -> list[int]:
-    """Return the steps up to ``last`` after which experts move, ascending; ``None``: 50, 100, 200, 400, ..."""
-    if wanted is not None:
+def steps_of_moves(wanted: Sequence[int], last: int) -> list[int]:
+    """Return the steps up to ``last`` after which experts move, ascending; if none is wanted 50, 100, 200, 400, ..."""
+    if wanted:
         return sorted({step for step in wanted if 0 < step <= last})
     return list(takewhile(lambda step: step <= last, (_FIRST_STEP * 2**i for i in range(64))))
 
