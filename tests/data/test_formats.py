@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -173,6 +174,17 @@ def test_of_saved_splits_train_is_read(tmp_path: Path) -> None:
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
     assert read(tmp_path / "saved") == ["train"]
     assert read(tmp_path / "saved/test") == ["test"]
+    (data_file,) = (tmp_path / "saved/train").glob("*.arrow")
+    data_file.unlink()
+    with pytest.raises(DataError, match=f"cannot be read: .*{data_file.name}"):
+        read(tmp_path / "saved")
+    os.mkfifo(data_file)
+    with pytest.raises(DataError, match=f"{data_file.name} is not a regular file"):
+        read(tmp_path / "saved")
+    state = tmp_path / "saved/train/state.json"
+    state.write_text(state.read_text().replace(data_file.name, "../test/data.arrow"))
+    with pytest.raises(DataError, match=r"state\.json is damaged: .*is not a plain file name"):
+        read(tmp_path / "saved")
     datasets.DatasetDict({"test": parts["test"]}).save_to_disk(tmp_path / "other")
     with pytest.raises(DataError, match=r"has the splits test, and no train: name the folder"):
         read(tmp_path / "other")

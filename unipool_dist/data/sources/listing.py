@@ -84,12 +84,10 @@ def find_path(path: Path, found: Found, where: str, name: str | None = None) -> 
         DataError: there is nothing, or it is neither a regular file nor a folder.
         OSError, ValueError: it cannot be read.
     """
-    mode = path.stat().st_mode
-    if stat.S_ISDIR(mode):
+    if path.is_dir():
         _find_below(path, "" if name is None else f"{name}/", found, where, ())
         return
-    if not stat.S_ISREG(mode):
-        raise DataError(f"--source {where}: {path} is not a regular file: move it elsewhere")
+    _check_regular(path, where)
     name = path.name if name is None else name
     known = file_kind(path.name)
     if known is None:
@@ -106,6 +104,7 @@ def _find_below(folder: Path, prefix: str, found: Found, where: str, above: tupl
         raise DataError(f"--source {where}: {folder} leads back to a folder that it is in: remove the link")
     if is_saved(folder):
         for path in saved_files(folder, where):
+            _check_regular(path, where)
             found.files.append(FoundFile(path, prefix + str(path.relative_to(folder)), "arrow", None))
         return
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -120,6 +119,11 @@ def _find_below(folder: Path, prefix: str, found: Found, where: str, above: tupl
             found.unknown.append(f"{prefix}{entry.name}/")
         else:
             _find_below(Path(entry.path), f"{prefix}{entry.name}/", found, where, (*above, identity))
+
+
+def _check_regular(path: Path, where: str) -> None:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise DataError(f"--source {where}: {path} is not a regular file: move it elsewhere")
 
 
 def _find_file(path: Path, name: str, found: Found, where: str) -> None:
