@@ -98,10 +98,10 @@ class _Bench(Callback):
         self._directory = CheckpointDirectory(folder / "run")
         self._reports: list[SaveReport] = []
         data = DataIdentity(tokenizer_hash=None, content_hash="benchmark", segments=(1,))
-        self._saver = Saver(config.config, groups, state, self._directory, data, self)
+        self._saver = Saver(config, groups, state, self._directory, lambda _: data, self)
         tokens = torch.randint(0, config.model.vocab_size, (2, config.model.sequence_length))
         batch = StageBatch(tokens, tokens, torch.ones(tokens.shape))
-        self._batches = [batch] * step.num_microbatches
+        self._batches = [batch] * config.num_microbatches
         self._saved = 0
         self._plain = np.empty(0, dtype=np.uint8)
 

@@ -69,7 +69,7 @@ class Rank:
         Collectives: those of :meth:`Pipeline.train` and :meth:`Balance.end_step`.
         """
         self._gradients.zero()
-        self._pipeline.train(self._schedule, batches, num_loss_tokens=self._positions, tokens_per_step=self._positions)
+        self._pipeline.train(self._schedule, batches, self.config, num_loss_tokens=self._positions)
         self.model.balance.end_step()
 
 

@@ -31,7 +31,7 @@ def main(steps: int = 3) -> list[float]:
         draw = torch.Generator().manual_seed(built.groups.dp_index)  # the same on the ranks of one replica
         for number in range(1, steps + 1):
             batches = []
-            for _ in range(step.num_microbatches):
+            for _ in range(built.plan.num_microbatches):
                 text = torch.randint(0, 256, (2, 33), generator=draw).to(built.groups.device)
                 tokens, labels = text[:, :-1], text[:, 1:]
                 batches.append(StageBatch(tokens, labels, torch.ones_like(labels, dtype=torch.float32)))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unipool_dist.base.user_code import trust
+from unipool_dist.checkpoint.compatibility import ALLOWED
 from unipool_dist.comm.environment import read_environment
 from unipool_dist.comm.groups import ParallelGroups, process_groups
 from unipool_dist.comm.megatron_import import quiet_libraries
@@ -60,7 +61,14 @@ def load_config(path: str | Path | None = None, *overrides: str) -> Config:
     return config
 
 
-def train(config: Config, callbacks: Sequence[Callback] = (), *, resume: bool = False, overwrite: bool = False) -> bool:
+def train(
+    config: Config,
+    callbacks: Sequence[Callback] = (),
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    allow: Sequence[str] = (),
+) -> bool:
     """Train to the end, and return ``True``; or until a callback or a signal stops the run, and return ``False``.
 
     A stopped run is saved, and continues with ``resume=True``. Until this returns, SIGTERM, SIGINT (a notebook's
@@ -70,16 +78,20 @@ def train(config: Config, callbacks: Sequence[Callback] = (), *, resume: bool = 
         callbacks: called on this rank, before those of ``log.callbacks``; each rank gives as many.
         resume: continue from the newest whole checkpoint, if there is one.
         overwrite: replace the run that ``run.dir`` already holds, checkpoints included.
+        allow: fields that may have another value than in the checkpoint, from the next step on, as ``--allow`` says.
 
     Raises:
         UnipoolError: the message says what to do.
     """
     if resume and overwrite:
         raise ConfigError("overwrite=True deletes the checkpoints that resume=True needs; give one of them")
+    unknown = [name for name in allow if name not in ALLOWED]
+    if unknown:
+        raise ConfigError(f"allow={unknown}: a resume may be allowed to change {', '.join(ALLOWED)}, and nothing else")
     trust(named_code(config))
     environment = read_environment()
     with quiet_libraries(), StopSignals(environment.rank) as signals:
-        start = Start(overwrite=overwrite, resume=resume)
+        start = Start(overwrite=overwrite, resume=resume, allow=tuple(allow))
         return train_session(config, environment, start, signals, callbacks) == 0
 
 
@@ -134,7 +146,7 @@ def open_run(run_dir: str | Path, *overrides: str, step: int | None = None, allo
     trust(allow)
     environment = read_environment()
     with quiet_libraries():
-        plan = inference_plan(Path(run_dir), overrides, environment.world_size)
+        plan = inference_plan(Path(run_dir), overrides, environment.world_size, step)
         with opened_run(Path(run_dir), plan, environment, step) as opened:
             yield Run(opened)
 

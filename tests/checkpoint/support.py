@@ -25,7 +25,7 @@ def save_step(
     """Save the state as that of ``step``; raises if that fails."""
     reports: list[SaveReport] = []
     state = TrainingState(groups, model, train_step.optimizer)
-    Saver(config.config, groups, state, CheckpointDirectory(run_dir), DATA, Saves(reports)).step_ends(
+    Saver(config, groups, state, CheckpointDirectory(run_dir), lambda _: DATA, Saves(reports)).step_ends(
         step, closing=True
     )
     return reports[0]

@@ -117,6 +117,59 @@ def test_an_imported_model_takes_any_corpus_of_its_tokenizer() -> None:
         check(saved=imported, data=DATA.model_copy(update={"tokenizer_hash": "other"}))
 
 
+def test_an_imported_model_may_be_trained_on_longer_sequences() -> None:
+    imported = DataIdentity(tokenizer_hash="t", content_hash=None, segments=())
+    assert check("model.sequence_length=512", "data.weights={code: 1.0}", saved=imported) == []
+
+
+# Changes that a resume is allowed to make.
+
+FREED = {"train.global_batch_size": "32", "data.weights": "{code: 1.0}", "model.sequence_length": "128"}
+
+
+@pytest.mark.parametrize("name", FREED)
+def test_a_refused_change_names_its_way_out_and_is_told_once_it_is_allowed(name: str) -> None:
+    now = config(f"{name}={FREED[name]}")
+    with pytest.raises(CheckpointError, match=rf"from step 51 on, or later, .* with --allow {name}"):
+        check_compatible(config(), DATA, now, DATA, step=50)
+    (told,) = check_compatible(config(), DATA, now, DATA, step=50, allowed=[name])
+    assert told.startswith(f"{name}: ") and told.endswith("now and from here on")
+    with pytest.raises(CheckpointError, match=f"--allow {name}"):
+        check_compatible(config(), DATA, now, DATA, step=50, allowed=[min(set(FREED) - {name})])
+
+
+def test_another_text_may_be_allowed_but_no_other_tokenizer() -> None:
+    text = DATA.model_copy(update={"content_hash": "other"})
+    with pytest.raises(CheckpointError, match=r"--allow data\.path"):
+        check(data=text)
+    (told,) = check_compatible(config(), DATA, config(), text, allowed=["data.path"])
+    assert told.startswith("corpus at data.path=data/default: other tokens")
+    with pytest.raises(CheckpointError, match="another one than the checkpoint's\nSet them back, or start a new run"):
+        check_compatible(
+            config(), DATA, config(), text.model_copy(update={"tokenizer_hash": "u"}), allowed=["data.path"]
+        )
+
+
+def test_a_field_that_cannot_be_allowed_has_a_way_out_too() -> None:
+    with pytest.raises(
+        CheckpointError, match=r"`unipool-dist checkpoint export`, then `checkpoint import` into anothe"
+    ):
+        check("train.seed=1", "train.global_batch_size=32")
+    with pytest.raises(CheckpointError, match=r"start a new run in another run\.dir"):
+        check("model.hidden_size=64", "train.global_batch_size=32")
+
+
+def test_what_was_trained_is_compared_and_what_is_planned_may_change() -> None:
+    staged = "stages=[{from_step: 51, train.global_batch_size: 32}]"
+    for saved, now in ((config(staged), config()), (config(), config(staged))):
+        (told,) = check_compatible(saved, DATA, now, DATA, step=50)
+        assert told.startswith("stages: [") and "from_step" in told, "what is still to come may change"
+        with pytest.raises(CheckpointError, match="global_batch_size: "):
+            check_compatible(saved, DATA, now, DATA, step=51)
+    assert check_compatible(config(staged), DATA, config(staged), DATA, step=70) == []
+    assert check_compatible(config(staged), DATA, config("train.global_batch_size=32"), DATA, step=51) == []
+
+
 def test_a_field_that_this_version_does_not_know_is_refused(tmp_path: Path) -> None:
     text = config_text(config()).replace("model:", "model:\n  window: 7")
     (tmp_path / "config.yaml").write_text(text)
@@ -135,6 +188,19 @@ def test_a_field_that_the_checkpoint_lacks_counts_as_what_its_version_did(tmp_pa
     ]
     with pytest.raises(CheckpointError, match=r"bias_rate: 0\.0 in the checkpoint, 0\.1 now"):
         check_compatible(saved, DATA, config("pool.balance.bias_rate=0.1"), DATA)
+
+
+def test_a_trained_model_is_used_as_in_the_stage_of_its_checkpoint(tmp_path: Path) -> None:
+    for step in (4, 30):
+        (tmp_path / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+    stage = "{from_step: 20, model.sequence_length: 512, data.path: later, train.micro_batch_size: 1}"
+    dump_config(config(f"stages=[{stage}]"), tmp_path / "config.yaml")
+    newest, early = inference_plan(tmp_path, (), 2), inference_plan(tmp_path, (), 2, step=4)
+    assert (newest.model.sequence_length, newest.data.path) == (512, "later")
+    assert (early.model.sequence_length, early.data.path) == (256, "data/default")
+    assert newest.config.stages == [] and newest.train.micro_batch_size == 1
+    moved = inference_plan(tmp_path, ["data.path=elsewhere"], 2)
+    assert moved.data.path == "elsewhere", "an override is of the model that is used"
 
 
 # Another legal value of every field of the configuration.
@@ -214,6 +280,7 @@ CHANGES = {
     "run.dir": "elsewhere",
     "run.time_limit_s": "60.0",
     "run.watchdog_s": "50.0",
+    "stages": "[{from_step: 20, train.global_batch_size: 32}]",
 }
 BASE = {"pool.balance.bias_rate": "0.001", "pool.stages_per_group": "2", "parallel.pp": "2"}
 

@@ -60,7 +60,7 @@ def _save_on_a_full_disk(environment: Environment, run_dir: Path, unsuspecting: 
     reports: list[SaveReport] = []
     with built(config, environment) as (groups, model, train_step):
         state = TrainingState(groups, model, train_step.optimizer)
-        saver = Saver(config.config, groups, state, CheckpointDirectory(run_dir), DATA, Saves(reports))
+        saver = Saver(config, groups, state, CheckpointDirectory(run_dir), lambda _: DATA, Saves(reports))
         saver.step_ends(1, closing=False)
         saver.wait()
         if groups.rank == 0:

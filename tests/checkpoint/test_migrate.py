@@ -108,7 +108,7 @@ def _save_moved(environment: Environment, overrides: tuple[str, ...], folder: Pa
     config = tiny_config(*COMMON, *overrides, world_size=environment.world_size)
     with built(config, environment) as (groups, model, train_step):
         state = TrainingState(groups, model, train_step.optimizer)
-        saver = Saver(config.config, groups, state, CheckpointDirectory(folder), DATA, Saves([]))
+        saver = Saver(config, groups, state, CheckpointDirectory(folder), lambda _: DATA, Saves([]))
         saver.save(1, waiting=True)
         fill(groups, model, train_step)
         migrate(Shuffled().place(model.pool_group), model, train_step.optimizer, groups)

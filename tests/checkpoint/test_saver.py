@@ -43,7 +43,7 @@ def _beside_training(environment: Environment, folder: Path) -> Seen:
         seen = Seen([], [], [])
         state = TrainingState(groups, model, train_step.optimizer)
         directory = CheckpointDirectory(folder)
-        saver = Saver(config.config, groups, state, directory, DATA, Saves(seen.reports))
+        saver = Saver(config, groups, state, directory, lambda _: DATA, Saves(seen.reports))
         saver.save(1)
         train_step.run(0, batches_of(config, groups, 0))
         assert saver.busy and not seen.reports, "training did not wait"
@@ -108,7 +108,7 @@ def _slowly_copied(environment: Environment, folder: Path) -> Seen:
         fill(groups, model, train_step)
         seen = Seen([], [], [])
         state = TrainingState(groups, model, train_step.optimizer)
-        saver = Saver(config.config, groups, state, CheckpointDirectory(folder), DATA, Saves(seen.reports))
+        saver = Saver(config, groups, state, CheckpointDirectory(folder), lambda _: DATA, Saves(seen.reports))
         saver.save(1)
         threading.Timer(1.0, copy_now.set).start()
         train_step.run(0, batches_of(config, groups, 0))
@@ -133,7 +133,7 @@ def _failing(environment: Environment, folder: Path, closing: bool) -> Seen:
         seen = Seen([], [], [])
         state = TrainingState(groups, model, train_step.optimizer)
         directory = CheckpointDirectory(folder)
-        saver = Saver(config.config, groups, state, directory, DATA, Saves(seen.reports))
+        saver = Saver(config, groups, state, directory, lambda _: DATA, Saves(seen.reports))
         saver.step_ends(1, closing=False)
         saver.wait()
         obstacle = directory.draft(2)
@@ -165,7 +165,7 @@ def _disconnected(environment: Environment, folder: Path) -> str:
     ):
         state = TrainingState(groups, model, train_step.optimizer)
         seen: list[SaveReport] = []
-        saver = Saver(config.config, groups, state, CheckpointDirectory(folder), DATA, Saves(seen))
+        saver = Saver(config, groups, state, CheckpointDirectory(folder), lambda _: DATA, Saves(seen))
         saver.save(1)
         try:
             saver.wait()

@@ -57,7 +57,9 @@ def _moments(environment: Environment) -> list[str]:
         seen = Named(name for name in MOMENTS if name not in ("doing", "sequences"))
         model = build_model(config, groups)
         validation = {"five": Batch(*sequences(99, 5))}
-        trainer = Trainer(config, groups, model, lambda at, i: batches_of(config, groups, at)[i], validation, seen)
+        trainer = Trainer(
+            config, groups, model, lambda at, i: batches_of(config, groups, at)[i], lambda _: validation, seen
+        )
         trainer.run()
         trainer.step.optimizer.close()
     return seen.calls

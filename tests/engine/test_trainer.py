@@ -24,7 +24,7 @@ def _stopped_after(environment: Environment, stop_after: int | None) -> tuple[st
             groups,
             build_model(config, groups),
             lambda consumed, i: batches_of(config, groups, consumed)[i],
-            validation,
+            lambda _: validation,
             seen,
         )
         reason = trainer.run()

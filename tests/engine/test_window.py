@@ -47,7 +47,7 @@ def _lines(environment: Environment, interval: int, stop_after: int) -> list[Lin
     seen = Seen(stop_after)
     with process_groups(config, environment) as groups:
         model = build_model(config, groups)
-        trainer = Trainer(config, groups, model, lambda at, i: batches_of(config, groups, at)[i], {}, seen)
+        trainer = Trainer(config, groups, model, lambda at, i: batches_of(config, groups, at)[i], lambda _: {}, seen)
         trainer.run()
         trainer.step.optimizer.close()
     assert not seen.evaluated

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 
 from unipool_dist.config import load_config, outline
-from unipool_dist.config.sections import OptimizerSection
 from unipool_dist.engine.optim.schedule import LearningRates
 from unipool_dist.errors import ConfigError
 
@@ -23,17 +22,9 @@ STEPS, WARMUP, DECAY, LR, MIN_LR = 20, 4, 6, 0.01, 0.001
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_rate_is_constant_up_to_the_last_steps_and_falls_in_its_form(form: str) -> None:
-    settings = OptimizerSection.model_validate(
-        {
-            "lr": LR,
-            "min_lr": MIN_LR,
-            "warmup_steps": WARMUP,
-            "decay": "wsd",
-            "wsd_decay_steps": DECAY,
-            "wsd_decay": form,
-        }
-    )
-    rates = LearningRates(settings, STEPS)
+    fields = {"lr": LR, "min_lr": MIN_LR, "warmup_steps": WARMUP, "wsd_decay_steps": DECAY, "wsd_decay": form}
+    overrides = [f"optimizer.{name}={value}" for name, value in fields.items()]
+    rates = LearningRates(outline(load_config(None, ["optimizer.decay=wsd", f"train.steps={STEPS}", *overrides]), 1))
     for step in range(1, STEPS + 1):
         rates.advance()
         past = step - (STEPS - DECAY)

@@ -49,3 +49,10 @@ def test_too_few_nodes_is_an_error_that_says_how_many() -> None:
         choose_layout(config("parallel.dp=4"), ["a", "b"], 1)
     with pytest.raises(UnipoolError, match=r"parallel\.pp=4"):
         choose_layout(config("parallel.pp=4"), ["a", "b"], 1)
+
+
+def test_a_job_whose_batch_has_grown_takes_nodes_that_its_first_stage_could_not_use() -> None:
+    staged = config("stages=[{from_step: 11, train.global_batch_size: 48}]")  # from 12
+    nodes = [f"n{i}" for i in range(8)]
+    assert len(choose_layout(staged, nodes, 1).nodes) == 6
+    assert len(choose_layout(staged, nodes, 1, from_step=11).nodes) == 8

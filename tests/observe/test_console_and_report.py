@@ -18,6 +18,7 @@ from unipool_dist.observe.files import name_of
 from unipool_dist.observe.lines import train_line, validation_line
 from unipool_dist.observe.metrics import MetricsWriter
 from unipool_dist.observe.run_figures import collect_losses, write_figures
+from unipool_dist.observe.token_scale import TokenScale
 
 RECORD: dict[str, float | int] = {
     "step": 7, "loss": 5.25, "aux_loss": 0.0101, "grad_norm": 1.5,
@@ -124,7 +125,7 @@ def test_curves_hold_the_recorded_losses() -> None:
     curves = collect_losses([RECORD, {"step": 7, "validation": {"web": 3.0, "code": 2.0}, "bits_per_byte": {}}])
     assert curves.train == ([7], [5.25])
     assert curves.validation == {"web": ([7], [3.0]), "code": ([7], [2.0])}
-    assert curves.tokens_per_step == 4096
+    assert TokenScale.of(curves.train[0], curves.tokens) == TokenScale((0,), (4096.0,))
 
 
 def test_the_highest_loss_of_a_window_is_drawn_above_its_mean() -> None:

@@ -90,3 +90,30 @@ def test_torch_is_not_needed() -> None:
     command = [sys.executable, "-c", program, "model", str(UNIPOOL)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
     assert done.stdout.endswith("False\n")
+
+
+def test_stages_are_listed_and_the_largest_is_marked(tmp_path: Path) -> None:
+    path = tmp_path / "staged.yaml"
+    path.write_text(
+        "model: {vocab_size: 512}\n"
+        "stages:\n"
+        "  - {from_step: 11, train.global_batch_size: 64, optimizer.lr: 5e-4}\n"
+        "  - {from_step: 21, model.sequence_length: 1024, train.micro_batch_size: 2}\n"
+    )
+    lines = [line.split() for line in show(path).splitlines()]
+    first = lines.index(next(line for line in lines if line[:2] == ["from", "step"]))
+    rows = lines[first + 1 : first + 4]
+    assert [row[:5] for row in rows] == [
+        ["1", "16", "4", "256", "4,096"],
+        ["11", "64", "4", "256", "16,384"],
+        ["21", "64", "2", "1,024", "65,536"],
+    ]
+    assert [row[6:] for row in rows] == [["0.001"], ["0.0005"], ["0.0005", "largest"]]
+    stages = json.loads(show(path, "--json"))["stages"]
+    assert [stage["from_step"] for stage in stages] == [1, 11, 21]
+    assert stages[2]["training_flops_per_token"] > stages[1]["training_flops_per_token"]
+    assert "from step" not in show(path, "stages=[]")
+    with pytest.raises(UnipoolError, match=r"^the stage from step 11: train.global_batch_size=24 is not a multiple"):
+        show(
+            path, "parallel.dp=8", "train.global_batch_size=32", "stages=[{from_step: 11, train.global_batch_size: 24}]"
+        )

@@ -11,11 +11,16 @@ import pytest
 from unipool_dist.base import machine as machine_module
 from unipool_dist.config import Plan, load_config, resolve
 from unipool_dist.data import Corpus
+from unipool_dist.data.corpora import Corpora
 from unipool_dist.errors import ConfigError
 from unipool_dist.run import fitting
 
 GB = 10**9
 CORPUS = cast(Corpus, SimpleNamespace(domains={"a": SimpleNamespace(train_tokens=100_000, train_documents=120)}))
+
+
+def corpora(plan: Plan) -> Corpora:
+    return Corpora(plan.stages, {plan.data.path: CORPUS})
 
 
 def resolved(*overrides: str, world_size: int = 1) -> Plan:
@@ -44,27 +49,27 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 )
 def test_what_cannot_be_held_is_refused(machine: Any, overrides: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match=r"this machine has 16\.0 GB of memory"):
-        fitting.check_fits_here(resolved(*overrides), CORPUS)
+        fitting.check_fits_here(resolved(*overrides), corpora(resolved(*overrides)))
     with pytest.raises(ConfigError, match=r"this machine has 16\.0 GB of memory"):
-        fitting.check_rank_fits(resolved(*overrides), CORPUS, stage=0, device_bytes=None)
+        fitting.check_rank_fits(resolved(*overrides), corpora(resolved(*overrides)), stage=0, device_bytes=None)
 
 
 def test_processes_of_one_machine_count_together(machine: Any) -> None:
     half = ("model.hidden_size=2048", "pool.num_experts=8", "pool.parallel_size=1")
-    fitting.check_fits_here(resolved(*half), CORPUS)
+    fitting.check_fits_here(resolved(*half), corpora(resolved(*half)))
     config = resolved(*half, world_size=4)
-    fitting.check_rank_fits(config, CORPUS, stage=0, device_bytes=None)
+    fitting.check_rank_fits(config, corpora(config), stage=0, device_bytes=None)
     with pytest.raises(ConfigError, match="the 4 processes would hold"):
-        fitting.check_fits_here(config, CORPUS)
+        fitting.check_fits_here(config, corpora(config))
 
 
 def test_on_gpus_their_memory_counts(machine: Any) -> None:
     large = resolved("model.num_layers=10000", "model.hidden_size=1024")
     machine.setattr(fitting, "gpus_here", lambda _: ["0"])
-    fitting.check_fits_here(large, CORPUS)
+    fitting.check_fits_here(large, corpora(large))
     with pytest.raises(ConfigError, match=r"its GPU has 80\.0 GB"):
-        fitting.check_rank_fits(large, CORPUS, stage=0, device_bytes=80 * GB)
-    fitting.check_rank_fits(resolved(), CORPUS, stage=0, device_bytes=80 * GB)
+        fitting.check_rank_fits(large, corpora(large), stage=0, device_bytes=80 * GB)
+    fitting.check_rank_fits(resolved(), corpora(resolved()), stage=0, device_bytes=80 * GB)
 
 
 def test_the_tightest_control_group_limits(tmp_path: Path) -> None:

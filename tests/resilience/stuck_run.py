@@ -36,7 +36,7 @@ def spoil(kind: str) -> None:
     from unipool_dist.run.lock import RunLock
 
     stuck = int(os.environ["RANK"]) == STUCK_RANK
-    read, poll, release, opened = assembly.micro_batch, StopRequest.poll, RunLock.release, session.Corpus.open
+    read, poll, release, opened = assembly.micro_batch, StopRequest.poll, RunLock.release, session.Corpora.open
     polls = 0
 
     def slow_micro_batch(*args: Any, consumed_samples: int, **kwargs: Any) -> Any:
@@ -68,7 +68,7 @@ def spoil(kind: str) -> None:
         return opened(*args, **kwargs)
 
     if kind == "slow":
-        assembly.micro_batch, session.Corpus.open = slow_micro_batch, busy_open  # type: ignore[method-assign]
+        assembly.micro_batch, session.Corpora.open = slow_micro_batch, busy_open  # type: ignore[method-assign]
     elif kind == "python":
         assembly.micro_batch = stuck_micro_batch
     elif kind == "collective":

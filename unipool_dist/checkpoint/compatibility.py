@@ -5,54 +5,95 @@ Every rule follows from the roles of the fields (:mod:`unipool_dist.config.roles
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from unipool_dist.checkpoint.progress import DataIdentity
 from unipool_dist.config import Config
 from unipool_dist.config.roles import Role, differing, flat, role_of, settings_of
+from unipool_dist.config.staging import DECIDE_ORDER, STAGE_FIELDS, config_at
 from unipool_dist.errors import CheckpointError
 
 _BIAS = "pool.balance.bias_rate"
 """Whether it is 0 decides whether routers have a bias."""
+_TOKENIZER, _CORPUS = "tokenizer", "data.path"
+"""What is in a corpus; the directory that it is in may change at any time."""
+ALLOWED = (*DECIDE_ORDER, _CORPUS)
+"""Fields that a resume may be allowed to change."""
 
 
-def check_compatible(saved: Config, saved_data: DataIdentity, now: Config, now_data: DataIdentity) -> list[str]:
+def check_compatible(
+    saved: Config,
+    saved_data: DataIdentity,
+    now: Config,
+    now_data: DataIdentity,
+    *,
+    step: int = 0,
+    allowed: Collection[str] = (),
+) -> list[str]:
     """Return one line for each change that is possible but alters the training from here on.
 
-    Both configurations are resolved. A checkpoint that knows no corpus, made from an exported model, only has to agree
-    in shape and tokenizer.
+    Both configurations are resolved; compared is what they say of ``step``, the checkpoint's, and of its data. What is
+    planned for later steps may differ, which is reported. A checkpoint that knows no corpus, made from an exported
+    model, only has to agree in shape and tokenizer.
+
+    Args:
+        allowed: fields that are reported instead of refused if they differ; some of those that ``stages`` may change.
 
     Raises:
-        CheckpointError: the model's shape, tokenizer or data differ; all differing fields are named.
+        CheckpointError: the model's shape, tokenizer or data differ; all differing fields are named, with a way out.
     """
     begins = saved_data.content_hash is None
-    refused = shape_differences(saved, now) + ([] if begins else _refused(saved, now, Role.FIXED))
+    before, after = config_at(saved, step), config_at(now, step)
+    lines = _differing(before, after, Role.SHAPE) | _bias_difference(before, after)
+    if begins:
+        lines = {name: line for name, line in lines.items() if name not in STAGE_FIELDS}
+    else:
+        lines |= _differing(before, after, Role.FIXED) | _momentum_difference(before, after)
     if saved_data.tokenizer_hash is not None and saved_data.tokenizer_hash != now_data.tokenizer_hash:
-        refused.append(f"tokenizer of data.path={now.data.path}: another one than the checkpoint's")
+        lines[_TOKENIZER] = f"tokenizer of {_CORPUS}={after.data.path}: another one than the checkpoint's"
     elif not begins and saved_data.content_hash != now_data.content_hash:
-        refused.append(f"corpus at data.path={now.data.path}: other tokens than the checkpoint's run was trained on")
-    if not begins and saved.optimizer.name == "sgd" and (saved.optimizer.momentum > 0) != (now.optimizer.momentum > 0):
-        refused.append(_line("optimizer.momentum", saved.optimizer.momentum, now.optimizer.momentum))
+        lines[_CORPUS] = f"corpus at {_CORPUS}={after.data.path}: other tokens than the checkpoint's run was trained on"
+    refused = {name: line for name, line in lines.items() if name not in allowed}
     if refused:
         raise CheckpointError(
             "this run cannot be resumed from the checkpoint, because these differ:\n  "
-            + "\n  ".join(refused)
-            + "\nSet them back, or start a new run in another run.dir"
+            + "\n  ".join(refused.values())
+            + f"\nSet them back, or {_way_out(refused, step)}"
         )
-    if begins:
-        return []
-    before, after = flat(saved), flat(now)
+    return [] if begins else [*(f"{line} and from here on" for line in lines.values()), *_told(saved, now, step)]
+
+
+def _told(saved: Config, now: Config, step: int) -> list[str]:
+    """Return a line for each difference that is reported; of stages, those that are still to come."""
+    before, after = (flat(config_at(config, step)) for config in (saved, now))
+    before["stages"], after["stages"] = (
+        [change.model_dump() for change in config.stages if change.from_step > step] for config in (saved, now)
+    )
     return [
         f"{name}: {before[name]} until now, {after[name]} from here on"
         for name in differing(before, after, _names(Role.RUN))
     ]
 
 
+def _way_out(refused: Collection[str], step: int) -> str:
+    """Say how a run can have the fields that a resume is refused for."""
+    if all(name in ALLOWED for name in refused):
+        flags = " ".join(f"--allow {name}" for name in refused)
+        return (
+            f"change them from step {step + 1} on, or later, with an entry of stages (docs/stages.md), or now with "
+            f"{flags}"
+        )
+    if any(name in (_TOKENIZER, _BIAS, *_names(Role.SHAPE)) and name not in ALLOWED for name in refused):
+        return "start a new run in another run.dir"
+    return (
+        "begin a new run with the trained weights: `unipool-dist checkpoint export`, then `checkpoint import` into "
+        "another run.dir"
+    )
+
+
 def shape_differences(saved: Config, now: Config) -> list[str]:
     """Return one line for each field in which the models of two resolved configurations differ."""
-    differences = _refused(saved, now, Role.SHAPE)
-    before, after = saved.pool.balance.bias_rate, now.pool.balance.bias_rate
-    if (before > 0) != (after > 0):
-        differences.append(_line(_BIAS, before, after))
-    return differences
+    return list((_differing(saved, now, Role.SHAPE) | _bias_difference(saved, now)).values())
 
 
 def run_differences(begun: Config, now: Config) -> list[str]:
@@ -69,9 +110,22 @@ def run_differences(begun: Config, now: Config) -> list[str]:
     ]
 
 
-def _refused(saved: Config, now: Config, role: Role) -> list[str]:
+def _differing(saved: Config, now: Config, role: Role) -> dict[str, str]:
+    """Return by name a line for each field of a role that differs."""
     before, after = flat(saved), flat(now)
-    return [_line(name, before[name], after[name]) for name in differing(before, after, _names(role))]
+    return {name: _line(name, before[name], after[name]) for name in differing(before, after, _names(role))}
+
+
+def _bias_difference(saved: Config, now: Config) -> dict[str, str]:
+    before, after = saved.pool.balance.bias_rate, now.pool.balance.bias_rate
+    return {_BIAS: _line(_BIAS, before, after)} if (before > 0) != (after > 0) else {}
+
+
+def _momentum_difference(saved: Config, now: Config) -> dict[str, str]:
+    """Return a line if one of two runs with plain SGD has states and the other has none."""
+    before, after = saved.optimizer.momentum, now.optimizer.momentum
+    differ = saved.optimizer.name == "sgd" and (before > 0) != (after > 0)
+    return {"optimizer.momentum": _line("optimizer.momentum", before, after)} if differ else {}
 
 
 def _line(name: str, before: object, after: object) -> str:

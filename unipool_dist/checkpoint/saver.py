@@ -22,7 +22,7 @@ from unipool_dist.checkpoint.snapshot import Snapshot
 from unipool_dist.checkpoint.state import Held, TrainingState
 from unipool_dist.checkpoint.transfer import receive_buffers
 from unipool_dist.comm.groups import ParallelGroups
-from unipool_dist.config import Config
+from unipool_dist.config.plan import Plan
 from unipool_dist.engine.callback import Callback, SaveReport
 from unipool_dist.errors import CheckpointError, NonFiniteError, UnipoolError
 
@@ -35,7 +35,7 @@ class Saver(Callback):
     fails is reported and leaves the older checkpoints as they are; the run continues to the next one.
 
     Args:
-        data: identity of the training data.
+        data: returns the identity of the training data of a step.
         listener: called with every save, on every rank.
 
     Collectives of the constructor: one all_gather_object over the storage group.
@@ -43,14 +43,14 @@ class Saver(Callback):
 
     def __init__(
         self,
-        config: Config,
+        plan: Plan,
         groups: ParallelGroups,
         state: TrainingState,
         directory: CheckpointDirectory,
-        data: DataIdentity,
+        data: Callable[[int], DataIdentity],
         listener: Callback,
     ) -> None:
-        self._config, self._settings, self._groups = config, config.checkpoint, groups
+        self._run, self._settings, self._groups = plan, plan.checkpoint, groups
         self._state, self._directory, self._data, self._listener = state, directory, data, listener
         if groups.rank == 0:  # a save does not make it: then it has been taken away
             directory.path.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ class Saver(Callback):
         try:
             values = self._copy() if copying else self._snapshot.originals
             report.num_bytes = write_checkpoint(
-                self._directory, progress, self._config, self._writes, values, self._buffers, self._groups.storage
+                self._directory, progress, self._run.config, self._writes, values, self._buffers, self._groups.storage
             )
         except Exception as error:  # handed to the training thread, which decides
             report.error = error
@@ -202,10 +202,10 @@ class Saver(Callback):
         grid = self._groups.grid
         return Progress(
             step=step,
-            consumed_samples=step * self._config.train.global_batch_size,
+            consumed_samples=self._run.stages.samples(step),
             schedule_steps=self._state.optimizer.num_steps,
             optimizer_states=True,
-            data=self._data,
+            data=self._data(step),
             random=random_state(),
             versions=current_versions(),
             layout={

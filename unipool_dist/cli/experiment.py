@@ -19,6 +19,7 @@ from unipool_dist.base.project import user_path
 from unipool_dist.cli.experiment_places import check_places
 from unipool_dist.cli.option_types import PER_NODE, PER_NODE_OR_NONE, PROCESSES, PROCESSES_HERE
 from unipool_dist.cli.submit import check_corpora, check_time, resources_of, tell_submitted
+from unipool_dist.config.staging import corpus_paths
 from unipool_dist.experiment.planned import Run, check_distinct, check_unchanged, planned_runs, resolved_configs
 from unipool_dist.experiment.progress import Progress, progress_of
 from unipool_dist.experiment.specification import Experiment, freeze_experiment, read_experiment
@@ -133,7 +134,7 @@ def _train_here(asked: _Asked, *, num_at_once: int, num_processes: int, dry_run:
     if dry_run:
         say("\n".join(_table(asked.runs)))
         return
-    check_corpora(run.config.data.path for run in asked.runs)
+    check_corpora(path for run in asked.runs for path in corpus_paths(run.config))
     check_places(asked.experiment, asked.file, asked.runs)
     freeze_experiment(asked.experiment, asked.file)
     from unipool_dist.experiment.local import LocalTrainings
@@ -170,7 +171,7 @@ def _submit(asked: _Asked, request: Request, *, max_parallel: int | None, dry_ru
         return
     check_places(asked.experiment, asked.file, asked.runs)
     prepared = array.prepare(asked.output, todo, request, max_parallel=max_parallel)
-    check_corpora(run.config.data.path for run in todo)
+    check_corpora(path for run in todo for path in corpus_paths(run.config))
     for note in prepared.notes:
         say(f"note: {note}", err=True)
     for index, run in enumerate(todo):

@@ -76,14 +76,14 @@ def on_every_rank(
     # Else torch tells of a lost peer in twenty lines of C++ frames, before the line that says what happened.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if use.nproc is not None:
-        check(inference_plan(use.run, use.overrides, use.nproc))
+        check(inference_plan(use.run, use.overrides, use.nproc, use.step))
         from unipool_dist.run.launch import launch_local
 
         launch_local(_own_arguments(click.get_current_context()), use.nproc)
         return
     end_with_launcher()
     environment = read_environment()
-    plan = inference_plan(use.run, use.overrides, environment.world_size)
+    plan = inference_plan(use.run, use.overrides, environment.world_size, use.step)
     check(plan)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is to be saved; no traceback from every rank
     from unipool_dist.inference.opened import opened_run

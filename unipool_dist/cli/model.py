@@ -56,6 +56,8 @@ def model(config_path: Path, overrides: tuple[str, ...], nproc: int | None, reso
     say("\n".join(_parameter_table(counts)))
     forward, training = sum(forward_flops(plan).values()), training_flops(plan)
     say(f"\nFLOPs per token: forward {forward:.4g}, training {training:.4g}\n")
+    if len(plan.stages.each) > 1:
+        say("\n".join([*_stage_table(plan), ""]))
     say("\n".join(_memory_table(kinds)))
     say(f"Masters and moments by ZeRO stage {plan.zero.stage}; activations and the update's buckets come on top.")
 
@@ -106,6 +108,18 @@ def _document(plan: Plan, counts: ParameterCounts, kinds: list[RankKind]) -> dic
             "stages_per_group": pool.stages_per_group,
             "zero_stage": plan.zero.stage,
         },
+        "stages": [
+            {
+                "from_step": stage.first_step,
+                "global_batch_size": stage.train.global_batch_size,
+                "micro_batch_size": stage.train.micro_batch_size,
+                "sequence_length": stage.sequence_length,
+                "tokens_per_step": stage.tokens_per_step,
+                "training_flops_per_token": training_flops(plan.at(stage.first_step)),
+                "lr": stage.optimizer.lr,
+            }
+            for stage in plan.stages.each
+        ],
         "largest_rank_bytes": max(kind.each.total_bytes for kind in kinds),
         "ranks": [
             {
@@ -124,6 +138,27 @@ def _parameter_table(counts: ParameterCounts) -> list[str]:
     rows += [(part, f"{number:,}", f"{counts.active[part]:,}") for part, number in counts.stored.items()]
     rows.append(("all", f"{sum(counts.stored.values()):,}", f"{sum(counts.active.values()):,}"))
     return aligned(rows, right=(1, 2))
+
+
+def _stage_table(plan: Plan) -> list[str]:
+    """Return a line for each stage of the run; the largest has the most tokens in a micro-batch, then the longest."""
+    heads = ("from step", "sequences", "micro-batch", "tokens each", "tokens per step", "FLOPs per token", "lr", "")
+    sizes = [(s.train.micro_batch_size * s.sequence_length, s.sequence_length) for s in plan.stages.each]
+    rows: list[tuple[str, ...]] = [heads]
+    for stage, of_stage in zip(plan.stages.each, sizes, strict=True):
+        rows.append(
+            (
+                f"{stage.first_step:,}",
+                f"{stage.train.global_batch_size:,}",
+                f"{stage.train.micro_batch_size:,}",
+                f"{stage.sequence_length:,}",
+                f"{stage.tokens_per_step:,}",
+                f"{training_flops(plan.at(stage.first_step)):.4g}",
+                f"{stage.optimizer.lr:g}",
+                "largest" if of_stage == max(sizes) > min(sizes) else "",
+            )
+        )
+    return aligned(rows, right=range(7))
 
 
 def _memory_table(kinds: list[RankKind]) -> list[str]:

@@ -15,6 +15,7 @@ from unipool_dist.base.console import put, say
 from unipool_dist.base.printable import printable
 from unipool_dist.base.programs import shown
 from unipool_dist.cli.option_types import PER_NODE, PER_NODE_OR_NONE, PROCESSES
+from unipool_dist.config.staging import corpus_paths
 from unipool_dist.errors import UnipoolError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def submit(
     resources = replace(resources, after=after, requeue=not no_requeue)
     request = Request(resources, load_profile(profile_path), doctor, template)
     prepared = prepare(request, config_path, overrides, sweeps, max_parallel=max_parallel)
-    check_corpora(config.data.path for config in prepared.configs.values())
+    check_corpora(path for config in prepared.configs.values() for path in corpus_paths(config))
     _hand_in(request, prepared, array=bool(sweeps), dry_run=dry_run)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from unipool_dist.base.user_code import trust
+from unipool_dist.checkpoint.compatibility import ALLOWED
 from unipool_dist.cli.option_types import PROCESSES_HERE, STEP
 from unipool_dist.comm.environment import signalled_twice
 from unipool_dist.config import Config, load_config, named_code, outline
@@ -37,6 +38,14 @@ class _Train(click.Command):
     help=f"Resume from the newest whole checkpoint; begin if there is none yet, or with ={MUST} refuse to.",
 )
 @click.option("--from", "from_step", type=STEP, metavar="STEP", help="Resume from this checkpoint.")
+@click.option(
+    "--allow",
+    multiple=True,
+    type=click.Choice(ALLOWED),
+    metavar="FIELD",
+    help="Resume although CONFIG has another value of FIELD than the checkpoint: the run has it from the next step on. "
+    f"One of {', '.join(ALLOWED)}.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the run that run.dir already holds, checkpoints included.")
 def train(
     config_path: Path,
@@ -44,6 +53,7 @@ def train(
     nproc: int | None,
     resume: str | None,
     from_step: int | None,
+    allow: tuple[str, ...],
     overwrite: bool,
 ) -> None:
     """Train the model that CONFIG describes.
@@ -61,7 +71,10 @@ def train(
         resume=resume is not None or from_step is not None,
         must_resume=resume == MUST and from_step is None,  # which asks for more
         from_step=from_step,
+        allow=allow,
     )
+    if allow and not start.resume:
+        raise click.UsageError("--allow is about a run that is resumed; give --resume or --from with it")
     if start.resume and overwrite:
         raise click.UsageError("--overwrite deletes the checkpoints that --resume and --from need; give one of them")
     config = load_config(config_path, overrides)
@@ -84,10 +97,11 @@ def train(
 
 def _flags(start: Start) -> Sequence[str]:
     """Return the options that ask for ``start``."""
+    allowed = [f"--allow={name}" for name in start.allow]
     if start.from_step is not None:
-        return [f"--from={start.from_step}"]
+        return [f"--from={start.from_step}", *allowed]
     if start.resume:
-        return [f"--resume={MUST}" if start.must_resume else "--resume"]
+        return [f"--resume={MUST}" if start.must_resume else "--resume", *allowed]
     return ["--overwrite"] if start.overwrite else []
 
 
@@ -97,11 +111,12 @@ def check_before_start(config: Config, world_size: int, start: Start) -> None:
     Raises:
         UnipoolError: the layout is impossible, the corpus missing or damaged, or the run directory taken.
     """
-    from unipool_dist.data.corpus import Corpus
-    from unipool_dist.run.beginning import check_run_dir
+    from unipool_dist.data.corpora import Corpora
+    from unipool_dist.run.beginning import check_run_dir, next_step
     from unipool_dist.run.fitting import check_fits_here
 
-    known = outline(config, world_size)
+    first_step = next_step(Path(config.run.dir), start)
+    known = outline(config, world_size, from_step=first_step)
     check_run_dir(Path(config.run.dir), overwrite=start.overwrite, resume=start.resume, must_resume=start.must_resume)
-    corpus = Corpus.open(config.data.path, verify="size")
-    check_fits_here(known.with_vocabulary(corpus.vocab_size), corpus)
+    corpora = Corpora.open(known, from_step=first_step)
+    check_fits_here(known.with_vocabulary(corpora.any.vocab_size), corpora)

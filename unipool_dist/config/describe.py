@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from unipool_dist.config.plan import Outline
+from unipool_dist.config.roles import differing, flat
+from unipool_dist.config.staging import STAGE_FIELDS, config_at
 
 
 def describe_model(plan: Outline) -> str:
@@ -23,6 +25,13 @@ def describe_owners(plan: Outline) -> str:
         return "every rank holds the FFNs of its layers"
     span = f"{pool.stages_per_group} of {pp} pipeline stages" if pp > 1 else "one pipeline stage"
     return f"each copy of the pool is owned by {pool.parallel_size} ranks over {span}"
+
+
+def describe_change(plan: Outline, step: int) -> str:
+    """Describe what is different from the step before: ``train.global_batch_size 16 -> 32``."""
+    before, after = (flat(config_at(plan.config, at)) for at in (step - 1, step))
+    changed = differing(before, after, STAGE_FIELDS)
+    return ", ".join(f"{name} {before[name]} -> {after[name]}" for name in changed) or "as before"
 
 
 def _ffn(plan: Outline) -> str:

@@ -69,7 +69,10 @@ def allowed(annotation: Any, limits: Iterable[Any] = ()) -> str:
     if origin is list:
         return f"a list, each item {allowed(arguments[0])}"
     if is_section(annotation):
-        return f"a section with the fields {', '.join(annotation.model_fields)}"
+        fields = ", ".join(annotation.model_fields)
+        if annotation.model_config.get("extra") == "allow":
+            return f"a mapping with {fields} and other fields by their full names"
+        return f"a section with the fields {fields}"
     names = {bool: "true or false", str: "text", int: "a whole number", float: "a number", types.NoneType: "null"}
     return names[annotation] + _range(limits)
 

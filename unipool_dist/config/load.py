@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from unipool_dist.base.names import path_text
 from unipool_dist.base.printable import printable
@@ -18,10 +18,12 @@ from unipool_dist.base.project import user_path
 from unipool_dist.base.user_code import is_user_code
 from unipool_dist.base.writing import replace_text
 from unipool_dist.base.yaml_text import read_yaml
-from unipool_dist.config.faults import describe_faults, shown
-from unipool_dist.config.fields import branches, is_section, mapping_values
-from unipool_dist.config.overrides import apply_field, apply_override, as_number
+from unipool_dist.config.faults import shown
+from unipool_dist.config.fields import is_section
+from unipool_dist.config.overrides import apply_field, apply_override
 from unipool_dist.config.sections import Config
+from unipool_dist.config.staging import refuse_hidden, with_stages_checked
+from unipool_dist.config.validation import validated
 from unipool_dist.errors import ConfigError
 
 _MAX_BASES = 16
@@ -32,8 +34,8 @@ def load_config(
 ) -> Config:
     """Read ``path`` (``None``: all defaults), apply ``fields`` and ``overrides``, check every field on its own.
 
-    A file may name another, relative to itself, in ``base``; fields that it leaves out are taken from there, one by
-    one.
+    So are the fields that ``stages`` change. A file may name another, relative to itself, in ``base``; fields that it
+    leaves out are taken from there, one by one.
 
     Args:
         overrides: ``section.field=value``, as on the command line.
@@ -44,14 +46,15 @@ def load_config(
             named at once, each with its value and what it may be.
     """
     values: dict[str, Any] = {} if path is None else _read_with_bases(user_path(path))
+    overrides = list(overrides)
     for name, value in fields.items():
         apply_field(values, name, deepcopy(value))  # a later one may set something inside of it
     for override in overrides:
         apply_override(values, override)
-    try:
-        return Config.model_validate(_numbers(values, Config))
-    except ValidationError as error:
-        raise ConfigError(describe_faults(error, str(path) if path is not None else "the configuration")) from None
+    source = str(path) if path is not None else "the configuration"
+    config = with_stages_checked(validated(values, source), source)
+    refuse_hidden(config, [*fields, *(override.partition("=")[0] for override in overrides)])
+    return config
 
 
 def dump_config(config: Config, path: Path) -> None:
@@ -131,15 +134,3 @@ def read_sections(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must be a mapping of sections ({', '.join(Config.model_fields)})")
     return {name: {} if fields is None and name in Config.model_fields else fields for name, fields in values.items()}
-
-
-def _numbers(values: Any, schema: Any) -> Any:
-    """Turn text such as ``1e-3``, which YAML 1.1 does not read as a number, into one where a number is expected."""
-    if isinstance(values, dict) and isinstance(schema, type) and issubclass(schema, BaseModel):
-        fields = schema.model_fields
-        return {k: _numbers(v, fields[k].annotation) if k in fields else v for k, v in values.items()}
-    if isinstance(values, dict):
-        return {k: _numbers(v, mapping_values(schema)) for k, v in values.items()}
-    if isinstance(values, str) and float in branches(schema):
-        return as_number(values)
-    return values

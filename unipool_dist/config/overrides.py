@@ -12,6 +12,7 @@ from typing import Any
 from unipool_dist.base.printable import short
 from unipool_dist.base.yaml_text import MAX_NUMBER_CHARS, parse_yaml
 from unipool_dist.config.fields import branches, fields_of, mapping_values
+from unipool_dist.config.roles import settings_of
 from unipool_dist.config.sections import Config
 from unipool_dist.errors import ConfigError
 
@@ -79,8 +80,9 @@ def as_number(text: str) -> float | str:
 
 
 def _is_dotted(name: str) -> bool:
+    """Return whether ``name`` has the form of a field's, which are in sections but for a few."""
     keys = name.split(".")
-    return len(keys) > 1 and all(keys)
+    return all(keys) and (len(keys) > 1 or name in settings_of(Config))
 
 
 def _annotation(name: str) -> Any:

@@ -6,10 +6,12 @@ vocabulary, is open there is an :class:`Outline`: enough for process groups and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from unipool_dist.config.deepspeed import ZeroSettings
 from unipool_dist.config.roles import InferenceToo, Io, Layout, Shape, Start
+from unipool_dist.config.run_stages import RunStages
 from unipool_dist.config.sections import (
     CheckpointSection,
     Config,
@@ -63,7 +65,11 @@ class RunPlan(RunSection):
 
 @dataclass(frozen=True)
 class Outline:
-    """A run on a number of processes, resolved but for the vocabulary."""
+    """A run on a number of processes, resolved but for the vocabulary.
+
+    Batch, sequences, corpus and learning rate are those of one stage of the run: the one that is trained next, unless
+    :meth:`at` was asked for another.
+    """
 
     config: Config
     """What run directories and checkpoints record: the configuration with these sizes filled in."""
@@ -80,6 +86,18 @@ class Outline:
     run: RunPlan
     grid: RankGrid
     pools: PoolMap
+    stages: RunStages
+    """All of the run."""
+
+    def at(self, step: int) -> Self:
+        """Return the plan for a step: that of its stage."""
+        stage = self.stages.at(step)
+        model = self.model.model_copy(update={"sequence_length": stage.sequence_length})
+        return replace(self, model=model, data=stage.data, optimizer=stage.optimizer, train=stage.train)
+
+    def with_longest_sequences(self) -> Self:
+        """Return the plan of the stage with the longest sequences, for which a model's positions have to reach."""
+        return self.at(max(self.stages.each, key=lambda stage: stage.sequence_length).first_step)
 
     @property
     def num_microbatches(self) -> int:
@@ -113,7 +131,7 @@ class Outline:
         filled = self.config.model.model_copy(update={"vocab_size": size})
         known = {name: value for name, value in vars(self).items() if name in self.__dataclass_fields__}
         known["config"] = self.config.model_copy(update={"model": filled})
-        known["model"] = ModelPlan.model_validate(filled.model_dump())
+        known["model"] = ModelPlan.model_validate(self.model.model_dump() | {"vocab_size": size})
         return Plan(**known)
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from unipool_dist.base.console import put
 from unipool_dist.config.fields import allowed, fields_of, is_section
-from unipool_dist.config.roles import Role, is_for_inference, role_of
+from unipool_dist.config.roles import Role, is_for_inference, may_change_by_stages, role_of
 from unipool_dist.config.sections import Config
 
 _INTRODUCTION = """\
@@ -47,7 +47,8 @@ Every field has a role: what it decides, and so what happens when it changes. On
 `fixed` field is refused, one of a `run` field is reported, and the others are free. Runs of an experiment that differ
 in other than `split`, `layout` and `io` fields are different runs. A report warns of runs of one variant that differ in
 other than `layout` and `io` fields and the seed. `inference` marks what may also be set for a trained model, by `eval`,
-`generate` and `probe`.
+`generate` and `probe`; `stages` what may change during a run, by an entry of `stages` or, where a resume would be
+refused, with `--allow` (docs/stages.md).
 
 | role | what it decides |
 |---|---|
@@ -63,6 +64,7 @@ def reference_markdown() -> str:
             parts.append(
                 f"## `{name}`\n\n{(section.__doc__ or '').strip().replace('``', '`')}\n\n{_table(section, name)}"
             )
+    parts.append(f"## Fields in no section\n\n{_table(Config, '')}")
     return "\n".join(parts)
 
 
@@ -72,9 +74,10 @@ def _table(section: type[BaseModel], prefix: str) -> str:
         if is_section(field.annotation):
             continue
         default = yaml.safe_dump(field.default, default_flow_style=True).removesuffix("...\n").strip()
+        uses = {"inference": is_for_inference(field), "stages": may_change_by_stages(field)}
         cells = (
-            f"`{prefix}.{name}`",
-            role_of(field).name.lower() + (", inference" if is_for_inference(field) else ""),
+            f"`{prefix}.{name}`" if prefix else f"`{name}`",
+            ", ".join([role_of(field).name.lower(), *(use for use, marked in uses.items() if marked)]),
             f"`{default}`",
             allowed(field.annotation, field.metadata),
             field.description or "",

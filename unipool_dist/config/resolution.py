@@ -5,12 +5,16 @@ Arithmetic, and the one look at the DeepSpeed file; runs before any process grou
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from unipool_dist.config.checks import check_dense, check_outline, check_pools
 from unipool_dist.config.deepspeed import read_deepspeed_config
 from unipool_dist.config.plan import ModelSizes, Outline, ParallelPlan, Plan, PoolPlan, RunPlan
+from unipool_dist.config.run_stages import RunStages
 from unipool_dist.config.sections import Config, ParallelSection, PoolSection
+from unipool_dist.config.staging import stage_configs
 from unipool_dist.config.values import MAX_PROCESSES
-from unipool_dist.errors import TopologyError
+from unipool_dist.errors import TopologyError, UnipoolError
 from unipool_dist.layout.pool_map import PoolMap
 from unipool_dist.layout.rank_grid import RankGrid
 
@@ -41,18 +45,38 @@ def resolve_model(config: Config) -> Plan:
     pool = config.pool.model_copy(update={"parallel_size": None, "stages_per_group": None})
     train = config.train.model_copy(update={"global_batch_size": config.train.micro_batch_size})
     optimizer = config.optimizer.model_copy(update={"deepspeed": None})
-    changes = {"pool": pool, "train": train, "optimizer": optimizer, "parallel": ParallelSection()}
+    changes = {"pool": pool, "train": train, "optimizer": optimizer, "parallel": ParallelSection(), "stages": []}
     return resolve(config.model_copy(update=changes), 1)
 
 
-def outline(config: Config, world_size: int) -> Outline:
+def outline(config: Config, world_size: int, *, from_step: int = 1) -> Outline:
     """Return ``config`` with every size but the vocabulary filled in for ``world_size`` processes.
 
+    Args:
+        from_step: the step that is trained next. Stages that end before it need not fit the layout.
+
     Raises:
-        ConfigError, TopologyError: as :func:`resolve`.
+        ConfigError, TopologyError: as :func:`resolve`, naming the stage if the run has several.
     """
     if world_size > MAX_PROCESSES:
         raise TopologyError(f"{world_size:,} processes are more than {MAX_PROCESSES:,}; lower parallel.pp, tp or dp")
+    every = stage_configs(config)
+    current = [number for number, (first_step, _) in enumerate(every) if first_step <= max(from_step, 1)][-1]
+    outlines = [_outline_of_stage(each, first_step, world_size) for first_step, each in every[current:]]
+    return replace(outlines[0], config=_filled(config, world_size), stages=RunStages.of(config))
+
+
+def _outline_of_stage(config: Config, first_step: int, world_size: int) -> Outline:
+    """Return the outline of a stage as if it were the whole run; ``config`` is its own."""
+    try:
+        return _outline(config, world_size)
+    except UnipoolError as error:
+        if first_step == 1:
+            raise
+        raise type(error)(f"the stage from step {first_step}: {error}") from None
+
+
+def _outline(config: Config, world_size: int) -> Outline:
     if config.pool.router == "none":
         check_dense(config.pool)
     filled = _filled(config, world_size)
@@ -78,6 +102,7 @@ def outline(config: Config, world_size: int) -> Outline:
         run=RunPlan.model_validate(config.run.model_dump() | {"watchdog_s": watchdog_s}),
         grid=grid,
         pools=pools,
+        stages=RunStages.of(config),
     )
 
 

@@ -52,9 +52,10 @@ class Role(Enum):
 
 
 class _Use(Enum):
-    """Marks a field that may also be set when a trained model is used: evaluation, generation, probes."""
+    """Marks of a field besides its role."""
 
-    FOR_INFERENCE = "for inference"
+    FOR_INFERENCE = "may also be set when a trained model is used: evaluation, generation, probes"
+    BY_STAGES = "may change between the stages of a run"
 
 
 Shape = Annotated[T, Role.SHAPE]
@@ -67,6 +68,8 @@ Layout = Annotated[T, Role.LAYOUT]
 Io = Annotated[T, Role.IO]
 InferenceToo = Annotated[T, _Use.FOR_INFERENCE]
 """Around a role: ``InferenceToo[Layout[Layers]]``."""
+ByStages = Annotated[T, _Use.BY_STAGES]
+"""Around a role: an entry of ``stages`` may change the field, and so may a resume with ``--allow``."""
 
 
 def role_of(field: FieldInfo) -> Role:
@@ -84,6 +87,11 @@ def role_of(field: FieldInfo) -> Role:
 def is_for_inference(field: FieldInfo) -> bool:
     """Return whether the field may be set when a trained model is used."""
     return _Use.FOR_INFERENCE in field.metadata
+
+
+def may_change_by_stages(field: FieldInfo) -> bool:
+    """Return whether an entry of ``stages``, or a resume that is allowed to, may change the field."""
+    return _Use.BY_STAGES in field.metadata
 
 
 def settings_of(schema: type[BaseModel]) -> dict[str, FieldInfo]:

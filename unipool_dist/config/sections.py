@@ -10,8 +10,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from unipool_dist.config.changes import StageChange
 from unipool_dist.config.fields import Flag, StepRange, UserCode
-from unipool_dist.config.roles import Eval, Fixed, InferenceToo, Io, Layout, Run, Shape, Split, Start
+from unipool_dist.config.roles import ByStages, Eval, Fixed, InferenceToo, Io, Layout, Run, Shape, Split, Start
 from unipool_dist.config.values import (
     Count,
     CountOrNone,
@@ -52,7 +53,7 @@ class ModelSection(Section):
         4, description="query heads; each is hidden_size / num_attention_heads wide"
     )
     num_query_groups: Shape[Width | None] = Field(None, description="key/value heads; null: num_attention_heads")
-    sequence_length: Shape[Tokens] = Field(256, description="tokens per sequence")
+    sequence_length: ByStages[Shape[Tokens]] = Field(256, description="tokens per sequence")
     vocab_size: Shape[Tokens | None] = Field(
         None, description="tokens in the vocabulary, padding included; null: the tokenizer's, padded"
     )
@@ -146,10 +147,12 @@ class ParallelSection(Section):
 class DataSection(Section):
     """Where the prepared corpus is and how its domains are mixed."""
 
-    path: InferenceToo[Io[PathText]] = Field(
+    path: ByStages[InferenceToo[Io[PathText]]] = Field(
         "data/default", description="directory written by `unipool-dist data prepare`"
     )
-    weights: Fixed[dict[str, Weight] | None] = Field(None, description="sampling weight per domain; null: by tokens")
+    weights: ByStages[Fixed[dict[str, Weight] | None]] = Field(
+        None, description="sampling weight per domain; null: by tokens"
+    )
     order: Fixed[DataOrder] = Field(
         "indexed",
         description="indexed: an index of all documents and samples is built and kept; computed: none is needed, and a "
@@ -164,8 +167,8 @@ class OptimizerSection(Section):
     name: Fixed[Literal["adamw", "sgd"] | UserCode] = Field(
         "adamw", description="update rule; module:Class: a ShardedOptimizer of your own"
     )
-    lr: Run[Positive] = Field(1e-3, description="learning rate after warm-up")
-    min_lr: Run[NonNegative] = Field(1e-4, description="learning rate at the last step, where it decays")
+    lr: ByStages[Run[Positive]] = Field(1e-3, description="learning rate after warm-up")
+    min_lr: ByStages[Run[NonNegative]] = Field(1e-4, description="learning rate at the last step, where it decays")
     router_lr_scale: Run[Positive] = Field(
         1.0, description="learning rate of the routers over that of the other parameters, at every step"
     )
@@ -196,8 +199,8 @@ class TrainSection(Section):
     """How long, how much at a time, and in which precision."""
 
     steps: Run[Count] = Field(100, description="optimizer steps of the whole run")
-    global_batch_size: Fixed[Count] = Field(16, description="sequences per step, all ranks")
-    micro_batch_size: InferenceToo[Split[Count]] = Field(
+    global_batch_size: ByStages[Fixed[Count]] = Field(16, description="sequences per step, all ranks")
+    micro_batch_size: ByStages[InferenceToo[Split[Count]]] = Field(
         4, description="sequences per micro-batch and data-parallel rank"
     )
     seed: Fixed[Seed] = Field(1234, description="of initial weights and of the order of the data")
@@ -276,3 +279,8 @@ class Config(Section):
     log: LogSection = LogSection()
     checkpoint: CheckpointSection = CheckpointSection()
     run: RunSection = RunSection()
+    stages: Run[list[StageChange]] = Field(
+        [],
+        description="stages after the first, in order: from_step, and by full name the fields that change with it "
+        "(docs/stages.md)",
+    )

@@ -22,6 +22,7 @@ from unipool_dist.errors import ConfigError
 
 _SECTIONS = {"model", "pool", "parallel", "data", "optimizer", "train", "log", "run"}
 """Sections of every version so far."""
+_NO_SECTIONS = {"stages"}
 ADDED: Mapping[str, Any] = MappingProxyType(
     {
         "model.family": "llama",
@@ -30,6 +31,7 @@ ADDED: Mapping[str, Any] = MappingProxyType(
         "optimizer.wsd_decay_steps": 10,
         "optimizer.wsd_decay": "linear",
         "data.order": "indexed",
+        "stages": [],
     }
 )
 """Fields that some checkpoints lack, with the value that the versions that wrote these worked with. A new field of a
@@ -47,7 +49,7 @@ def is_written_config(path: Path) -> bool:
         return (
             isinstance(values, dict)
             and values.keys() >= _SECTIONS
-            and all(isinstance(section, dict) for section in values.values())
+            and all(isinstance(section, dict) for name, section in values.items() if name not in _NO_SECTIONS)
             and yaml.safe_dump(values, sort_keys=False) == text
         )
     except (OSError, ValueError):

@@ -33,25 +33,26 @@ class Evaluation:
         self._groups, self._pipeline, self._callback = groups, pipeline, callback
         self._rows = plan.train.micro_batch_size
 
-    def run(self, domains: Mapping[str, Sequences], first: int = 0) -> dict[str, float]:
+    def run(self, domains: Mapping[str, Sequences], first: int = 0, rows: int | None = None) -> dict[str, float]:
         """Return the loss in nats per token for every domain; the same on every rank.
 
         Args:
             first: number, for callbacks, of the first sequence of each domain.
+            rows: sequences of a rank in a micro-batch; ``None``: ``train.micro_batch_size``.
 
         Collectives: for every domain those of a forward-only schedule; then one all-reduce over the world.
         """
         sums = torch.zeros(len(domains), 2, dtype=torch.float64, device=self._groups.device)
         for index, (name, sequences) in enumerate(domains.items()):
-            loss, count = self._sum(name, sequences, first)
+            loss, count = self._sum(name, sequences, first, rows or self._rows)
             if self._groups.tp_index == 0:
                 sums[index, 0], sums[index, 1] = loss, count
         dist.all_reduce(sums, group=self._groups.world)
         return {name: loss / max(count, 1.0) for name, (loss, count) in zip(domains, sums.tolist(), strict=True)}
 
-    def _sum(self, domain: str, sequences: Sequences, first: int) -> tuple[Tensor, Tensor]:
+    def _sum(self, domain: str, sequences: Sequences, first: int, rows: int) -> tuple[Tensor, Tensor]:
         """Return the summed token loss of this rank's rows and the number of tokens; 0 except on the last stage."""
-        numbers = self._numbers(len(sequences.tokens))
+        numbers = self._numbers(len(sequences.tokens), rows)
         batches = [self._batch(sequences, each) for each in numbers]
         loss, count = torch.zeros(2, device=self._groups.device).unbind()
 
@@ -67,9 +68,9 @@ class Evaluation:
         self._pipeline.forward(batches, add, begin)
         return loss, count
 
-    def _numbers(self, total: int) -> list[list[int]]:
+    def _numbers(self, total: int, rows: int) -> list[list[int]]:
         """Return for each micro-batch the numbers of this data-parallel rank's sequences, as many on each."""
-        dp, index, rows = self._groups.grid.dp, self._groups.dp_index, self._rows
+        dp, index = self._groups.grid.dp, self._groups.dp_index
         starts = range(index * rows, -(-total // (dp * rows)) * dp * rows, dp * rows)
         return [list(range(start, start + rows)) for start in starts]
 

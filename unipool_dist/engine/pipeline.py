@@ -64,35 +64,35 @@ class Pipeline:
     def __init__(self, plan: Plan, groups: ParallelGroups, model: PooledModel, callback: Callback = SILENT) -> None:
         self._groups, self._model, self._doing = groups, model, callback.doing
         self._stage, self._num_layers = groups.pp_index, len(model.layer_range)
-        self._shape = (
-            plan.model.sequence_length // plan.parallel.tp,
-            plan.train.micro_batch_size,
-            plan.model.hidden_size,
-        )
+        self._hidden_size = plan.model.hidden_size
         n = groups.grid.stages_per_group
         self._my_stages = slice(self._stage // n * n, self._stage // n * n + n)
         self._links = StageLinks(groups.pp, model.dtype, groups.device)
 
     def train(
-        self, checked: CheckedSchedule, batches: Sequence[StageBatch], *, num_loss_tokens: int, tokens_per_step: int
+        self, checked: CheckedSchedule, batches: Sequence[StageBatch], plan: Plan, *, num_loss_tokens: int
     ) -> tuple[Tensor, Tensor]:
         """Run forward and backward of all ``batches``, adding to the gradients.
 
         The loss of a micro-batch is its summed token loss over ``num_loss_tokens``, the tokens of the whole step, so
-        the gradient is exact however tokens are spread. ``tokens_per_step`` counts those without loss too.
+        the gradient is exact however tokens are spread.
+
+        Args:
+            plan: of the stage of the run that the batches are of; those of all ranks and micro-batches together have
+                ``tokens_per_step`` tokens, those without loss included.
 
         Returns:
             This rank's share of the step's loss (0 except on the last stage) and of its auxiliary loss; fp32 scalars.
         """
         loss, aux = torch.zeros(2, device=self._groups.device).unbind()
-        run = _Run(batches, self._shape)
+        run = _Run(batches, self._shape_between_stages(plan.train.micro_batch_size, plan.model.sequence_length))
         ticks = checked.schedule.ticks
         backward_tick = {work: number for number, work in checked.schedule.runs(self._stage, "backward")}
         for tick in ticks:
             if tick.forward:
                 work = self._begin(tick, "forward")
                 later = None if work is None else self._of_my_group(ticks[backward_tick[work]].backward)
-                turn = Turn(self._of_my_group(tick.forward), True, later, tokens_per_step)
+                turn = Turn(self._of_my_group(tick.forward), True, later, plan.tokens_per_step)
                 if work is not None:
                     micro_loss, micro_aux = self._forward(work, run, turn, num_loss_tokens)
                     loss, aux = loss + micro_loss, aux + micro_aux
@@ -115,12 +115,12 @@ class Pipeline:
 
         Args:
             batches: every one with ``tokens`` on every stage, of one shape [b, s], whatever the configuration's are;
-                s is a multiple of tp and at most ``model.sequence_length``.
+                s is a multiple of tp and at most the longest ``model.sequence_length`` of the run.
             use: called on the last stage with token losses [b, s], or where a batch has no ``labels``, with logits
                 [s, b, v / tp] (:meth:`unipool_dist.model.stage.Stage.forward`).
             begin: called on every stage before it runs a micro-batch.
         """
-        run = _Run(batches, self._shape_between_stages(batches[0]) if batches else self._shape)
+        run = _Run(batches, self._shape_of(batches[0]) if batches else ())
         for tick in check(forward_only(self._groups.grid.pp, len(batches))).schedule.ticks:
             work = self._begin(tick, "forward", note=" (forward only)")
             turn = Turn(self._of_my_group(tick.forward), training=False)
@@ -174,10 +174,13 @@ class Pipeline:
             assert kept.inputs.grad is not None
             run.made["backward", work] = kept.inputs.grad
 
-    def _shape_between_stages(self, batch: StageBatch) -> tuple[int, int, int]:
+    def _shape_of(self, batch: StageBatch) -> tuple[int, int, int]:
         assert batch.tokens is not None
         rows, length = batch.tokens.shape
-        return length // self._groups.grid.tp, rows, self._shape[2]
+        return self._shape_between_stages(rows, length)
+
+    def _shape_between_stages(self, rows: int, length: int) -> tuple[int, int, int]:
+        return length // self._groups.grid.tp, rows, self._hidden_size
 
     def _pass_on(self, tick: Tick, run: _Run) -> None:
         """Send what this stage has made for others, and take what they have made for it."""

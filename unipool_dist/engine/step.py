@@ -40,15 +40,15 @@ class TrainStep:
     def __init__(self, plan: Plan, groups: ParallelGroups, model: PooledModel, callback: Callback = SILENT) -> None:
         self._pools, self._bias_rate = plan.pools, plan.pool.balance.bias_rate
         self._groups, self._model, self._doing = groups, model, callback.doing
-        self.num_microbatches = plan.num_microbatches
-        self.schedule = training_schedule(plan.parallel.schedule, plan.parallel.pp, self.num_microbatches)
-        self._positions_per_step = plan.tokens_per_step
+        self._plan = plan
+        counts = {plan.at(stage.first_step).num_microbatches for stage in plan.stages.each}
+        self._schedules = {m: training_schedule(plan.parallel.schedule, plan.parallel.pp, m) for m in counts}
         self._gradients = GradientBuffers(model)
         self.optimizer = PooledOptimizer(plan, groups, model)
         self.pipeline = Pipeline(plan, groups, model, callback)
 
     def run(self, step: int, batches: Sequence[StageBatch]) -> StepResult:
-        """Train on ``batches``, this rank's micro-batches of step ``step``.
+        """Train on ``batches``, this rank's micro-batches of step ``step``, as many as its stage has.
 
         Collectives over the world, in this order: number of tokens; the schedule's; losses; gradients and their norm;
         the optimizer's; assignment counts.
@@ -59,9 +59,9 @@ class TrainStep:
         self._doing("counting tokens")
         num_loss_tokens = self._count_tokens(batches)
         self._gradients.zero()
-        losses = self.pipeline.train(
-            self.schedule, batches, num_loss_tokens=num_loss_tokens, tokens_per_step=self._positions_per_step
-        )
+        plan = self._plan.at(step)
+        schedule = self._schedules[plan.num_microbatches]
+        losses = self.pipeline.train(schedule, batches, plan, num_loss_tokens=num_loss_tokens)
         loss, aux_loss = self._sum_losses(*losses, step)
         self._doing("reducing gradients")
         self._gradients.sum_over_tensor_parallel(self._groups.tp)

@@ -22,13 +22,14 @@ from unipool_dist.model.assembly import PooledModel
 
 GetBatch = Callable[[int, int], StageBatch]
 """``(consumed_samples, microbatch) -> this rank's micro-batch``."""
+GetValidation = Callable[[int], Mapping[str, Sequences]]
+"""``step -> sequences by domain``, the same on every rank; those of the step's stage, or none."""
 
 
 class Trainer:
     """Trains ``model`` for ``train.steps`` steps.
 
     Args:
-        validation: sequences by domain, the same on every rank; may be empty.
         callback: called at the moments of :class:`~unipool_dist.engine.callback.Callback` between the first step and
             the last; beginning and end of the run are its owner's.
     """
@@ -39,14 +40,14 @@ class Trainer:
         groups: ParallelGroups,
         model: PooledModel,
         get_batch: GetBatch,
-        validation: Mapping[str, Sequences],
+        validation: GetValidation,
         callback: Callback = SILENT,
     ) -> None:
         self._plan, self._groups, self._model = plan, groups, model
         self._get_batch, self._validation, self._callback = get_batch, validation, callback
         self.step = TrainStep(plan, groups, model, callback)
         self._evaluation = Evaluation(plan, groups, self.step.pipeline, callback)
-        self._clock = _Clock(plan.tokens_per_step)
+        self._clock = _Clock()
         self._window = Window()
         self.last_step = 0
         """The last that is done."""
@@ -80,13 +81,13 @@ class Trainer:
         return None
 
     def _train(self, step: int) -> StepResult:
-        consumed = (step - 1) * self._plan.train.global_batch_size
+        plan, consumed = self._plan.at(step), self._plan.stages.samples(step - 1)
         self._callback.doing("beginning", step=step)
         self._callback.step_begins(step)
-        batches = [self._read(consumed, i) for i in range(self.step.num_microbatches)]
+        batches = [self._read(consumed, i) for i in range(plan.num_microbatches)]
         self._model.exchange.reset_traffic()
         result = self.step.run(step, batches)
-        self._clock.steps += 1
+        self._clock.add(plan.tokens_per_step)
         self._window.add(result)
         self._callback.step_done(step, result)
         return result
@@ -95,8 +96,9 @@ class Trainer:
         interval = self._plan.train.eval_interval
         due = interval > 0 and step % interval == 0 and not stopping
         # After the last step even on a stop: no resumed run would make up for it.
-        if self._validation and (due or last):
-            losses = self._evaluation.run(self._validation)
+        domains = self._validation(step) if due or last else {}
+        if domains:
+            losses = self._evaluation.run(domains, rows=self._plan.stages.at(step).train.micro_batch_size)
             if self._groups.rank == 0:
                 self._callback.validation(step, losses)
 
@@ -123,12 +125,11 @@ class Trainer:
         memory = torch.tensor(_peak_memory_bytes(self._groups.device), dtype=torch.int64, device=self._groups.device)
         dist.all_reduce(memory, op=dist.ReduceOp.MAX, group=self._groups.world)
         imbalance = self._rank_imbalance()
-        tokens = step * self._plan.tokens_per_step
         return {
             "step": step,
             **window.numbers(),
             "lr": lr,
-            "tokens": tokens,
+            "tokens": self._plan.stages.tokens(step),
             "tokens_per_s": tokens_per_s,
             "step_time_s": step_time_s,
             "memory_bytes": int(memory),
@@ -153,19 +154,23 @@ class Trainer:
 class _Clock:
     """Speed since the last report. Evaluation does not count as training time; waiting for a checkpoint does."""
 
-    def __init__(self, tokens_per_step: int) -> None:
-        self._tokens_per_step = tokens_per_step
+    def __init__(self) -> None:
+        self._steps, self._tokens = 0, 0
         self.start()
+
+    def add(self, tokens: int) -> None:
+        """Count a step of ``tokens`` tokens."""
+        self._steps, self._tokens = self._steps + 1, self._tokens + tokens
 
     def lap(self) -> tuple[float, float]:
         """Return tokens per second and seconds per step, and start again."""
-        seconds, steps = time.perf_counter() - self._started, self.steps
+        seconds, steps, tokens = time.perf_counter() - self._started, self._steps, self._tokens
         self.start()
-        return steps * self._tokens_per_step / seconds, seconds / steps
+        return tokens / seconds, seconds / steps
 
     def start(self) -> None:
         """Start from now."""
-        self._started, self.steps = time.perf_counter(), 0
+        self._started, self._steps, self._tokens = time.perf_counter(), 0, 0
 
     @contextmanager
     def stopped(self) -> Iterator[None]:

@@ -15,6 +15,8 @@ from unipool_dist.comm.agreement import failing_together
 from unipool_dist.comm.environment import Environment
 from unipool_dist.comm.groups import ParallelGroups, process_groups
 from unipool_dist.config.plan import Plan
+from unipool_dist.config.run_stages import RunStages
+from unipool_dist.config.staging import config_at
 from unipool_dist.data import Corpus
 from unipool_dist.engine.pipeline import Pipeline
 from unipool_dist.errors import CheckpointError, DataError
@@ -68,7 +70,7 @@ def opened_run(run_dir: Path, plan: Plan, environment: Environment, step: int | 
         yield OpenedRun(
             run_dir=run_dir,
             step=found.step,
-            tokens=found.progress.consumed_samples * plan.model.sequence_length,
+            tokens=RunStages.of(found.config).tokens(found.step),
             is_imported=found.progress.data.content_hash is None,
             plan=plan,
             corpus=corpus,
@@ -112,7 +114,7 @@ def _load(
 
 
 def _check(found: Found, plan: Plan, corpus: Corpus) -> None:
-    differences = shape_differences(found.config, plan.config)
+    differences = shape_differences(config_at(found.config, found.step), plan.config)
     if differences:
         raise CheckpointError(
             f"{found.folder} is of another model than the run's config.yaml:\n  "

@@ -23,6 +23,7 @@ from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.user_code import CODE_FOLDER_VARIABLE, user_files
 from unipool_dist.base.writing import replace_bytes, replace_text
 from unipool_dist.config import Config, config_text, named_code
+from unipool_dist.config.staging import with_corpora_at
 from unipool_dist.errors import ConfigError
 from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.run.own_files import CODE, USER_CODE
@@ -43,10 +44,9 @@ def freeze_config(run_dir: Path, config: Config) -> None:
             raise ConfigError(f"optimizer.deepspeed={optimizer.deepspeed} cannot be read: {error}") from None
         replace_bytes(files.deepspeed, content, mode=PRIVATE)
         optimizer = optimizer.model_copy(update={"deepspeed": str(files.deepspeed)})
-    frozen = config.model_copy(
+    frozen = with_corpora_at(config, lambda path: str(Path(path).absolute())).model_copy(
         update={
             "optimizer": optimizer,
-            "data": config.data.model_copy(update={"path": str(Path(config.data.path).absolute())}),
             "run": config.run.model_copy(update={"dir": str(run_dir)}),
         }
     )

@@ -18,7 +18,9 @@ from unipool_dist.base.printable import printable
 from unipool_dist.base.programs import shown
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.system_errors import at
+from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.config import Config, load_config
+from unipool_dist.config.staging import corpus_paths
 from unipool_dist.errors import ConfigError, UnipoolError
 from unipool_dist.jobs import slurm
 from unipool_dist.jobs.folder import Job, JobFolder
@@ -268,7 +270,7 @@ def _check(configs: Mapping[str, Config], request: Request) -> list[str]:
 def _check_mounts(configs: Mapping[str, Config]) -> None:
     """Refuse paths that a container's mounts, ``HOST:CONTAINER,HOST:CONTAINER``, cannot hold."""
     for config in configs.values():
-        for field, path in (("run.dir", config.run.dir), ("data.path", config.data.path)):
+        for field, path in (("run.dir", config.run.dir), *(("data.path", path) for path in corpus_paths(config))):
             if re.search("[,:]", path) or printable(path) != path:
                 raise ConfigError(
                     f"{field}={printable(path)} cannot be mounted in a container: choose a path without commas, colons "
@@ -279,10 +281,14 @@ def _check_mounts(configs: Mapping[str, Config]) -> None:
 def _check_layout(config: Config, request: Request) -> list[str]:
     fewest, most = request.resources.node_range
     per_node = request.resources.tasks_per_node
-    notes = []
+    notes, trained = [], max(CheckpointDirectory(Path(config.run.dir)).steps(), default=0)
     for count in range(most, fewest - 1, -1):
         layout = choose_layout(
-            config, [f"node {i}" for i in range(count)], per_node, whole_nodes=request.profile.launcher == "torchrun"
+            config,
+            [f"node {i}" for i in range(count)],
+            per_node,
+            whole_nodes=request.profile.launcher == "torchrun",
+            from_step=trained + 1,
         )
         if layout.num_tasks < count * per_node:
             notes.append(

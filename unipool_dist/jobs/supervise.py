@@ -85,7 +85,11 @@ class Supervisor:
             return self._give_up(refusal)
         profile = self._folder.profile()
         layout = choose_layout(
-            self._config, self._nodes, self._job.tasks_per_node, whole_nodes=profile.launcher == "torchrun"
+            self._config,
+            self._nodes,
+            self._job.tasks_per_node,
+            whole_nodes=profile.launcher == "torchrun",
+            from_step=self._newest_checkpoint() + 1,
         )
         self._environment = task_environment(os.environ, profile, layout, self._free_port())
         self._say(f"layout: {layout.describe()}")

@@ -28,11 +28,13 @@ class Layout:
         return f"{describe_layout(self.plan)} on {len(self.nodes)} node{plural}; {describe_owners(self.plan)}"
 
 
-def choose_layout(config: Config, nodes: Sequence[str], tasks_per_node: int, *, whole_nodes: bool = False) -> Layout:
+def choose_layout(
+    config: Config, nodes: Sequence[str], tasks_per_node: int, *, whole_nodes: bool = False, from_step: int = 1
+) -> Layout:
     """Choose the layout with the most tasks that ``nodes`` can hold; with ``parallel.dp: auto`` choose dp.
 
     Nodes are filled in their order, so those that are not needed are the last. ``whole_nodes``: every node that is
-    used has equally many tasks.
+    used has equally many tasks. ``from_step``: the step that is trained next; what is over need not fit.
 
     Raises:
         TopologyError, ConfigError: nothing fits; why the smallest layout does not.
@@ -46,7 +48,7 @@ def choose_layout(config: Config, nodes: Sequence[str], tasks_per_node: int, *, 
     refusal: UnipoolError | None = None
     for num_tasks in candidates:
         try:
-            plan = outline(config, num_tasks)
+            plan = outline(config, num_tasks, from_step=from_step)
         except UnipoolError as error:
             refusal = error
             continue

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unipool_dist.base.credentials import KEY, new_key
 from unipool_dist.base.run_directory import RunDirectory
+from unipool_dist.config.staging import corpus_paths
 from unipool_dist.jobs.folder import JobFolder
 from unipool_dist.jobs.profile import Profile
 from unipool_dist.jobs.task_layout import Layout
@@ -70,7 +71,7 @@ def _command(folder: JobFolder, layout: Layout, arguments: list[str]) -> list[st
         launcher = [str(folder.files.launchers / "torchrun.sh"), "--nproc", str(per_node)]
     # Which srun takes from sbatch depends on its version, and with a range of nodes sbatch was given another number.
     srun.append(f"--cpus-per-task={(profile.cpus_per_task or 1) * (1 if profile.launcher == 'srun' else per_node)}")
-    folders = [str(folder.run_dir), layout.plan.data.path]
+    folders = [str(folder.run_dir), *corpus_paths(layout.plan.config)]
     return [*srun, *profile.srun, *_inside(profile, folder, folders, [*launcher, *arguments])]
 
 

@@ -92,6 +92,7 @@ def build_model(plan: Plan, groups: ParallelGroups, *, draw: bool = True) -> Poo
     Args:
         draw: whether weights get their initial values; if not, they are undefined until a checkpoint is loaded.
     """
+    plan = plan.with_longest_sequences()
     family = family_of(plan)
     tensors = family.inventory(plan)
     dtype = DTYPES[plan.train.dtype]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from unipool_dist.base.printable import printable
 from unipool_dist.base.writing import replace_bytes
 from unipool_dist.observe.files import FIGURE_METADATA
+from unipool_dist.observe.token_scale import TokenScale
 from unipool_dist.observe.usage import Counts, summarize
 
 SMOOTH_FROM_STEPS = 60  # a curve of fewer points is readable as it is
@@ -34,7 +34,10 @@ class LossCurves:
     train: tuple[list[int], list[float]] = field(default_factory=lambda: ([], []))
     validation: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     unigram_entropy: dict[str, float] = field(default_factory=dict)
-    tokens_per_step: float | None = None
+    tokens: list[int] = field(default_factory=list)
+    """Tokens seen at each point of ``train``; may be empty."""
+    stages: list[int] = field(default_factory=list)
+    """First steps of stages of the run, the first stage's excepted."""
     train_max: list[float] = field(default_factory=list)
     """For each training loss the highest of its window; for a record of one step that loss itself. May be empty."""
 
@@ -79,6 +82,10 @@ def loss_figure(curves: LossCurves, run_name: str) -> Figure:
         axes.plot(at, values, marker="o", markersize=4.5, color=colour, label=f"validation: {domain}", zorder=3)
         if domain in curves.unigram_entropy:
             axes.axhline(curves.unigram_entropy[domain], color=colour, linestyle="--", linewidth=1.1, zorder=0)
+    for number, step in enumerate(curves.stages):
+        line = axes.axvline(step - 0.5, color="0.35", linestyle=":", linewidth=1.1, zorder=0)
+        if number == 0:
+            line.set_label("a stage begins")
     handles = axes.get_legend_handles_labels()[0]
     if curves.unigram_entropy.keys() & curves.validation.keys():
         handles.append(Line2D([], [], color="0.4", linestyle="--", label="unigram entropy\n(same colour)"))
@@ -89,10 +96,9 @@ def loss_figure(curves: LossCurves, run_name: str) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.margins(x=0.015)
     axes.grid(alpha=0.25)
-    if curves.tokens_per_step:
-        millions = curves.tokens_per_step / 1e6
-        there, back = partial(np.multiply, millions), partial(np.multiply, 1 / millions)
-        top = axes.secondary_xaxis("top", functions=(there, back))
+    scale = TokenScale.of(steps, curves.tokens) if curves.tokens else None
+    if scale is not None:
+        top = axes.secondary_xaxis("top", functions=(scale.millions, scale.steps))
         top.set_xlabel("tokens seen (millions)", fontsize=9)
         top.tick_params(labelsize=8)
     return figure

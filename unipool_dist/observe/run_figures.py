@@ -58,8 +58,10 @@ def collect_losses(records: list[dict[str, Any]]) -> LossCurves:
             curves.train[0].append(record["step"])
             curves.train[1].append(record["loss"])
             curves.train_max.append(record.get("loss_max", record["loss"]))
-            if record["step"] > 0:
-                curves.tokens_per_step = record["tokens"] / record["step"]
+            curves.tokens.append(record["tokens"])
+            begun = record.get("stage_from_step", 1)
+            if begun > 1 and begun not in curves.stages:
+                curves.stages.append(begun)
     return curves
 
 

@@ -38,13 +38,14 @@ class Speed(Callback):
 
     def run_begins(self, run: RunInfo) -> None:
         self._steps, self._num_devices = run.plan.train.steps, run.groups.grid.world_size
-        self._flops_per_token = training_flops(run.plan)
+        self._plan = run.plan
         device = run.groups.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self._peak = peak_flops(name, run.plan.train.dtype)
 
     def extend_record(self, record: dict[str, float | int], assignments: Tensor) -> None:
-        flops = record["tokens_per_s"] * self._flops_per_token / self._num_devices
+        # Of a window across the border of two stages, as if all of it were in the later one.
+        flops = record["tokens_per_s"] * training_flops(self._plan.at(int(record["step"]))) / self._num_devices
         record["tflops_per_device"] = flops / 1e12
         if self._peak is not None:
             record["mfu"] = flops / self._peak

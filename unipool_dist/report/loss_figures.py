@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from unipool_dist.base.printable import printable
 from unipool_dist.observe.figures import SMOOTH_FROM_STEPS, running_mean
+from unipool_dist.observe.token_scale import TokenScale
 from unipool_dist.observe.usage import Counts, Floats
 from unipool_dist.report import text
 from unipool_dist.report.pictures import WIDTH, Findings, Picture, extremes, label_ends
@@ -189,10 +189,10 @@ def _draw(
     axes: Axes, findings: Findings, curves: dict[str, Curves], label: str, *, zero: bool = False, markers: bool = False
 ) -> None:
     lows, highs, last = [], [], 0.0
-    scale = _scale(findings)
+    scales = _scales_apart(findings)
     for name, curve in curves.items():
         style = findings.styles[name]
-        at = curve.at * scale.get(name, 1.0)
+        at = scales[name].millions(curve.at) if name in scales else curve.at
         axes.fill_between(at, curve.low, curve.high, color=style.colour, alpha=0.16, linewidth=0)
         axes.plot(
             at,
@@ -215,7 +215,7 @@ def _draw(
     room = 0.05 * (max(highs) - min(lows)) or 0.05
     axes.set_ylim(min(lows) - room, max(highs) + room)
     axes.set_xlim(0, last)
-    axes.set_xlabel("tokens seen (millions)" if scale else "training step")
+    axes.set_xlabel("tokens seen (millions)" if scales else "training step")
     axes.set_ylabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.grid(alpha=0.25)
@@ -226,28 +226,28 @@ def _draw(
 
 def _tokens_above(axes: Axes, findings: Findings) -> None:
     """Add a second axis in tokens, unless the first is in tokens already."""
-    per_step = _tokens_per_step(findings)
-    if len(set(per_step.values())) != 1:
+    scales = set(_token_scales(findings).values())
+    if len(scales) != 1:
         return
-    millions = next(iter(per_step.values())) / 1e6
-    there, back = partial(np.multiply, millions), partial(np.multiply, 1 / millions)
-    top = axes.secondary_xaxis("top", functions=(there, back))
+    (scale,) = scales
+    top = axes.secondary_xaxis("top", functions=(scale.millions, scale.steps))
     top.set_xlabel("tokens seen (millions)", fontsize=9)
     top.tick_params(labelsize=8)
 
 
-def _scale(findings: Findings) -> dict[str, float]:
-    """Return the millions of tokens per step of each variant; empty if equal, so that steps are comparable."""
-    per_step = _tokens_per_step(findings)
-    return {name: tokens / 1e6 for name, tokens in per_step.items()} if len(set(per_step.values())) > 1 else {}
+def _scales_apart(findings: Findings) -> dict[str, TokenScale]:
+    """Return the tokens that each variant has seen at a step; empty if equal, so that steps are comparable."""
+    scales = _token_scales(findings)
+    return scales if len(set(scales.values())) > 1 else {}
 
 
-def _tokens_per_step(findings: Findings) -> dict[str, float]:
-    return {run.variant: run.tokens[-1] / run.steps[-1] for run in findings.runs if run.steps}
+def _token_scales(findings: Findings) -> dict[str, TokenScale]:
+    scales = {run.variant: TokenScale.of(run.steps, run.tokens) for run in findings.runs}
+    return {name: scale for name, scale in scales.items() if scale is not None}
 
 
 def _against(findings: Findings) -> str:
-    return "tokens seen" if _scale(findings) else "training step"
+    return "tokens seen" if _scales_apart(findings) else "training step"
 
 
 def _smoothed(run: Run) -> tuple[list[int], list[float]]:
@@ -278,7 +278,7 @@ def _together(runs: list[tuple[list[int], list[float]]]) -> Curves | None:
 def _differences(findings: Findings, smoothed: dict[str, list[tuple[list[int], list[float]]]]) -> dict[str, Curves]:
     """Return the curves of every variant but the baseline, over the seeds that both have."""
     baseline = findings.experiment.baseline
-    if baseline not in smoothed or _scale(findings):
+    if baseline not in smoothed or _scales_apart(findings):
         return {}
     assert baseline is not None
     base = {run.seed: dict(zip(*curve, strict=True)) for run, curve in _with_runs(findings, smoothed, baseline)}

@@ -11,6 +11,7 @@ from typing import Any
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.config import Config, resolve_model
 from unipool_dist.config.roles import flat, role_of, settings_of
+from unipool_dist.config.staging import config_at
 from unipool_dist.errors import UnipoolError
 from unipool_dist.planning.parameters import count_parameters
 from unipool_dist.report.runs import Run
@@ -198,8 +199,9 @@ def _warnings(experiment: Experiment, runs: list[Run]) -> list[str]:
     for run in runs:
         if run.config is None or not run.is_finished:
             continue
-        fields = _fields(run.config)
-        path = run.config.data.path
+        at_the_end = flat(config_at(run.config, run.config.train.steps))
+        fields = _fields(run.config) | {name: at_the_end[name] for name in _OF_THE_TEXT}
+        path = at_the_end["data.path"]
         fields["data.path"] = path if run.corpus is None else path_of.setdefault(run.corpus, path)
         differing = [name for name, value in first.setdefault(run.variant, fields).items() if fields[name] != value]
         if differing:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.config.describe import describe_layout, describe_model, describe_owners
 from unipool_dist.config.plan import Plan
-from unipool_dist.data import SampleDataset, micro_batch
+from unipool_dist.data import SampleDataset, micro_batch, validation_sequences
+from unipool_dist.data.corpora import Corpora
 from unipool_dist.data.device_copy import Arriving, DeviceCopies
 from unipool_dist.data.read_ahead import ReadAhead, Request
+from unipool_dist.engine.evaluate import Sequences
 from unipool_dist.engine.pipeline import StageBatch
 
 _MOST_AHEAD = 64
@@ -24,7 +28,8 @@ class BatchSource:
         self._dataset, self._plan, self._groups = dataset, plan, groups
         self._reads = groups.is_first_stage or groups.is_last_stage
         self._copies = DeviceCopies(groups.device)
-        self._ahead = ReadAhead(self._read, self._following, min(plan.num_microbatches, _MOST_AHEAD))
+        most = max(plan.at(stage.first_step).num_microbatches for stage in plan.stages.each)
+        self._ahead = ReadAhead(self._read, self._following, min(most, _MOST_AHEAD))
 
     def __call__(self, consumed_samples: int, microbatch: int) -> StageBatch:
         """Return this rank's micro-batch of the step that begins after ``consumed_samples``, on its device.
@@ -46,17 +51,37 @@ class BatchSource:
             self._dataset,
             consumed_samples=consumed_samples,
             microbatch=microbatch,
-            micro_batch_size=self._plan.train.micro_batch_size,
+            micro_batch_size=self._plan.stages.of_sample(consumed_samples).train.micro_batch_size,
             dp_rank=self._groups.dp_index,
             dp_size=self._groups.grid.dp,
         )
         return self._copies.send(batch)
 
     def _following(self, consumed_samples: int, microbatch: int) -> Request | None:
-        if microbatch + 1 < self._plan.num_microbatches:
+        stage = self._plan.stages.of_sample(consumed_samples)
+        if microbatch + 1 < self._plan.at(stage.first_step).num_microbatches:
             return consumed_samples, microbatch + 1
-        train, consumed = self._plan.train, consumed_samples + self._plan.train.global_batch_size
-        return (consumed, 0) if consumed < train.steps * train.global_batch_size else None
+        consumed = consumed_samples + stage.train.global_batch_size
+        return (consumed, 0) if consumed < self._plan.stages.samples(stage.train.steps) else None
+
+
+class ValidationByStage:
+    """The validation sequences of each stage, of its corpus and length; read when first wanted."""
+
+    def __init__(self, corpora: Corpora) -> None:
+        self._corpora = corpora
+        self._read: dict[tuple[str, int], dict[str, Sequences]] = {}
+
+    def at(self, step: int) -> Mapping[str, Sequences]:
+        """Return the sequences by domain for a step; none with ``train.eval_sequences`` 0."""
+        stage, corpus = self._corpora.stages.at(step), self._corpora.at(step)
+        length, count = stage.sequence_length, stage.train.eval_sequences
+        key = (stage.data.path, length)
+        if key not in self._read:
+            self._read = {key: {}}  # those of earlier stages are not wanted again
+            for name in corpus.domains if count else ():
+                self._read[key][name] = validation_sequences(corpus, name, sequence_length=length, count=count)
+        return self._read[key]
 
 
 def describe(plan: Plan, groups: ParallelGroups) -> str:

@@ -13,6 +13,7 @@ from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.config import Config, dump_config
 from unipool_dist.errors import ConfigError
 from unipool_dist.run.own_files import is_mark, things_of_a_run
+from unipool_dist.run.start import Start
 
 
 def check_run_dir(path: Path, *, overwrite: bool, resume: bool, must_resume: bool = False) -> None:
@@ -47,6 +48,13 @@ def check_run_dir(path: Path, *, overwrite: bool, resume: bool, must_resume: boo
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"run.dir={path} cannot be made: {error}; choose a directory that can be written") from None
+
+
+def next_step(path: Path, start: Start) -> int:
+    """Return the step that a run in ``path`` trains next, as far as the names of its checkpoints tell."""
+    if start.from_step is not None:
+        return start.from_step + 1
+    return max(CheckpointDirectory(path).steps(), default=0) + 1 if start.resume else 1
 
 
 def in_the_way(path: Path, *, resume: bool) -> list[Path]:

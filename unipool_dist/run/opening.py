@@ -8,8 +8,9 @@ from unipool_dist.base.console import say
 from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.resume import Found
 from unipool_dist.comm.environment import Environment
+from unipool_dist.config import Config
 from unipool_dist.config.plan import Plan
-from unipool_dist.data import Corpus
+from unipool_dist.data.corpora import Corpora
 from unipool_dist.resilience.handover import Handover
 from unipool_dist.run.beginning import begin_run_dir, check_run_dir, continue_run_dir
 from unipool_dist.run.heartbeat import Heartbeat, read_heartbeat
@@ -44,16 +45,21 @@ class OpenedDirectory:
         handover.settle()
         self.checkpoints.clean_up()
 
-    def begin(self, found: Found | None, corpus: Corpus) -> None:
-        """Make the directory this run's, which resumes from ``found``; only now is anything in it changed."""
+    def begin(self, found: Found | None, config: Config, corpora: Corpora) -> None:
+        """Make the directory this run's, which resumes from ``found``; only now is anything in it changed.
+
+        Args:
+            config: resolved; with the stages that the run has had.
+        """
         self._before = read_heartbeat(self.path)  # which begin_run_dir removes
-        entropy = {name: domain.unigram_entropy for name, domain in corpus.domains.items()}
+        domains = {name: domain for corpus in corpora.by_path.values() for name, domain in corpus.domains.items()}
+        entropy = {name: domain.unigram_entropy for name, domain in domains.items()}
         if found is None:
             if self._start.resume:
                 say(f"no checkpoint in {self.path}: starting at step 1")
-            begin_run_dir(self.path, self._plan.config, entropy, same_run=self._start.resume)
+            begin_run_dir(self.path, config, entropy, same_run=self._start.resume)
             return
-        continue_run_dir(self.path, self._plan.config, entropy)
+        continue_run_dir(self.path, config, entropy)
         for step in (step for step in self.checkpoints.steps() if step > found.step):
             reason = "damaged" if step in found.damaged else "superseded"
             say(f"moved aside: {self.checkpoints.set_aside(step, reason)}")

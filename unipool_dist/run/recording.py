@@ -11,8 +11,10 @@ from unipool_dist.base.console import say
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.stopping import Stop
 from unipool_dist.base.system_errors import explained
+from unipool_dist.config.describe import describe_change
 from unipool_dist.config.plan import Plan
 from unipool_dist.data import Corpus
+from unipool_dist.data.corpora import Corpora
 from unipool_dist.engine.callback import Callback, Record, RunInfo, SaveReport
 from unipool_dist.errors import UnipoolError
 from unipool_dist.observe.lines import checkpoint_line, train_line, validation_line
@@ -31,12 +33,14 @@ def open_sinks(start: SinkStart) -> list[Sink]:
 class Recording(Callback):
     """Hands the numbers of a run to sinks. Of a dense model, where nothing is chosen, expert usage is left out."""
 
-    def __init__(self, plan: Plan, corpus: Corpus, sinks: Sequence[Sink]) -> None:
-        self._corpus, self._sinks = corpus, sinks
+    def __init__(self, plan: Plan, corpora: Corpora, sinks: Sequence[Sink]) -> None:
+        self._plan, self._corpora, self._sinks = plan, corpora, sinks
         self._is_dense = plan.pool.router == "none"
         self._num_pools = plan.pools.num_pools
 
     def extend_record(self, record: dict[str, float | int], assignments: Tensor) -> None:
+        if len(self._plan.stages.each) > 1:
+            record["stage_from_step"] = self._plan.stages.at(int(record["step"])).first_step
         if self._is_dense:
             return
         usage = summarize(spread_over_pools(assignments.numpy(), self._num_pools), self._num_pools)
@@ -55,7 +59,7 @@ class Recording(Callback):
                 sink.usage(int(record["step"]), counts, self._num_pools)
 
     def validation(self, step: int, losses: Mapping[str, float]) -> None:
-        bits = bits_per_byte(self._corpus, losses)
+        bits = bits_per_byte(self._corpora.at(step), losses)
         for sink in self._sinks:
             sink.validation(step, losses, bits)
 
@@ -82,20 +86,25 @@ class Console(Callback):
     Added after :class:`Recording`, whose files the figures are drawn from.
     """
 
-    def __init__(self, corpus: Corpus) -> None:
-        self._corpus = corpus
+    def __init__(self, corpora: Corpora) -> None:
+        self._corpora = corpora
 
     def run_begins(self, run: RunInfo) -> None:
         self._plan, self._dir = run.plan, run.run_dir
         self._steps = run.plan.train.steps
 
+    def step_begins(self, step: int) -> None:
+        if step > 1 and self._plan.stages.at(step).first_step == step:
+            say(f"stage from step {step}: {describe_change(self._plan, step)}")
+
     def record(self, record: Record, assignments: Tensor) -> None:
         say(train_line(record, self._steps, maxima=self._plan.log.interval > 1))
 
     def validation(self, step: int, losses: Mapping[str, float]) -> None:
-        bits = bits_per_byte(self._corpus, losses)
+        corpus = self._corpora.at(step)
+        bits = bits_per_byte(corpus, losses)
         for name, loss in losses.items():
-            entropy = self._corpus.domains[name].unigram_entropy
+            entropy = corpus.domains[name].unigram_entropy
             say(validation_line(step, self._steps, name, loss, bits[name], entropy))
 
     def save_done(self, report: SaveReport) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,9 +26,11 @@ from unipool_dist.comm.groups import ParallelGroups, process_groups
 from unipool_dist.config import Config, outline
 from unipool_dist.config.effects import settings_without_effect
 from unipool_dist.config.plan import Outline, Plan
-from unipool_dist.data import Corpus, Segment, extended, training_data, validation_sequences
+from unipool_dist.config.staging import continued
+from unipool_dist.data import training_data
+from unipool_dist.data.corpora import Corpora
+from unipool_dist.data.draws import drawn, segments_of
 from unipool_dist.engine.callback import Callback, Callbacks, RunInfo
-from unipool_dist.engine.evaluate import Sequences
 from unipool_dist.engine.trainer import Trainer
 from unipool_dist.model.assembly import PooledModel, build_model
 from unipool_dist.observe.memory_snapshot import MemorySnapshot
@@ -40,7 +43,8 @@ from unipool_dist.resilience.handover import Handover
 from unipool_dist.resilience.signals import StopSignals
 from unipool_dist.resilience.stop import StopRequest
 from unipool_dist.resilience.watchdog import Watchdog
-from unipool_dist.run.assembly import BatchSource, describe
+from unipool_dist.run.assembly import BatchSource, ValidationByStage, describe
+from unipool_dist.run.beginning import next_step
 from unipool_dist.run.callbacks import CALLBACKS, Heartbeat, Stopping
 from unipool_dist.run.fitting import check_rank_fits
 from unipool_dist.run.opening import OpenedDirectory
@@ -67,7 +71,7 @@ def train_session(
     Raises:
         UnipoolError: anything that the user has to deal with.
     """
-    known = outline(config, environment.world_size)
+    known = outline(config, environment.world_size, from_step=next_step(Path(config.run.dir), start))
     with _watchdog(known, environment, signals) as watchdog, process_groups(known, environment) as groups:
         watchdog.watch(groups.by_name(), cpu_counts=groups.device.type == "cpu")
         # The save of an interval may begin just before time is up, and the last one waits for it.
@@ -75,14 +79,14 @@ def train_session(
         handover = Handover(Path(known.run.dir), environment.job_id, environment.restarts) if groups.rank == 0 else None
         stop = StopRequest(signals, deadline, groups.world, groups.device, handover)
         with failing_together("opening corpus and callbacks"):
-            corpus = Corpus.open(known.data.path, verify="size")
-            plan = known.with_vocabulary(corpus.vocab_size)
-            check_rank_fits(plan, corpus, stage=groups.pp_index, device_bytes=_device_bytes(groups.device))
+            corpora = Corpora.open(known, from_step=next_step(Path(known.run.dir), start))
+            plan = _with_text(known, corpora)
+            check_rank_fits(plan, corpora, stage=groups.pp_index, device_bytes=_device_bytes(groups.device))
             named = [CALLBACKS[name]() for name in plan.log.callbacks]
         for setting in settings_without_effect(config) if groups.rank == 0 else ():
             say(f"warning: {setting}", err=True)
         every = Callbacks([watchdog, Stopping(stop, deadline), Tracing(), MemorySnapshot(), *callbacks, *named])
-        session = _Session(plan, groups, corpus, every, deadline, environment, start)
+        session = _Session(plan, groups, corpora, every, deadline, environment, start)
         reason = session.run()
         watchdog.doing("ending", slow=True)
         signals.ignore_from_now()  # before the barrier at the end of the groups, see there
@@ -113,7 +117,8 @@ class _Ready:
     """All that is needed to train from where the run is."""
 
     found: Found | None
-    data: DataIdentity
+    segments: tuple[int, ...]
+    """Sample counts of what is drawn of the training data."""
     model: PooledModel
     batches: BatchSource
     trainer: Trainer
@@ -125,7 +130,7 @@ class _Session:
         self,
         plan: Plan,
         groups: ParallelGroups,
-        corpus: Corpus,
+        corpora: Corpora,
         callbacks: Callbacks,
         deadline: Deadline,
         environment: Environment,
@@ -133,7 +138,9 @@ class _Session:
     ) -> None:
         self._environment = environment
         self._callbacks, self._doing = callbacks, callbacks.doing
-        self._plan, self._groups, self._corpus, self._deadline = plan, groups, corpus, deadline
+        self._plan, self._groups, self._corpora, self._deadline = plan, groups, corpora, deadline
+        self._asked = plan
+        """What the user's configuration says; :attr:`_plan` may have stages of the run's past."""
         self._start, self._opened = start, OpenedDirectory(plan, start)
         self.step = 0
         """The last step that is done."""
@@ -157,7 +164,7 @@ class _Session:
 
     def _get_ready(self, damaged: Mapping[int, str]) -> _Ready | None:
         """Build everything and load the state to resume from; return ``None`` if the run is finished already."""
-        plan, groups = self._plan, self._groups
+        groups = self._groups
         found = None
         if self._start.resume:
             self._doing("looking for a checkpoint", slow=True)
@@ -165,30 +172,30 @@ class _Session:
                 self._opened.checkpoints,
                 groups.storage,
                 from_step=self._start.from_step,
-                verify=plan.checkpoint.verify,
+                verify=self._plan.checkpoint.verify,
                 damaged=damaged,
             )
-        data = self._data_identity(found)
         if found is not None:
-            self._check(found, data)
-            if found.step >= plan.train.steps:
+            self._continue(found)
+            if found.step >= self._plan.train.steps:
                 found.verification.confirm()
                 self._say(f"run.dir={self._opened.path} is finished: its checkpoint is of step {found.step}")
                 return None
+        plan = self._plan
+        consumed = found.progress.consumed_samples if found else 0
+        segments = drawn(found.progress.data.segments if found else (), plan, consumed)
         self._doing("building the model", slow=True)
         model = build_model(plan, groups, draw=found is None)
         dataset = training_data(
-            [
-                Segment(self._corpus, num_samples, plan.model.sequence_length, plan.data.weights, plan.data.order)
-                for num_samples in data.segments
-            ],
+            segments_of(segments, self._corpora),
             seed=plan.train.seed,
             spare_dir=RunDirectory(self._opened.path).cache,  # seen by all nodes, unlike /tmp
-            consumed_samples=found.progress.consumed_samples if found else 0,
+            consumed_samples=consumed,
             group=groups.storage,
         )
         batches = BatchSource(dataset, plan, groups)
-        trainer = Trainer(plan, groups, model, batches, self._validation_sequences(), self._callbacks)
+        validation = ValidationByStage(self._corpora)
+        trainer = Trainer(plan, groups, model, batches, validation.at, self._callbacks)
         state = TrainingState(groups, model, trainer.step.optimizer)
         seed_generators(plan.train.seed)
         if found is not None:
@@ -198,14 +205,15 @@ class _Session:
             except DamagedError:
                 trainer.step.optimizer.close()
                 raise
-        return _Ready(found, data, model, batches, trainer, state)
+        return _Ready(found, segments, model, batches, trainer, state)
 
     def _train(self, ready: _Ready) -> Stop | None:
         """Return why the run was stopped, or ``None`` if it is finished."""
         self._doing("beginning", slow=True)
         recording = self._begin(ready.found)
         checkpoints = self._opened.checkpoints
-        saver = Saver(self._plan.config, self._groups, ready.state, checkpoints, ready.data, self._callbacks)
+        data = partial(_identity, self._corpora, segments=ready.segments)
+        saver = Saver(self._plan, self._groups, ready.state, checkpoints, data, self._callbacks)
         for callback in (
             *self._placing(ready),
             saver,
@@ -246,26 +254,31 @@ class _Session:
             self._doing("verifying the corpus", slow=True)
             on_rank_0(
                 f"verifying data.path={self._plan.data.path}",
-                lambda: Corpus.open(self._plan.data.path, verify="hash"),
+                lambda: Corpora.open(self._plan, verify="hash"),
                 self._groups.storage,
             )
 
-    def _data_identity(self, found: Found | None) -> DataIdentity:
-        train = self._plan.train
-        segments = found.progress.data.segments if found else ()
-        return DataIdentity(
-            tokenizer_hash=self._corpus.tokenizer_hash,
-            content_hash=self._corpus.content_hash,
-            segments=extended(segments, train.steps * train.global_batch_size, self._plan.data.order),
-        )
+    def _continue(self, found: Found) -> None:
+        """Make the plan that of a run that continues from ``found``; print what was found and what changes.
 
-    def _check(self, found: Found, data: DataIdentity) -> None:
-        """Print what was found and what changes; raise if the run cannot resume from it."""
-        changes = check_compatible(found.config, found.progress.data, self._plan.config, data)
-        for step, fault in found.damaged.items():
-            self._say(f"warning: the checkpoint of step {step} is damaged and passed over: {fault}", err=True)
+        Raises:
+            UnipoolError: the run cannot resume from it.
+        """
+        step, saved, asked = found.step, found.progress.data, self._asked.config
+        now = _identity(Corpora.open(self._asked, from_step=step + 1), step + 1)
+        if self._asked.stages.at(step).data.path != self._asked.stages.at(step + 1).data.path:
+            now = now.model_copy(update={"content_hash": saved.content_hash})  # a stage with another text begins
+        changes = check_compatible(found.config, saved, asked, now, step=step, allowed=self._start.allow)
+        for newer, fault in found.damaged.items():
+            self._say(f"warning: the checkpoint of step {newer} is damaged and passed over: {fault}", err=True)
         for change in changes:
             self._say(f"note: {change}", err=True)
+        if saved.content_hash is not None:
+            other_text = saved.content_hash != now.content_hash
+            config = continued(found.config, asked, step, other_text=other_text)
+            known = outline(config, self._groups.grid.world_size, from_step=step + 1)
+            self._corpora = Corpora.open(known, from_step=step + 1)
+            self._plan = _with_text(known, self._corpora)
 
     def _begin(self, found: Found | None) -> list[Callback]:
         """Make the run directory this run's. Return the callbacks of rank 0. Collectives: agreement over the world."""
@@ -273,19 +286,23 @@ class _Session:
         with failing_together(f"preparing run.dir={opened.path}"):
             if self._groups.rank != 0:
                 return []
-            opened.begin(found, self._corpus)
+            opened.begin(found, plan.config, self._corpora)
             sinks = open_sinks(SinkStart(opened.path, plan.config, found.step if found else None))
             say(describe(plan, self._groups))
             opened.say_where_it_resumes(found)
-            return [Recording(plan, self._corpus, sinks), Speed(), Heartbeat(), Console(self._corpus)]
-
-    def _validation_sequences(self) -> dict[str, Sequences]:
-        train, length = self._plan.train, self._plan.model.sequence_length
-        return {
-            name: validation_sequences(self._corpus, name, sequence_length=length, count=train.eval_sequences)
-            for name in (self._corpus.domains if train.eval_sequences else ())
-        }
+            return [Recording(plan, self._corpora, sinks), Speed(), Heartbeat(), Console(self._corpora)]
 
     def _say(self, line: str, *, err: bool = False) -> None:
         if self._groups.rank == 0:
             say(line, err=err)
+
+
+def _identity(corpora: Corpora, step: int, segments: tuple[int, ...] = ()) -> DataIdentity:
+    """Return what a run trains on at ``step``."""
+    corpus = corpora.at(step)
+    return DataIdentity(tokenizer_hash=corpus.tokenizer_hash, content_hash=corpus.content_hash, segments=segments)
+
+
+def _with_text(known: Outline, corpora: Corpora) -> Plan:
+    """Return the plan of a run, with what follows from the tokenizer of its corpora."""
+    return known.with_vocabulary(corpora.any.vocab_size)

@@ -17,3 +17,5 @@ class Start:
     must_resume: bool = False
     """Whether it is an error if there is no checkpoint to resume from."""
     from_step: int | None = None
+    allow: tuple[str, ...] = ()
+    """Fields that may have another value than in the checkpoint, from the next step on."""

@@ -28,6 +28,8 @@ from unipool_dist.checkpoint.offline.locate import Located
 from unipool_dist.checkpoint.offline.tensor_reader import TensorInfo, TensorReader
 from unipool_dist.checkpoint.progress import now
 from unipool_dist.config import dump_config, resolve_model
+from unipool_dist.config.run_stages import RunStages
+from unipool_dist.config.staging import config_at
 from unipool_dist.data.tokenizer import TOKENIZER_FILES
 from unipool_dist.errors import CheckpointError, ConfigError
 from unipool_dist.model.families import inventory
@@ -116,13 +118,14 @@ def _write(
     if len(shards) > 1:
         _write_index(shards, draft / INDEX_FILE, dtype)
     tokenizer_hash = located.progress.data.tokenizer_hash
-    tokenizer_files, missing = copy_tokenizer(Path(located.config.data.path), tokenizer_hash, draft)
-    dump_config(located.config, draft / CONFIG_FILE)
+    config = config_at(located.config, located.progress.step)  # stages are about a run, and this is its model
+    tokenizer_files, missing = copy_tokenizer(Path(config.data.path), tokenizer_hash, draft)
+    dump_config(config, draft / CONFIG_FILE)
     for name in (CONFIG_FILE, *tokenizer_files):
         flush(draft / name)
     record = ExportRecord(
         step=located.progress.step,
-        tokens=located.progress.consumed_samples * located.config.model.sequence_length,
+        tokens=RunStages.of(located.config).tokens(located.progress.step),
         dtype=dtype,
         num_parameters=sum(spec.numel for spec, _ in tensors if spec.trained),
         tokenizer_hash=tokenizer_hash,

@@ -13,6 +13,8 @@ from unipool_dist.base.printable import aligned
 from unipool_dist.base.units import size
 from unipool_dist.checkpoint.offline.locate import Located
 from unipool_dist.cli.checkpoint.common import find, json_option, layout, print_json, run_argument, step_option
+from unipool_dist.config.run_stages import RunStages
+from unipool_dist.config.staging import config_at
 from unipool_dist.model.inventory import is_expert, split_key
 
 if TYPE_CHECKING:
@@ -70,11 +72,12 @@ def _by_kind(infos: Iterable[TensorInfo]) -> dict[str, dict[str, int]]:
 
 
 def _tokens(located: Located) -> int:
-    return located.progress.consumed_samples * located.config.model.sequence_length
+    return RunStages.of(located.config).tokens(located.progress.step)
 
 
 def _text(located: Located) -> list[str]:
-    progress, config, data = located.progress, located.config, located.progress.data
+    progress, data = located.progress, located.progress.data
+    config = config_at(located.config, progress.step)
     model, pool = config.model, config.pool
     experts = f"none, a dense FFN in each layer, hidden {model.ffn_hidden_size}"
     if pool.router != "none":

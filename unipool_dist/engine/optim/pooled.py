@@ -40,7 +40,7 @@ class PooledOptimizer:
         ]
         self._optimizers.append(optimizer(experts, groups.expert_data, plan))
         self._world, self._tied = groups.world, model.tied
-        self._rates = LearningRates(settings, plan.train.steps)
+        self._rates = LearningRates(plan)
         self._clip_grad = settings.clip_grad
         self._change_hooks: list[Callable[[], None]] = []
         self.num_moves = 0

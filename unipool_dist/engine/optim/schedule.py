@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unipool_dist.comm.megatron import OptimizerParamScheduler
-from unipool_dist.config.sections import OptimizerSection
+from unipool_dist.config.plan import Outline
 
 _MEGATRON_NAMES = {"wsd": "WSD"}
 
@@ -22,12 +22,12 @@ class _NoParameters:
 class LearningRates:
     """Megatron's schedule: linear warm-up to ``optimizer.lr``, then ``optimizer.decay`` to ``min_lr`` at the last step.
 
-    Args:
-        steps: of the whole run.
+    It counts the steps of the whole run. A stage with another ``lr`` or ``min_lr`` goes through the same schedule
+    between other bounds.
     """
 
-    def __init__(self, settings: OptimizerSection, steps: int) -> None:
-        self._settings = settings
+    def __init__(self, plan: Outline) -> None:
+        self._stages, settings = plan.stages, plan.optimizer
         logging.getLogger("megatron.core.optimizer_param_scheduler").setLevel(logging.WARNING)
         self._schedule = OptimizerParamScheduler(
             _NoParameters(),
@@ -35,7 +35,7 @@ class LearningRates:
             max_lr=settings.lr,
             min_lr=settings.min_lr,
             lr_warmup_steps=settings.warmup_steps,
-            lr_decay_steps=max(steps, settings.warmup_steps + 1),
+            lr_decay_steps=max(plan.train.steps, settings.warmup_steps + 1),
             lr_decay_style=_MEGATRON_NAMES.get(settings.decay, settings.decay),
             wsd_decay_steps=settings.wsd_decay_steps,
             lr_wsd_decay_style=settings.wsd_decay,
@@ -60,5 +60,6 @@ class LearningRates:
 
     def rate(self, lr_scale: float = 1.0) -> float:
         """Return the rate of this step for parameters whose rates are ``lr_scale`` times the ordinary ones."""
-        bounds = {"max_lr": lr_scale * self._settings.lr, "min_lr": lr_scale * self._settings.min_lr}
+        settings = self._stages.at(self.num_steps).optimizer
+        bounds = {"max_lr": lr_scale * settings.lr, "min_lr": lr_scale * settings.min_lr}
         return float(self._schedule.get_lr(bounds))
