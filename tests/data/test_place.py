@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.small_disk import small_disk
 from tests.support.trees import snapshot
 from unipool_dist.base.belongings import ForeignError
 from unipool_dist.data import Corpus
@@ -162,6 +163,13 @@ def test_into_an_empty_volume_a_corpus_is_put_from_within(volume: Path, options:
     assert Corpus.open(volume, verify="hash").vocab_size == 380
     assert (volume / "lost+found").is_dir() and not (volume / ".partial").exists()
     assert volume.stat().st_ino == identity, "the folder itself stays"
+
+
+def test_a_volume_that_is_really_mounted_is_filled_from_within(options: PrepareOptions) -> None:
+    with small_disk(50 << 20) as volume:
+        assert prepare(volume, options)[1] and not prepare(volume, options)[1]
+        assert Corpus.open(volume, verify="hash").vocab_size == 380
+        assert not (volume / ".partial").exists() and not volume.with_name(f"{volume.name}.partial").exists()
 
 
 def test_in_a_mounted_volume_a_corpus_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
