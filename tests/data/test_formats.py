@@ -168,26 +168,32 @@ def test_a_dataset_of_the_hub_is_streamed(tmp_path: Path) -> None:
     assert [row.text for unit in source.validation for row in unit.rows() if not isinstance(row, Problem)] == ["c"]
 
 
-def test_of_saved_splits_train_is_read(tmp_path: Path) -> None:
+def test_of_saved_splits_the_one_that_is_named_is_read(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     parts = {split: datasets.Dataset.from_dict({"text": [split]}) for split in ("train", "test")}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
-    assert read(tmp_path / "saved") == ["train"]
+    assert read(tmp_path / "saved/train") == ["train"]
     assert read(tmp_path / "saved/test") == ["test"]
-    (data_file,) = (tmp_path / "saved/train").glob("*.arrow")
-    data_file.unlink()
-    with pytest.raises(DataError, match=f"cannot be read: .*{data_file.name}"):
+    with pytest.raises(DataError, match=r"has the splits train, test: name the folder of one"):
         read(tmp_path / "saved")
+    datasets.DatasetDict({"train": parts["train"]}).save_to_disk(tmp_path / "one")
+    assert read(tmp_path / "one") == ["train"]
+
+
+def test_a_saved_dataset_has_regular_files_of_its_own(tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    pytest.importorskip("datasets").Dataset.from_dict({"text": ["a"]}).save_to_disk(saved)
+    (data_file,) = saved.glob("*.arrow")
+    data_file.rename(tmp_path / "data.arrow")
+    with pytest.raises(DataError, match=f"cannot be read: .*{data_file.name}"):
+        read(saved)
     os.mkfifo(data_file)
     with pytest.raises(DataError, match=f"{data_file.name} is not a regular file"):
-        read(tmp_path / "saved")
-    state = tmp_path / "saved/train/state.json"
-    state.write_text(state.read_text().replace(data_file.name, "../test/data.arrow"))
-    with pytest.raises(DataError, match=r"state\.json is damaged: .*is not a plain file name"):
-        read(tmp_path / "saved")
-    datasets.DatasetDict({"test": parts["test"]}).save_to_disk(tmp_path / "other")
-    with pytest.raises(DataError, match=r"has the splits test, and no train: name the folder"):
-        read(tmp_path / "other")
+        read(saved)
+    state = saved / "state.json"
+    state.write_text(state.read_text().replace(data_file.name, "../data.arrow"))
+    with pytest.raises(DataError, match=r"the records of .*saved are damaged: .*is not a plain file name"):
+        read(saved)
 
 
 def test_compressed_files_end_where_they_end(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from unipool_dist.base.names import plain_name
-from unipool_dist.base.printable import printable
 from unipool_dist.base.reading import read_json
 from unipool_dist.errors import DataError
 
@@ -19,23 +18,23 @@ def is_saved(folder: Path) -> bool:
 
 
 def saved_files(folder: Path, where: str) -> list[Path]:
-    """Return the Arrow files of a saved dataset in their order; of several splits, those of ``train``.
+    """Return the Arrow files of a saved dataset in their order.
 
     Raises:
-        DataError: its records are damaged, or it has several splits and none is called ``train``.
+        DataError: its records are damaged, or it has several splits, of which one would be read and the others not.
     """
-    if (folder / _SPLITS).is_file():
-        splits = _record(folder / _SPLITS, "splits", where)
-        if "train" not in splits:
-            raise DataError(
-                f"--source {where}: {folder} has the splits {printable(', '.join(map(str, splits)))}, and no train: "
-                f"name the folder of one of them"
-            )
-        folder = folder / "train"
     try:
+        if (folder / _SPLITS).is_file():
+            splits = [plain_name(split) for split in _record(folder / _SPLITS, "splits", where)]
+            if len(splits) != 1:
+                raise DataError(
+                    f"--source {where}: {folder} has the splits {', '.join(splits)}: name the folder of one, and "
+                    f"perhaps that of another with --validation"
+                )
+            folder = folder / splits[0]
         return [folder / plain_name(file["filename"]) for file in _record(folder / _STATE, "_data_files", where)]
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"--source {where}: {folder / _STATE} is damaged: {error!r}") from None
+        raise DataError(f"--source {where}: the records of {folder} are damaged: {error!r}") from None
 
 
 def _record(path: Path, key: str, where: str) -> list[Any]:
