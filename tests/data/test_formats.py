@@ -126,6 +126,8 @@ def test_a_text_is_never_converted(tmp_path: Path) -> None:
         ("a.json", '[{"text": "a"},{"text": "b"}]', ["a", "b"]),
         ("a.jsonl", '\n [ {"text": "a"}\n ,\n{"text": "b"} ]\n\n', ["a", "b"]),
         ("a.json", '{"text": "a"}\n{"text": "b"}\n', ["a", "b"]),
+        ("a.json", '["a",\n "b"]', ["a", "b"]),
+        ("a.json", "[]", []),
         ("a.json", '{\n "text": "a",\n "n": 1\n}\n{\n "text": "b" }', ["a", "b"]),
         ("a.json", "[" + ",".join(json.dumps({"text": "x" * 50_000 + str(i)}) for i in range(9)) + "]", None),
         ("a.jsonl", '\ufeff{"text": "a"}\r\n\r\n{"text": "b"}\r\n', ["a", "b"]),
@@ -136,7 +138,7 @@ def test_a_text_is_never_converted(tmp_path: Path) -> None:
 def test_json_of_every_layout(name: str, content: str, expected: list[str] | None, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_text(content, encoding="utf-8", newline="")
-    assert read(path) == (expected or ["x" * 50_000 + str(i) for i in range(9)])
+    assert read(path) == (expected if expected is not None else ["x" * 50_000 + str(i) for i in range(9)])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""JSON files: an object per line, objects one after another, or one array of objects."""
+"""JSON files: an object per line, objects one after another, or one array of objects or of texts."""
 
 from __future__ import annotations
 
@@ -55,13 +55,14 @@ def json_rows(path: Path, codec: str | None, field: str, *, lines: bool) -> Rows
                     yield number, _text(_parsed(line), field)
                 return
         for number, value in enumerate(_values(first[1] if first else b"", stream), 1):
-            yield number, _text(value, field)
+            text = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else _text(value, field)
+            yield number, text
 
 
 def _begins_array(stream: BinaryIO) -> bool:
-    """Tell whether an array of objects is what comes first; it may be one line, and too long to be read as one."""
+    """Tell whether an array of objects or texts comes first; it may be one line, and too long to be read as one."""
     start = stream.peek(1).removeprefix(b"\xef\xbb\xbf").lstrip()  # type: ignore[attr-defined]
-    return start[:1] == b"[" and start[1:].lstrip()[:1] in (b"{", b"")
+    return start[:1] == b"[" and start[1:].lstrip()[:1] in (b"{", b'"', b"]", b"")
 
 
 def _parsed(line: bytes) -> Any:
