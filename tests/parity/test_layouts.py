@@ -29,6 +29,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "groups-of-2": (*SGD, "pool.layers_per_group=2"),
     "vanilla": (*SGD, "pool.layers_per_group=1", "pool.router=softmax", "pool.balance.loss=layer"),
     "bias": (*SGD, "pool.router=sigmoid", "pool.balance.bias_rate=0.1", "pool.layers_per_group=2"),
+    "normalized": (*SGD, "pool.router=softmax", "pool.top_k=2", "pool.normalize_gates=true"),
     "vanilla-top2": (*SGD, "pool.layers_per_group=1", "pool.router=softmax", "pool.top_k=2"),
 }
 DENSE = (*SGD, "pool.router=none", "pool.num_experts=1", "pool.balance.loss=none")
@@ -45,7 +46,7 @@ CASES: dict[tuple[int, int, int, int, int], list[tuple[str, tuple[str, ...]]]] =
     (2, 2, 1, 4, 2): [("adamw", RECOMPUTE), ("sgd", ()), ("top2-sgd", GPIPE), ("groups-of-2", ()), ("vanilla", ())],
     (2, 2, 1, 2, 2): [("adamw", ()), ("sgd", ()), ("vanilla-top2", RECOMPUTE), ("bias", RECOMPUTE)],
     (2, 2, 1, 2, 1): [("adamw", ()), ("sgd", ()), ("top2-sgd", ()), ("groups-of-2", ())],
-    (2, 1, 2, 4, 2): [("adamw", ()), ("sgd", RECOMPUTE), ("top2-sgd", ()), ("vanilla", ())],
+    (2, 1, 2, 4, 2): [("adamw", ()), ("sgd", RECOMPUTE), ("normalized", ()), ("top2-sgd", ()), ("vanilla", ())],
     (4, 1, 1, 4, 4): [("adamw", ()), ("sgd", GPIPE), ("top2-sgd", ()), ("groups-of-2", RECOMPUTE), ("bias", GPIPE)],
     (4, 2, 1, 8, 4): [("adamw", ()), ("sgd", ()), ("vanilla-top2", ())],
     (2, 2, 2, 8, 2): [("adamw", ()), ("sgd", RECOMPUTE), ("top2-sgd", ()), ("groups-of-2", ())],

@@ -34,28 +34,30 @@ def _expert(position: Tensor, row: Tensor) -> Tensor:
     return row * (1 + position) + position
 
 
-def _by_loop(tokens: Tensor, scores: Tensor, top_k: int) -> Tensor:
+def _by_loop(tokens: Tensor, scores: Tensor, top_k: int, normalized: bool = False) -> Tensor:
     position, outputs = _position(), []
     for token, own in zip(tokens, scores, strict=True):
         out = torch.zeros_like(token)
+        total = own.topk(top_k).values.sum() if normalized else 1
         for expert in own.topk(top_k).indices.tolist():
             if own[expert] > 0:
-                out = out + own[expert] * _expert(position[expert], token)
+                out = out + own[expert] / total * _expert(position[expert], token)
         outputs.append(out)
     return torch.stack(outputs)
 
 
+@pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("kind", ["dense", "sparse", "zero"])
 @pytest.mark.parametrize("top_k", [1, 2, 4])
-def test_equals_a_loop_over_tokens(top_k: int, kind: str) -> None:
+def test_equals_a_loop_over_tokens(top_k: int, kind: str, normalized: bool) -> None:
     tokens = torch.randn(TOKENS, HIDDEN, dtype=torch.float64, requires_grad=True)
     scores = _scores(kind).requires_grad_()
     routing = route(scores, top_k, _position(), POSITIONS)
     num_rows = int(routing.counts_E.sum())
     rows = dispatch(tokens, routing, num_rows)
     places = torch.repeat_interleave(torch.arange(POSITIONS), routing.counts_E).unsqueeze(1)
-    out = combine(_expert(places, rows), scores, routing)
-    expected = _by_loop(tokens, scores, top_k)
+    out = combine(_expert(places, rows), scores, routing, normalized)
+    expected = _by_loop(tokens, scores, top_k, normalized)
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
     weight = torch.randn_like(out)
     actual_grads = torch.autograd.grad(out, (tokens, scores), weight)

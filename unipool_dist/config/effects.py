@@ -36,6 +36,7 @@ def _idle(config: Config) -> Iterator[tuple[str, str]]:
         yield from ((f"optimizer.{name}", f"optimizer.decay={optimizer.decay}") for name in _OF_WSD)
     if pool.router == "none":
         yield "optimizer.router_lr_scale", "pool.router=none"
+        yield "pool.normalize_gates", "pool.router=none"
         if pool.router_init_std != config.model.init_std:  # as it is where it was filled in
             yield "pool.router_init_std", "pool.router=none"
     if pool.balance.loss == "none":

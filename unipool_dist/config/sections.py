@@ -117,6 +117,9 @@ class PoolSection(Section):
         description="norm: NormRouter of UniPool; softmax: the usual one, softmax before top-k; sigmoid: every expert "
         "for itself; none: dense model, one expert in each layer and nothing to choose; or a router of your own",
     )
+    normalize_gates: Shape[Flag] = Field(
+        False, description="divide the scores of a token's chosen experts by their sum, as Mixtral does"
+    )
     router_init_std: Start[Positive | None] = Field(
         None, description="standard deviation of initial router weights; null: model.init_std"
     )

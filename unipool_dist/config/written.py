@@ -26,6 +26,7 @@ _NO_SECTIONS = {"stages"}
 ADDED: Mapping[str, Any] = MappingProxyType(
     {
         "model.family": "llama",
+        "pool.normalize_gates": False,
         "pool.balance.bias_rate": 0.0,
         "optimizer.router_lr_scale": 1.0,
         "optimizer.wsd_decay_steps": 10,

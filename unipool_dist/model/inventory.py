@@ -43,6 +43,9 @@ class TensorSpec:
     lr_group: Literal["default", "router"] = "default"
     trained: bool = True
     """Whether it is a parameter; if not, it is a buffer of fp32 that is saved like one."""
+    public: tuple[str, ...] = ()
+    """Its name in a model for transformers, with ``{layer}`` or ``{pool}``; several names: of its parts, two halves or
+    queries, keys and values (:mod:`unipool_dist.checkpoint.huggingface.names`). Empty: it has none."""
 
     @property
     def numel(self) -> int:

@@ -61,7 +61,7 @@ class PoolClient:
         routing = route(scores_TM, self._settings.top_k, position_M, self._num_positions, bias_M)
         ticket = self._exchange.post(routing.counts_E, slot, turn)
         ticket.send(dispatch(tokens_TD, routing, ticket.num_rows))
-        out_TD = combine(ticket.results(), scores_TM, routing)
+        out_TD = combine(ticket.results(), scores_TM, routing, self._settings.normalize_gates)
         if not turn.training:
             return out_TD, None
         self._balance.record(layer, routing.counts_M)

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_TINY = 1e-20
+"""Added to a sum of scores that may all be 0; it changes no other sum in fp32."""
+
 
 @dataclass(frozen=True)
 class Routing:
@@ -61,10 +64,15 @@ def dispatch(tokens_TD: Tensor, routing: Routing, num_rows: int) -> Tensor:
     return _Dispatch.apply(tokens_TD, routing, num_rows)
 
 
-def combine(results_RD: Tensor, scores_TM: Tensor, routing: Routing) -> Tensor:
-    """Return ``sum over chosen i of s_i * result_i`` for every token, [T, D]; exact 0 if nothing was dispatched."""
-    gate_TK = scores_TM.gather(1, routing.expert_TK).to(results_RD.dtype)
-    return _Combine.apply(results_RD, gate_TK, routing)
+def combine(results_RD: Tensor, scores_TM: Tensor, routing: Routing, normalized: bool = False) -> Tensor:
+    """Return ``sum over chosen i of s_i * result_i`` for every token, [T, D]; exact 0 if nothing was dispatched.
+
+    With ``normalized`` the scores of a token's chosen experts are divided by their sum first.
+    """
+    gate_TK = scores_TM.gather(1, routing.expert_TK)
+    if normalized:
+        gate_TK = gate_TK / (gate_TK.sum(dim=-1, keepdim=True) + _TINY)
+    return _Combine.apply(results_RD, gate_TK.to(results_RD.dtype), routing)
 
 
 def _rows_of_pairs(rows_RD: Tensor, routing: Routing) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from unipool_dist.config.plan import Plan
 from unipool_dist.model.attention import RotaryTable
 from unipool_dist.model.block import Block, StagePlace
-from unipool_dist.model.families.llama import Llama, norm
+from unipool_dist.model.families.llama import LAYER, Llama, norm
 from unipool_dist.model.inventory import Inventory
 from unipool_dist.model.normalization import RMSNorm
 from unipool_dist.model.stage import Stage
@@ -46,7 +46,8 @@ class Sandwich(Llama):
     def inventory(self, plan: Plan) -> Inventory:
         """List the tensors: those of :class:`Llama` and two more norms per layer; the output layer is the embedding."""
         llama, hidden = super().inventory(plan), plan.model.hidden_size
-        norms = (norm("attention_output_norm.weight", hidden), norm("pool_output_norm.weight", hidden))
+        names = ("attention_output_norm.weight", "pool_output_norm.weight")
+        norms = tuple(norm(name, hidden, f"{LAYER}.{name}") for name in names)
         final_norm, _ = llama.last
         return replace(llama, layer=llama.layer + norms, last=(final_norm, *llama.first))
 
