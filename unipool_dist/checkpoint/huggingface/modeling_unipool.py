@@ -68,12 +68,14 @@ class UniPoolConfig(PreTrainedConfig):
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
+    tokenizer_hash: str | None = None
+    """Of the tokenizer's files, so that unipool_dist knows it again."""
 
 
 class UniPoolRouter(nn.Module):
     """Scores of one layer for the experts of its pool, in fp32 whatever the type of the model.
 
-    norm: ``s = scale * c * relu(z / (||z|| + eps))`` with ``z = W x``; softmax: ``softmax(z)``; sigmoid: ``sigmoid(z)``.
+    With ``z = W x``: norm is ``s = scale * c * relu(z / (||z|| + eps))``, softmax and sigmoid are these of ``z``.
     """
 
     def __init__(self, config: UniPoolConfig) -> None:
@@ -216,8 +218,11 @@ class UniPoolDecoderLayer(GradientCheckpointingLayer):
         self.self_attn = UniPoolAttention(config, layer)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.router = UniPoolRouter(config) if config.router != "none" else None
-        norms = [nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps) for _ in range(2 * config.output_norms)]
-        self.attention_output_norm, self.pool_output_norm = norms or (nn.Identity(), nn.Identity())
+        self.attention_output_norm: nn.Module = nn.Identity()
+        self.pool_output_norm: nn.Module = nn.Identity()
+        if config.output_norms:
+            self.attention_output_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+            self.pool_output_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(
         self, x: Tensor, pool: Callable[[Tensor, Tensor, Tensor], Tensor], rotary: tuple[Tensor, Tensor], **kwargs: Any

@@ -6,6 +6,7 @@ The names are the column ``public`` of the inventory. What classes of transforme
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -51,6 +52,10 @@ class Public:
     shape: Shape
     dtype: Literal["run", "fp32"]
     sources: tuple[tuple[TensorSpec, Rows], ...]
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
 
 
 def places(spec: TensorSpec, plan: Plan, dialect: Dialect) -> list[Rows]:

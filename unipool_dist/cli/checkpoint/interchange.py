@@ -11,7 +11,7 @@ from unipool_dist.base.belongings import refuse
 from unipool_dist.base.console import say
 from unipool_dist.base.progress_bars import byte_bar
 from unipool_dist.base.units import counted, size
-from unipool_dist.checkpoint.offline.locate import check_contents
+from unipool_dist.checkpoint.offline.locate import Located, check_contents
 from unipool_dist.cli.checkpoint.common import (
     find,
     json_option,
@@ -21,10 +21,13 @@ from unipool_dist.cli.checkpoint.common import (
     trust_option,
 )
 from unipool_dist.cli.option_types import Finite
+from unipool_dist.errors import UnipoolError
 from unipool_dist.run.beginning import in_the_way
 from unipool_dist.run.lock import RunLock
 
 if TYPE_CHECKING:
+    from unipool_dist.checkpoint.huggingface.config_json import ClassName
+    from unipool_dist.checkpoint.huggingface.folder import HuggingFaceForm
     from unipool_dist.checkpoint.offline.export_format import Dtype
 
 
@@ -46,9 +49,34 @@ if TYPE_CHECKING:
     show_default=True,
     help="Weights in one file, in 10^9 bytes; also what the export needs in memory.",
 )
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["own", "hf"]),
+    default="own",
+    show_default=True,
+    help="own: tensors by the names of this project; hf: as transformers loads it.",
+)
+@click.option(
+    "--as",
+    "class_name",
+    type=click.Choice(["unipool", "llama", "mixtral"]),
+    default="unipool",
+    show_default=True,
+    help="With --format hf, its class: one that comes with it, or one of transformers that computes the same.",
+)
 @trust_option
 @json_option
-def export(run: Path, out: Path, step: int | None, dtype: str, max_shard_size_gb: float, as_json: bool) -> None:
+def export(
+    run: Path,
+    out: Path,
+    step: int | None,
+    dtype: str,
+    max_shard_size_gb: float,
+    form: str,
+    class_name: str,
+    as_json: bool,
+) -> None:
     """Write the model in a checkpoint of RUN to the new directory OUT.
 
     \b
@@ -59,14 +87,28 @@ def export(run: Path, out: Path, step: int | None, dtype: str, max_shard_size_gb
     OUT/tokenizer.model       or encoder.json and vocab.bpe: the corpus's tokenizer,
                               if data.path still has it
 
+    \b
+    With --format hf also
+    OUT/config.json, generation_config.json, README.md (the model card)
+    OUT/tokenizer.json        and tokenizer_config.json
+    OUT/modeling_unipool.py   unless --as names a class of transformers
+
+    so that AutoModelForCausalLM.from_pretrained(OUT, trust_remote_code=True) loads it; see docs/models.md.
+
     The checkpoint is verified first. OUT is whole or absent.
     """
-    from unipool_dist.checkpoint.offline.export import check_free, export_model
+    from unipool_dist.checkpoint.offline.export import check_free, export_model, planned
+    from unipool_dist.checkpoint.offline.export_forms import OWN_FORM
 
+    if form == "own" and class_name != "unipool":
+        raise click.UsageError("--as is for --format hf")
     check_free(out)
     located = find(run, step)
+    chosen = _huggingface_form(located, cast("ClassName", class_name)) if form == "hf" else OWN_FORM
+    chosen.tensors(planned(located))  # refuses before the checkpoint is read
     check_contents(located, byte_bar)
-    record, missing = export_model(located, out, cast("Dtype", dtype), round(max_shard_size_gb * 1e9), byte_bar)
+    shard_bytes = round(max_shard_size_gb * 1e9)
+    record, missing = export_model(located, out, cast("Dtype", dtype), shard_bytes, byte_bar, chosen)
     num_bytes = sum(file.num_bytes for file in record.files.values())
     if as_json:
         print_json({"path": out, "bytes": num_bytes, "tokenizer_missing": missing, **record.model_dump(mode="json")})
@@ -76,6 +118,18 @@ def export(run: Path, out: Path, step: int | None, dtype: str, max_shard_size_gb
         f"{counted(len(record.files), 'file')} of weights"
     )
     say(f"tokenizer: {', '.join(record.tokenizer_files)}" if not missing else f"no tokenizer: {missing}")
+
+
+def _huggingface_form(located: Located, class_name: ClassName) -> HuggingFaceForm:
+    """Return the form, with the losses that the run recorded at the checkpoint's step, where it is in a run."""
+    from unipool_dist.checkpoint.huggingface.folder import HuggingFaceForm
+    from unipool_dist.report.runs import read_run
+
+    try:
+        recorded = dict(read_run(located.folder.parents[1], "", 0).evaluations)
+    except UnipoolError:  # a card without losses is better than none
+        recorded = {}
+    return HuggingFaceForm(class_name, recorded.get(located.progress.step))
 
 
 @click.command("import")

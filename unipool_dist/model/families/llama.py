@@ -28,7 +28,9 @@ class Llama(ModelFamily):
         output_std = model.init_std / math.sqrt(2 * model.num_layers)  # a layer adds to the residual stream twice
         qkv = (model.num_attention_heads + 2 * model.num_query_groups) * head
         return Inventory(
-            first=(matrix("embedding.weight", (model.vocab_size, hidden), model.init_std, "model.embed_tokens.weight"),),
+            first=(
+                matrix("embedding.weight", (model.vocab_size, hidden), model.init_std, "model.embed_tokens.weight"),
+            ),
             layer=(
                 norm("attention_norm.weight", hidden, f"{LAYER}.input_layernorm.weight"),
                 TensorSpec(
