@@ -20,10 +20,10 @@ from unipool_dist.checkpoint.huggingface.config_json import (
 from unipool_dist.checkpoint.huggingface.model_card import MODEL_CARD, model_card
 from unipool_dist.checkpoint.huggingface.names import Public, public_tensors
 from unipool_dist.checkpoint.huggingface.tokenizer import (
+    TOKENIZER_CLASS,
     TOKENIZER_CONFIG,
     TOKENIZER_JSON,
-    fast_tokenizer,
-    tokenizer_config,
+    write_tokenizer,
 )
 from unipool_dist.checkpoint.offline.export_format import Dtype, ExportRecord
 from unipool_dist.config.plan import Plan
@@ -61,20 +61,15 @@ class HuggingFaceForm:
 
     def describe(self, folder: Path, plan: Plan, record: ExportRecord) -> tuple[Sequence[str], str | None]:
         """Write configurations, modelling file, tokenizer and model card; see :class:`Form`."""
-        fast, tokenizer, missing = _tokenizer(folder, record)
-        written = [CONFIG_JSON, GENERATION_CONFIG, MODEL_CARD]
+        tokenizer, written, missing = _tokenizer(folder, plan, record)
         config = public_config(plan, self._class_name, _TORCH_NAMES[record.dtype])
         generation: dict[str, Any] = {}
         if tokenizer is not None:
             ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eod)
-            config |= ends
+            config |= {**ends, "tokenizer_class": TOKENIZER_CLASS}
             generation |= ends
             if plan.model.vocab_size > tokenizer.vocab_size:  # what was padded was never trained
                 generation["suppress_tokens"] = list(range(tokenizer.vocab_size, plan.model.vocab_size))
-            eod = fast.id_to_token(tokenizer.eod)
-            _write_json(folder / TOKENIZER_CONFIG, tokenizer_config(eod, plan.model.sequence_length))
-            fast.save(str(folder / TOKENIZER_JSON))
-            written += [TOKENIZER_CONFIG, TOKENIZER_JSON]
         config["tokenizer_hash"] = record.tokenizer_hash
         _write_json(folder / CONFIG_JSON, config)
         _write_json(folder / GENERATION_CONFIG, generation)
@@ -82,18 +77,18 @@ class HuggingFaceForm:
             shutil.copyfile(Path(__file__).with_name(MODELLING_FILE), folder / MODELLING_FILE)
             written.append(MODELLING_FILE)
         write_durably(folder / MODEL_CARD, model_card(plan, record, self._class_name, self._losses))
-        return written, missing
+        return [*written, CONFIG_JSON, GENERATION_CONFIG, MODEL_CARD], missing
 
 
-def _tokenizer(folder: Path, record: ExportRecord) -> tuple[Any, Tokenizer | None, str | None]:
-    """Return the fast tokenizer and the corpus's own, or why there is none."""
+def _tokenizer(folder: Path, plan: Plan, record: ExportRecord) -> tuple[Tokenizer | None, list[str], str | None]:
+    """Write the tokenizer; return it and the names of its files, or why there is none."""
     kinds = [kind for kind, names in TOKENIZER_FILES.items() if names == record.tokenizer_files]
     if not kinds or record.tokenizer_hash is None:
-        return None, None, None  # the export has said why
+        return None, [], None  # the export has said why
     try:
-        return *fast_tokenizer(folder, kinds[0], record.tokenizer_hash), None
+        return *write_tokenizer(folder, kinds[0], record.tokenizer_hash, plan.model.sequence_length), None
     except DataError as error:
-        return None, None, str(error)
+        return None, [], str(error)
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

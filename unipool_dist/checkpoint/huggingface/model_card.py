@@ -68,9 +68,5 @@ def _figures(plan: Plan, record: ExportRecord) -> Iterator[tuple[str, str]]:
     yield "tokens of a sequence", f"{model.sequence_length:,}"
     yield "vocabulary", f"{model.vocab_size:,}"
     yield "type of the weights", f"{record.dtype}, routers in fp32"
-    yield (
-        "learning rate, tokens per step",
-        f"{plan.config.optimizer.lr:g}, {plan.config.train.global_batch_size * model.sequence_length:,}",
-    )
     yield "exported", record.exported_at
     yield "software", ", ".join(f"{name} {version}" for name, version in record.versions.items())

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unipool_dist.base.reading import read_bytes
-from unipool_dist.data.tokenizer import GPT2_EOD, TOKENIZER_FILES, Tokenizer, TokenizerKind, load_tokenizer
+from unipool_dist.base.writing import replace_text
+from unipool_dist.data.tokenizer import TOKENIZER_FILES, Tokenizer, TokenizerKind, load_tokenizer
+from unipool_dist.data.tokenizer_kinds.gpt2 import GPT2_EOD
 from unipool_dist.errors import DataError
 
 TOKENIZER_JSON = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 
 _SPACE = "\u2581"  # what SentencePiece writes for a space
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # types of pieces, as sentencepiece_model.proto numbers them
@@ -31,8 +35,29 @@ _TRIALS: tuple[str, ...] = (
 )
 
 
+def write_tokenizer(
+    folder: Path, kind: TokenizerKind, sha256: str, sequence_length: int
+) -> tuple[Tokenizer, list[str]]:
+    """Write the tokenizer in ``folder`` so that transformers loads it; return it, and the names of the files.
+
+    A ``tokenizer.json`` that a corpus was given stays as it is.
+
+    Raises:
+        DataError: as of :func:`fast_tokenizer`.
+    """
+    if kind == "huggingface":
+        ours = load_tokenizer(kind, folder, sha256)
+    else:
+        fast, ours = fast_tokenizer(folder, kind, sha256)
+        fast.save(str(folder / TOKENIZER_JSON))
+    eod = next(name for name, number in ours.special_tokens.items() if number == ours.eod)
+    config = json.dumps(_tokenizer_config(eod, sequence_length), indent=2, ensure_ascii=False)
+    replace_text(folder / TOKENIZER_CONFIG, config + "\n")
+    return ours, [TOKENIZER_JSON, TOKENIZER_CONFIG]
+
+
 def fast_tokenizer(folder: Path, kind: TokenizerKind, sha256: str) -> tuple[Any, Tokenizer]:
-    """Return a ``tokenizers.Tokenizer`` that does what the tokenizer in ``folder`` does, and that one.
+    """Return a ``tokenizers.Tokenizer`` that does what the tokenizer of SentencePiece or GPT-2 does, and that one.
 
     Both were tried on texts with whatever is unusual.
 
@@ -109,13 +134,13 @@ def _of_gpt2(vocab: Path, merges: Path) -> Any:
     return fast
 
 
-def tokenizer_config(eod: str, sequence_length: int) -> Mapping[str, Any]:
+def _tokenizer_config(eod: str, sequence_length: int) -> Mapping[str, Any]:
     """Return the content of ``tokenizer_config.json``.
 
-    As in training, nothing is added to a text, and none encodes to the token that ends documents.
+    As in training, nothing is added to a text, and no text encodes to the token that ends documents.
     """
     return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": TOKENIZER_CLASS,
         "bos_token": eod,
         "eos_token": eod,
         "pad_token": eod,
