@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tests.checkpoint.command_line import document, fail, same_bits, step_folder, succeed, tensors_of
 from tests.checkpoint.damage import adapt_manifest, copy_run, flip_bit, replace_file
 from tests.support.trees import snapshot
-from unipool_dist.checkpoint.offline import export as export_module
+from unipool_dist.checkpoint.offline import export_weights
 from unipool_dist.config import dump_config, load_config
 from unipool_dist.data import Corpus
 from unipool_dist.data.corpus_manifest import combined_hash
@@ -202,7 +202,7 @@ def test_interrupted_it_leaves_nothing(
         written.append(path)
         path.write_bytes(b"weights")
 
-    monkeypatch.setattr(export_module, "save_file", save_file)
+    monkeypatch.setattr(export_weights, "save_file", save_file)
     message = fail("export", trained, tmp_path / "out", "--max-shard-size-gb", 1e-4)
     assert len(written) == 2
     assert message.startswith("CheckpointError: " if isinstance(error, OSError) else "SystemExit")

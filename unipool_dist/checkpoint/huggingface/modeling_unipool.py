@@ -351,10 +351,9 @@ class UniPoolForCausalLM(UniPoolPreTrainedModel, GenerationMixin):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Return logits [B, S, vocabulary] and, with labels [B, S], their mean loss; -100 is no label.
+        """Return logits [B, S, vocabulary] and, with labels [B, S], their mean loss; a label of -100 does not count.
 
-        Labels are the tokens themselves: each position is held against the next. The balance of experts is no part of
-        the loss.
+        Labels are the tokens themselves: each position is held against the next. Nothing in the loss balances experts.
         """
         outputs = self.model(input_ids, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

@@ -54,7 +54,7 @@ def write_weights(
 
 
 class _Masters:
-    """The masters, of which the last one read is kept: neighbouring public tensors may be parts of the same."""
+    """The masters. The last one read is kept, as neighbouring public tensors may be parts of it."""
 
     def __init__(self, masters: Mapping[str, TensorInfo], reader: TensorReader) -> None:
         self._masters, self._reader = masters, reader
