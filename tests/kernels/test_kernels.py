@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from torch import Tensor
 
 from unipool_dist.kernels import kernel_for
 from unipool_dist.kernels.cpu import CpuKernel
-from unipool_dist.kernels.cuda import CudaKernel
+from unipool_dist.kernels.cuda import CudaKernel, slices_of
+from unipool_dist.kernels.host_arrays import to_device
 from unipool_dist.kernels.protocol import ExpertKernel, ExpertWeights
 from unipool_dist.kernels.reference import ReferenceKernel
 from unipool_dist.pool.experts import ExpertBank
@@ -175,3 +178,54 @@ def test_flushing_nothing_changes_nothing(kernel: ExpertKernel, device: str) -> 
 def test_the_device_chooses_the_kernel() -> None:
     assert isinstance(kernel_for(torch.device("cpu")), CpuKernel)
     assert isinstance(kernel_for(torch.device("cuda", 0)), CudaKernel)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ([0, 0], []),
+        ([2, 3], [(slice(0, 2), slice(0, 5))]),
+        ([0, 4, 0, 1, 0], [(slice(1, 4), slice(0, 5))]),
+    ],
+)
+def test_experts_of_other_pools_are_not_groups_of_a_product(
+    counts: list[int], expected: list[tuple[slice, slice]]
+) -> None:
+    assert slices_of(np.array(counts)) == expected
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=no_gpu)])
+@pytest.mark.parametrize("experts", [1023, 1024, 4096])
+def test_any_number_of_experts_on_a_rank(experts: int, device: str) -> None:
+    """The grouped product of torch takes at most 1,023."""
+    counts = np.zeros(experts, dtype=np.int64)
+    counts[[0, 1, 1022, -1]] = [3, 0, 2, 4]
+    cuts = slices_of(counts)
+    assert max(cut.stop - cut.start for cut, _ in cuts) <= 1023
+    assert [cut.start for cut, _ in cuts] == list(range(0, experts, 1023)) and cuts[-1][0].stop == experts
+    assert cuts[-1][1].stop == counts.sum() and all(a[1].stop == b[1].start for a, b in pairwise(cuts))
+    bank = _bank(CudaKernel(), device, torch.bfloat16, experts)
+    rows, grad = _rows_and_grad(counts.tolist(), device, torch.bfloat16)
+    used = np.flatnonzero(counts)
+    small = _bank(ReferenceKernel(), device, torch.bfloat16, len(used))
+    with torch.no_grad():
+        small.gate_up.copy_(bank.gate_up[used])
+        small.down.copy_(bank.down[used])
+    expected = _reference(small, rows, counts[used].tolist(), grad)
+    out, saved = bank.run(rows, counts)
+    grad_in = bank.run_backward(saved, counts, grad)
+    bank.flush_weight_gradients()
+    actual = (out, grad_in, main_grad(bank.gate_up)[used], main_grad(bank.down)[used])
+    for got, wanted in zip(actual, expected, strict=True):
+        _assert_close(got, wanted, TOLERANCE[torch.bfloat16])
+
+
+@no_gpu
+def test_an_array_goes_to_the_gpu_without_waiting() -> None:
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            arrived = to_device(np.arange(5), torch.device("cuda"))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert arrived.tolist() == [0, 1, 2, 3, 4]

@@ -78,5 +78,7 @@ def _add_product(total_YX: Tensor, grad_RY: Tensor, rows_RX: Tensor) -> None:
     """Compute ``total += grad.T @ rows``, in fp32."""
     if rows_RX.dtype == torch.float32:
         total_YX.addmm_(grad_RY.t(), rows_RX)
+    elif rows_RX.is_cuda:  # the product itself in fp32, which torch has on CUDA alone
+        total_YX += torch.mm(grad_RY.t(), rows_RX, out_dtype=torch.float32)
     else:
         total_YX += grad_RY.t() @ rows_RX

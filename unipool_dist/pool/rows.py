@@ -11,25 +11,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unipool_dist.kernels.host_arrays import to_device
+
 Counts = np.ndarray
 """int64 [S, e]: rows that each source has for each expert of this rank."""
 
 
 def expert_major_order(counts_Se: Counts, device: torch.device) -> Tensor:
     """Return the index [R] that takes rows in (source, expert) order to (expert, source) order: ``rows[order]``."""
-    return torch.from_numpy(_transpose_blocks(counts_Se)).to(device)
+    return to_device(_transpose_blocks(counts_Se), device)
 
 
 def source_major_order(counts_Se: Counts, device: torch.device) -> Tensor:
     """Return the index [R] that takes rows in (expert, source) order back to (source, expert) order."""
-    return torch.from_numpy(_transpose_blocks(counts_Se.T)).to(device)
+    return to_device(_transpose_blocks(counts_Se.T), device)
 
 
 def rows_of_sources(counts_Se: Counts, first: int, last: int, device: torch.device) -> Tensor:
     """Return where, in (expert, source) order, the rows from sources ``first .. last - 1`` are; in that order."""
     lengths = counts_Se.T  # [e, S]
     starts = _block_starts(lengths)
-    return torch.from_numpy(_ranges(starts[:, first:last].ravel(), lengths[:, first:last].ravel())).to(device)
+    return to_device(_ranges(starts[:, first:last].ravel(), lengths[:, first:last].ravel()), device)
 
 
 def _transpose_blocks(counts_AB: Counts) -> np.ndarray:
