@@ -38,3 +38,16 @@ def _uninterrupted_and_resumed(environment: Environment, run_dir: Path, port: in
 def test_a_model_to_be_loaded_draws_nothing_and_resumes_the_same(workers: Workers, tmp_path: Path) -> None:
     for uninterrupted, resumed in workers.run(_uninterrupted_and_resumed, 2, tmp_path, free_port()):
         assert resumed == uninterrupted
+
+
+def _signs_of_life(environment: Environment) -> tuple[int, int]:
+    plan, signs = tiny_config(world_size=environment.world_size), []
+    with process_groups(plan, environment) as groups:
+        model = build_model(plan, groups, drawing=lambda: signs.append(1))
+        drawn = len(list(model.stage.parameters())) + len(list(model.bank.parameters())) * len(model.expert_ids)
+    return len(signs), drawn
+
+
+def test_there_is_a_sign_of_life_for_every_tensor_that_is_drawn(workers: Workers) -> None:
+    for signs, drawn in workers.run(_signs_of_life, 1):
+        assert signs == drawn > 30

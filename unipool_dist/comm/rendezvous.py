@@ -33,16 +33,36 @@ def join_world(environment: Environment, timeout: timedelta) -> None:
     Collectives: the rendezvous of :func:`meet`, then the creation of the world.
 
     Raises:
-        TopologyError, CommunicationError: as :func:`meet`.
+        TopologyError, CommunicationError: as :func:`meet`; TopologyError also as :func:`check_devices`.
     """
-    if environment.device.type == "cuda":
-        torch.cuda.set_device(environment.device)
+    device = environment.device
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    store = meet(environment, timeout)
+    if environment.world_size > 1:
+        check_devices(store, environment, device.type)
     dist.init_process_group(
         environment.backend,
-        store=meet(environment, timeout),
+        store=store,
         rank=environment.rank,
         world_size=environment.world_size,
         timeout=timeout,
+    )
+
+
+def check_devices(store: dist.Store, environment: Environment, kind: str) -> None:
+    """Refuse processes of which some are on a GPU and others not: they would wait for each other in vain.
+
+    Raises:
+        TopologyError: another process has a device of another kind than ``kind``.
+    """
+    other_kind, _, other_node = Notes(store, "devices").claim("kind", f"{kind} {socket.gethostname()}").partition(" ")
+    if other_kind == kind:
+        return
+    without = other_node if kind == "cuda" else socket.gethostname()
+    raise TopologyError(
+        f"rank {environment.rank} on node {socket.gethostname()} is on {kind}, one on node {other_node} on "
+        f"{other_kind}: see why node {without} has no working GPU (nvidia-smi, the job's --gres), or leave it out"
     )
 
 

@@ -7,7 +7,7 @@ one by one under their global ids.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -49,17 +49,23 @@ def shard(full: Tensor, dim: int | None, tp_index: int, tp_size: int) -> Tensor:
 
 
 @torch.no_grad()
-def initialize_dense(parameters: Iterable[nn.Parameter], seed: int, tp_index: int, tp_size: int) -> None:
-    """Fill the parameters of a stage, which carry their descriptions."""
+def initialize_dense(
+    parameters: Iterable[nn.Parameter], seed: int, tp_index: int, tp_size: int, drawing: Callable[[], None]
+) -> None:
+    """Fill the parameters of a stage, which carry their descriptions; call ``drawing`` before each."""
     for parameter in parameters:
+        drawing()
         spec = spec_of(parameter)
         parameter.copy_(shard(initial_values(spec, seed), spec.tp_dim, tp_index, tp_size))
 
 
 @torch.no_grad()
-def initialize_experts(bank: Iterable[nn.Parameter], expert_ids: tuple[int, ...], seed: int) -> None:
-    """Fill the parameters of a bank, stacks of the experts with these global ids."""
+def initialize_experts(
+    bank: Iterable[nn.Parameter], expert_ids: tuple[int, ...], seed: int, drawing: Callable[[], None]
+) -> None:
+    """Fill the parameters of a bank, stacks of the experts with these global ids; call ``drawing`` before each."""
     for stack in bank:
         spec = spec_of(stack)
         for slot, expert in enumerate(expert_ids):
+            drawing()
             stack[slot] = initial_values(replace(spec, name=expert_name(expert, spec.name)), seed)

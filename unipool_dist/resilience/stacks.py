@@ -52,6 +52,17 @@ def stacks() -> list[Stack]:
     return sorted(found, key=lambda stack: not stack.main)
 
 
+def side_threads() -> list[int]:
+    """Return the identifiers of the threads that Python code has started; training is in none of them.
+
+    It is in the main thread and, on CUDA, in autograd's for backward. Those become known to :mod:`threading` when
+    something in them logs, as dummies.
+    """
+    dummy = threading._DummyThread  # the only sign of a thread that was not started there
+    others = (thread for thread in threading.enumerate() if thread is not threading.main_thread())
+    return [thread.ident for thread in others if thread.ident is not None and not isinstance(thread, dummy)]
+
+
 def main_stack() -> Stack:
     """Return the main thread."""
     ident = threading.main_thread().ident

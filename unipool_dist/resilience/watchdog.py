@@ -34,6 +34,7 @@ from unipool_dist.resilience.stacks import (
     in_point_to_point,
     main_stack,
     place,
+    side_threads,
     stacks,
 )
 from unipool_dist.resilience.watchdog_inquiry import ANSWER_S, END_S, Inquiry
@@ -190,9 +191,8 @@ class Watchdog(Callback):
         found = stacks()
         now, main = self._now, found[0]
         self._on_alarm()
-        others = [t.ident for t in threading.enumerate() if t is not threading.main_thread() and t.ident is not None]
         collectives = recorded(self._groups)
-        of_training = recorded(self._groups, without_threads=others)
+        of_training = recorded(self._groups, without_threads=side_threads())
         report = Report(
             rank=self._rank,
             host=socket.gethostname(),

@@ -185,7 +185,7 @@ class _Session:
         consumed = found.progress.consumed_samples if found else 0
         segments = drawn(found.progress.data.segments if found else (), plan, consumed)
         self._doing("building the model", slow=True)
-        model = build_model(plan, groups, draw=found is None)
+        model = build_model(plan, groups, draw=found is None, drawing=self._drawing)
         dataset = training_data(
             segments_of(segments, self._corpora),
             seed=plan.train.seed,
@@ -206,6 +206,10 @@ class _Session:
                 trainer.step.optimizer.close()
                 raise
         return _Ready(found, segments, model, batches, trainer, state)
+
+    def _drawing(self) -> None:
+        """Report that a tensor's initial values are drawn; on a GPU nothing else shows that this makes progress."""
+        self._doing("drawing the initial weights", slow=True)
 
     def _train(self, ready: _Ready) -> Stop | None:
         """Return why the run was stopped, or ``None`` if it is finished."""
