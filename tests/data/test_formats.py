@@ -15,6 +15,7 @@ import pytest
 from tests.support.text_files import CODECS, WRITERS, compressed, write_texts
 from unipool_dist.data import Corpus
 from unipool_dist.data.sources import Problem, Tally, local_source
+from unipool_dist.data.sources.base import PassedOver
 from unipool_dist.data.sources.tally import Reading
 from unipool_dist.errors import DataError
 
@@ -186,6 +187,14 @@ def test_a_saved_dataset_has_regular_files_of_its_own(tmp_path: Path) -> None:
     saved = tmp_path / "saved"
     pytest.importorskip("datasets").Dataset.from_dict({"text": ["a"]}).save_to_disk(saved)
     (data_file,) = saved.glob("*.arrow")
+    (saved / "cache-1b2c.arrow").touch()
+    (saved / "more.arrow").touch()
+    with pytest.raises(DataError, match=r"cannot be read(.|\n)*  more\.arrow$"):
+        read(saved)
+    source = local_source("a", str(saved), "text", skip_unknown=True)
+    assert [document.text for document in source.documents()] == ["a"]
+    assert source.passed_over == PassedOver(("cache-1b2c.arrow",), ("more.arrow",))
+    (saved / "more.arrow").unlink()
     data_file.rename(tmp_path / "data.arrow")
     with pytest.raises(DataError, match=f"cannot be read: .*{data_file.name}"):
         read(saved)

@@ -16,7 +16,7 @@ from typing import Literal, cast
 
 from unipool_dist.base.printable import listed
 from unipool_dist.base.rows.program import Kind
-from unipool_dist.data.sources.saved import is_saved, saved_files
+from unipool_dist.data.sources.saved import CACHE, RECORDS, is_saved, saved_entries
 from unipool_dist.errors import DataError
 
 KINDS: dict[str, Kind] = {
@@ -103,9 +103,7 @@ def _find_below(folder: Path, prefix: str, found: Found, where: str, above: tupl
     if identity in above or len(above) > _MAX_DEPTH:
         raise DataError(f"--source {where}: {folder} leads back to a folder that it is in: remove the link")
     if is_saved(folder):
-        for path in saved_files(folder, where):
-            _check_regular(path, where)
-            found.files.append(FoundFile(path, prefix + str(path.relative_to(folder)), "arrow", None))
+        _find_saved(folder, prefix, found, where, (*above, identity))
         return
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     if not entries and file_kind(folder.name):
@@ -119,6 +117,20 @@ def _find_below(folder: Path, prefix: str, found: Found, where: str, above: tupl
             found.unknown.append(f"{prefix}{entry.name}/")
         else:
             _find_below(Path(entry.path), f"{prefix}{entry.name}/", found, where, (*above, identity))
+
+
+def _find_saved(folder: Path, prefix: str, found: Found, where: str, above: tuple[tuple[int, int], ...]) -> None:
+    """Add the files of a saved dataset, and what else is in its folder."""
+    names = saved_entries(folder, where)
+    for name in names:
+        path = folder / name
+        if path.is_dir():
+            _find_below(path, f"{prefix}{name}/", found, where, above)
+        else:
+            _check_regular(path, where)
+            found.files.append(FoundFile(path, prefix + name, "arrow", None))
+    for other in sorted(set(os.listdir(folder)) - RECORDS - set(names)):
+        (found.system if _SYSTEM.fullmatch(other) or CACHE.fullmatch(other) else found.unknown).append(prefix + other)
 
 
 def _check_regular(path: Path, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,19 @@ from unipool_dist.base.names import plain_name
 from unipool_dist.base.reading import read_json
 from unipool_dist.errors import DataError
 
-_STATE, _SPLITS = "state.json", "dataset_dict.json"
+_STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
+RECORDS = frozenset({_STATE, _INFO, _SPLITS})
+CACHE = re.compile(r"(cache|indices)-.*\.arrow|tmp.*")
+"""Files that the library leaves in such a folder when the dataset is used."""
 
 
 def is_saved(folder: Path) -> bool:
     """Tell whether ``folder`` is a saved dataset, or several splits of one."""
-    return (folder / _SPLITS).is_file() or ((folder / _STATE).is_file() and (folder / "dataset_info.json").is_file())
+    return (folder / _SPLITS).is_file() or ((folder / _STATE).is_file() and (folder / _INFO).is_file())
 
 
-def saved_files(folder: Path, where: str) -> list[Path]:
-    """Return the Arrow files of a saved dataset in their order.
+def saved_entries(folder: Path, where: str) -> list[str]:
+    """Return the names of the Arrow files of a saved dataset in their order; of splits that of its only folder.
 
     Raises:
         DataError: its records are damaged, or it has several splits, of which one would be read and the others not.
@@ -31,8 +35,8 @@ def saved_files(folder: Path, where: str) -> list[Path]:
                     f"--source {where}: {folder} has the splits {', '.join(splits)}: name the folder of one, and "
                     f"perhaps that of another with --validation"
                 )
-            folder = folder / splits[0]
-        return [folder / plain_name(file["filename"]) for file in _record(folder / _STATE, "_data_files", where)]
+            return splits
+        return [plain_name(file["filename"]) for file in _record(folder / _STATE, "_data_files", where)]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"--source {where}: the records of {folder} are damaged: {error!r}") from None
 
