@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.data.huge import TRAIN_TOKENS, enlarge, mark
-from unipool_dist.data import Corpus, SampleDataset, Segment, extended, micro_batch, training_data
+from unipool_dist.data import Corpus, SampleDataset, Segment, StoredSequences, extended, micro_batch, training_data
 from unipool_dist.data.sampling import blend_of, computed_dataset
 from unipool_dist.data.segments import SegmentedDataset
 from unipool_dist.errors import DataError
@@ -152,6 +152,8 @@ def test_a_corpus_of_a_trillion_tokens_opens_and_resumes_at_once(
     name = next(iter(corpus.domains))
     samples, weights = TRAIN_TOKENS // length, {name: 1.0}
     data = training_data([Segment(corpus, samples, length, weights, "computed")], seed=1, consumed_samples=last)
+    validation = StoredSequences(corpus, name, sequence_length=length, count=None)
+    assert len(validation.rows(len(validation) - 2, len(validation))) == 2
     batch = micro_batch(data, consumed_samples=last, microbatch=0, micro_batch_size=4, dp_rank=0, dp_size=1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

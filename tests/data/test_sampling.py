@@ -13,6 +13,7 @@ from unipool_dist.data import (
     Batch,
     Corpus,
     SampleDataset,
+    StoredSequences,
     TrainingDataset,
     micro_batch,
     training_dataset,
@@ -239,6 +240,17 @@ def test_validation_sequences_are_the_stream_in_windows(corpus: Corpus) -> None:
     assert batch.labels.flatten().tolist() == stream[1 : 5 * S + 1].tolist()
     assert batch.loss_mask.all()
     assert torch.equal(batch.rows(1, 3).labels, batch.labels[1:3])
+
+
+@pytest.mark.parametrize("count", [None, 3, 1000])
+def test_stored_sequences_are_read_some_at_a_time(corpus: Corpus, count: int | None) -> None:
+    stored = StoredSequences(corpus, "beta", sequence_length=S, count=count)
+    whole = validation_sequences(corpus, "beta", sequence_length=S, count=count or 10**6)
+    assert (len(stored), stored.num_predicted) == (len(whole), int(whole.loss_mask.sum()))
+    for start in range(0, len(stored), 7):
+        part, expected = stored.rows(start, start + 7), whole.rows(start, start + 7)
+        for key in ("tokens", "labels", "loss_mask"):
+            assert torch.equal(getattr(part, key), getattr(expected, key))
 
 
 @pytest.mark.parametrize("sequence_length", [100, 1_000_000])

@@ -94,7 +94,7 @@ def test_a_probe_counts_the_experts_that_are_used(workers: Workers, biased: Path
 
 def _counts(run: OpenedRun) -> dict[str, list[int]]:
     """Choices of each expert: as the probe sees them, as rows are dispatched, and as the scores alone would have it."""
-    batch = validation_batches(run, 4)["prose"]
+    batch = validation_batches(run, 4)["prose"].rows(0, 4)
     recorder, route = Recorder(run), client.route
     dispatched, highest = torch.zeros(2, run.plan.pool.num_experts, dtype=torch.int64)
 

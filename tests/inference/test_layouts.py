@@ -85,7 +85,7 @@ def test_a_scored_continuation_is_the_validation_loss_of_its_tokens(workers: Wor
 
 
 def _score_validation(run: OpenedRun) -> dict[str, float]:
-    batch = validation_batches(run, 1)["prose"]
+    batch = validation_batches(run, 1)["prose"].rows(0, 1)
     (score,) = Scorer(run)([Request(batch.tokens[0, :1].tolist(), batch.labels[0, :31].tolist())])
     batch.loss_mask[:, 31:] = 0
     return {"score": score.logprob, "loss": validation_losses(run, {"prose": batch})["prose"].nats_per_token}

@@ -21,7 +21,7 @@ from unipool_dist.data.sources import Source, local_source
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from unipool_dist.data import Batch
+    from unipool_dist.data import Rows
     from unipool_dist.inference.harness import Accuracy
     from unipool_dist.inference.opened import OpenedRun
     from unipool_dist.inference.validation import Loss
@@ -141,7 +141,7 @@ def _losses_of(
 
 
 def _measured(
-    run: OpenedRun, batches: dict[str, Batch], bytes_per_token: dict[str, float] | None
+    run: OpenedRun, batches: Mapping[str, Rows], bytes_per_token: dict[str, float] | None
 ) -> tuple[dict[str, Loss], Loss]:
     from unipool_dist.inference.validation import together, validation_losses
 

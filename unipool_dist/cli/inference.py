@@ -22,7 +22,7 @@ from unipool_dist.resilience.orphans import end_with_launcher
 
 if TYPE_CHECKING:
     from unipool_dist.config import Plan
-    from unipool_dist.data import Batch
+    from unipool_dist.data import StoredSequences
     from unipool_dist.inference.opened import OpenedRun
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -96,7 +96,7 @@ def on_every_rank(
         work(opened)
 
 
-def chosen_batches(run: OpenedRun, sequences: int | Literal["all"] | None) -> dict[str, Batch]:
+def chosen_batches(run: OpenedRun, sequences: int | Literal["all"] | None) -> dict[str, StoredSequences]:
     """Return by domain the validation sequences that ``--sequences`` asks for.
 
     Raises:

@@ -54,7 +54,7 @@ def probe(against: Path | None, seeds: int, sequences: int | Literal["all"] | No
 
         batches = chosen_batches(run, sequences)
         if other is not None:
-            tokens = {name: int(batch.loss_mask.sum()) for name, batch in batches.items()}
+            tokens = {name: batch.num_predicted for name, batch in batches.items()}
             check_comparable(other, run.corpus.content_hash, tokens)
         total = num_evaluations(run, seeds) * sum(map(len, batches.values()))
         with count_bar("probing", total, "sequences", show=run.is_main) as count:

@@ -1,6 +1,5 @@
-"""Batches of sequences: a rank's share of a micro-batch in training, and the sequences of validation.
+"""Batches of sequences, and a rank's share of a micro-batch: arithmetic on sample numbers, without communication.
 
-The first is arithmetic on sample numbers, without communication.
 Sample ``consumed + microbatch * b * dp_size + dp_rank * b + i`` is row i of the rank's micro-batch (b rows), so that a
 global batch is the same run of consecutive samples for every number of data-parallel ranks.
 """
@@ -10,11 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 
-from unipool_dist.data.corpus import Corpus
-from unipool_dist.data.corpus_manifest import store_dtype
 from unipool_dist.errors import DataError
 
 
@@ -99,28 +95,6 @@ def check_tokens(tokens: torch.Tensor, vocab_size: int, where: str) -> None:
                 f"{where} has token {token}, outside vocab_size={vocab_size}: the token store is damaged; "
                 f"open it with data.verify=hash to see which file"
             )
-
-
-def validation_sequences(corpus: Corpus, domain: str, *, sequence_length: int, count: int) -> Batch:
-    """Return the first ``count`` windows of the domain's validation tokens, as a batch ``[n, S]`` on the CPU.
-
-    Windows do not overlap: window i reads tokens ``i * S`` to ``(i + 1) * S`` and predicts each one's successor. ``n``
-    is ``count``, or as many as there are; the last may be partial, its rest filled with token 0 and a loss mask of 0.
-    Collectives: none.
-
-    Raises:
-        DataError: unknown domain, ``sequence_length`` or ``count`` below 1, or a token outside the vocabulary.
-    """
-    for name, value in (("sequence_length", sequence_length), ("count", count)):
-        if value < 1:
-            raise DataError(f"{name}={value} is below 1: give the number wanted")
-    path = corpus.prefix(domain, "validation").with_suffix(".validation.bin")
-    stored = corpus.domain(domain).validation_tokens
-    used = min(stored, count * sequence_length + 1)
-    store = np.memmap(path, dtype=store_dtype(corpus.vocab_size), mode="r", shape=(stored,))
-    stream = torch.from_numpy(store[:used].astype(np.int64))
-    check_tokens(stream, corpus.vocab_size, f"{path}")
-    return windows(stream, sequence_length)
 
 
 def windows(stream: torch.Tensor, sequence_length: int) -> Batch:

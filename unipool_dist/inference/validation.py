@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from unipool_dist.base.progress_bars import Count, uncounted
-from unipool_dist.data import Batch, Corpus, validation_sequences
+from unipool_dist.data import Corpus, Rows, StoredSequences
 from unipool_dist.engine.callback import SILENT, Callback
 from unipool_dist.engine.evaluate import Evaluation
 from unipool_dist.inference.opened import OpenedRun
@@ -44,20 +44,15 @@ def together(losses: Iterable[Loss]) -> Loss:
     return Loss(tokens, nats / tokens, sum(loss.num_bytes for loss in losses))
 
 
-def validation_batches(run: OpenedRun, count: int | None) -> dict[str, Batch]:
+def validation_batches(run: OpenedRun, count: int | None) -> dict[str, StoredSequences]:
     """Return by domain the first ``count`` validation sequences, which training evaluates too, or all for ``None``."""
     length = run.plan.model.sequence_length
-    return {
-        name: validation_sequences(
-            run.corpus, name, sequence_length=length, count=domain.validation_tokens if count is None else count
-        )
-        for name, domain in run.corpus.domains.items()
-    }
+    return {name: StoredSequences(run.corpus, name, sequence_length=length, count=count) for name in run.corpus.domains}
 
 
 def validation_losses(
     run: OpenedRun,
-    batches: Mapping[str, Batch],
+    batches: Mapping[str, Rows],
     count: Count = uncounted,
     callback: Callback = SILENT,
     bytes_per_token: Mapping[str, float] | None = None,

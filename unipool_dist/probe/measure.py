@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from unipool_dist.base.progress_bars import Count, uncounted
-from unipool_dist.data import Batch
+from unipool_dist.data import Rows
 from unipool_dist.inference.opened import OpenedRun
 from unipool_dist.inference.validation import AT_ONCE, Loss, together, validation_losses
 from unipool_dist.observe.files import name_of
@@ -30,7 +30,7 @@ def num_evaluations(run: OpenedRun, num_seeds: int) -> int:
     return 1 + len(_forms(run)) * num_seeds * run.plan.model.num_layers
 
 
-def measure(run: OpenedRun, batches: Mapping[str, Batch], num_seeds: int, count: Count = uncounted) -> Probe:
+def measure(run: OpenedRun, batches: Mapping[str, Rows], num_seeds: int, count: Count = uncounted) -> Probe:
     """Probe the model with the validation sequences ``batches``; the result is the same on every rank.
 
     Args:
@@ -66,7 +66,7 @@ def measure(run: OpenedRun, batches: Mapping[str, Batch], num_seeds: int, count:
 
 
 def _unperturbed(
-    run: OpenedRun, batches: Mapping[str, Batch], count: Count
+    run: OpenedRun, batches: Mapping[str, Rows], count: Count
 ) -> tuple[dict[str, Loss], dict[str, Counts], Path]:
     """Return losses and choices [L, E] by domain, and the tokens' path."""
     recorder = Recorder(run)
@@ -75,9 +75,9 @@ def _unperturbed(
     paths: list[Path] = []
     with tapped(run, recorder.on_scores, range(run.plan.model.num_layers)):
         for name, batch in batches.items():
-            parts = [batch.rows(start, start + AT_ONCE) for start in range(0, len(batch), AT_ONCE)]
             found = []
-            for part in parts:
+            for start in range(0, len(batch), AT_ONCE):
+                part = batch.rows(start, start + AT_ONCE)
                 loss = validation_losses(run, {name: part}, count, recorder)[name]
                 found.append((loss, recorder.collect(part)))
             losses[name] = together(loss for loss, _ in found)
@@ -87,7 +87,7 @@ def _unperturbed(
 
 
 def _randomized(
-    run: OpenedRun, batches: Mapping[str, Batch], candidates: Sequence[Sequence[int]], num_seeds: int, count: Count
+    run: OpenedRun, batches: Mapping[str, Rows], candidates: Sequence[Sequence[int]], num_seeds: int, count: Count
 ) -> Randomized:
     layers = range(run.plan.model.num_layers)
     found = []
