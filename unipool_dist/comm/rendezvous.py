@@ -51,7 +51,7 @@ def join_world(environment: Environment, timeout: timedelta) -> None:
 
 
 def check_devices(store: dist.Store, environment: Environment, kind: str) -> None:
-    """Refuse processes of which some are on a GPU and others not: they would wait for each other in vain.
+    """Refuse processes with devices of different kinds: they would wait for each other in vain.
 
     Raises:
         TopologyError: another process has a device of another kind than ``kind``.

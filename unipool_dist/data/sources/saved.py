@@ -25,7 +25,7 @@ def saved_entries(folder: Path, where: str) -> list[str]:
     """Return the names of the Arrow files of a saved dataset in their order; of splits that of its only folder.
 
     Raises:
-        DataError: its records are damaged, or it has several splits, of which one would be read and the others not.
+        DataError: its records are damaged, or it has several splits, and one would have to be chosen.
     """
     try:
         if (folder / _SPLITS).is_file():
