@@ -59,7 +59,9 @@ class RowReader:
                     raise RowsError(f"{printable(request.path)}: {printable(content.decode('utf-8', 'replace'))}")
                 if kind == END:
                     return
-                yield number, Fault.decode(content) if kind == FAULT else content.decode("utf-8", "surrogatepass")
+                row = Fault.decode(content) if kind == FAULT else content.decode("utf-8", "surrogatepass")
+                del frame, content  # a text may be large
+                yield number, row
             status = process.wait(_LONGEST_END_S)
             how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
             raise RowsError(
