@@ -165,11 +165,14 @@ class BuiltModel:
 
 
 @contextmanager
-def build_model(config: Config) -> Iterator[BuiltModel]:
+def build_model(config: Config, *, document_end: int | None = None) -> Iterator[BuiltModel]:
     """Build the model of ``config`` for the body of a ``with`` statement, on the layout that it asks for.
 
     In one process that is the whole model; among several, this rank's part. The configuration needs
     ``model.vocab_size``.
+
+    Args:
+        document_end: the token that ends a document; ``data.reset_at_documents`` needs it.
 
     Raises:
         UnipoolError: the sizes contradict each other, or the number of processes.
@@ -178,6 +181,7 @@ def build_model(config: Config) -> Iterator[BuiltModel]:
     environment = read_environment()
     with quiet_libraries():
         plan = resolve(config, environment.world_size)
+        plan = plan if document_end is None else plan.ending_documents_with(document_end)
         with process_groups(plan, environment) as groups:
             model = build_part(plan, groups)
             yield BuiltModel(plan, model, groups, Pipeline(plan, groups, model))

@@ -243,6 +243,7 @@ CHANGES = {
     "data.weights": "{code: 1.0}",
     "data.order": "computed",
     "data.verify": "hash",
+    "data.reset_at_documents": "true",
     "optimizer.name": "sgd",
     "optimizer.lr": "2e-3",
     "optimizer.min_lr": "1e-5",

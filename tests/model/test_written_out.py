@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unipool_dist.model.attention import RotaryTable, causal_attention
+from unipool_dist.model.attention import causal_attention
 from unipool_dist.model.blockwise import BLOCKWISE_LIMIT
 from unipool_dist.model.normalization import RMSNorm
+from unipool_dist.model.rotary import RotaryTable
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 DTYPES = list(TOLERANCE)

@@ -21,6 +21,8 @@ from unipool_dist.model.inventory import spec_of
 from unipool_dist.pool.main_grad import main_grad
 
 VOCAB, SEQUENCE = 64, 16
+DOCUMENT_END = 46
+"""Ends a document with ``data.reset_at_documents``; in each step of :func:`sequences` there are some."""
 
 TINY = (
     "model.num_layers=4",
@@ -44,7 +46,7 @@ TINY = (
 
 def tiny_config(*overrides: str, world_size: int = 1) -> Plan:
     """A configuration small enough for eight processes on two cores."""
-    return resolve(load_config(None, [*TINY, *overrides]), world_size)
+    return resolve(load_config(None, [*TINY, *overrides]), world_size).ending_documents_with(DOCUMENT_END)
 
 
 def sequences(step: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

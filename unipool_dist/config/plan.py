@@ -6,7 +6,7 @@ vocabulary, is open there is an :class:`Outline`: enough for process groups and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from unipool_dist.config.deepspeed import ZeroSettings
@@ -88,6 +88,8 @@ class Outline:
     pools: PoolMap
     stages: RunStages
     """All of the run."""
+    document_end: int | None = field(default=None, kw_only=True)
+    """The token after which attention, positions and loss begin again; ``None``: they do not, or it is not known."""
 
     def at(self, step: int) -> Self:
         """Return the plan for a step: that of its stage."""
@@ -140,3 +142,7 @@ class Plan(Outline):
     """A run with no size left open: no ``None`` that means "to be chosen", no ``auto``."""
 
     model: ModelPlan
+
+    def ending_documents_with(self, token: int) -> Plan:
+        """Return the plan for text whose documents end with ``token``, if ``data.reset_at_documents`` asks for it."""
+        return replace(self, document_end=token if self.data.reset_at_documents else None)

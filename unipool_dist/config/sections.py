@@ -162,6 +162,9 @@ class DataSection(Section):
         "corpus of any size is opened at once (docs/data.md)",
     )
     verify: Io[Literal["size", "hash"]] = Field("size", description="how files are checked against the manifest")
+    reset_at_documents: Run[Flag] = Field(
+        False, description="attention, positions and loss do not cross the ends of documents"
+    )
 
 
 class OptimizerSection(Section):

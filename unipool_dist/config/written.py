@@ -33,6 +33,7 @@ ADDED: Mapping[str, Any] = MappingProxyType(
         "optimizer.wsd_decay": "linear",
         "data.order": "indexed",
         "stages": [],
+        "data.reset_at_documents": False,
     }
 )
 """Fields that some checkpoints lack, with the value that the versions that wrote these worked with. A new field of a

@@ -56,6 +56,11 @@ class Corpus:
         return self.manifest.tokenizer.vocab_size
 
     @property
+    def document_end(self) -> int:
+        """The token that ends every document."""
+        return self.manifest.tokenizer.eod
+
+    @property
     def tokenizer_hash(self) -> str:
         """Hash over the tokenizer's files."""
         return self.manifest.tokenizer.sha256

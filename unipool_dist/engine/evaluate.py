@@ -31,7 +31,7 @@ class Evaluation:
 
     def __init__(self, plan: Plan, groups: ParallelGroups, pipeline: Pipeline, callback: Callback = SILENT) -> None:
         self._groups, self._pipeline, self._callback = groups, pipeline, callback
-        self._rows = plan.train.micro_batch_size
+        self._rows, self._document_end = plan.train.micro_batch_size, plan.document_end
 
     def run(self, domains: Mapping[str, Sequences], first: int = 0, rows: int | None = None) -> dict[str, float]:
         """Return the loss in nats per token for every domain; the same on every rank.
@@ -80,4 +80,5 @@ class Evaluation:
         take = wanted.clamp_max(len(sequences.tokens) - 1)
         mask = sequences.loss_mask[take] * (wanted < len(sequences.tokens)).unsqueeze(1)
         tensors = (sequences.tokens[take], sequences.labels[take], mask)
-        return StageBatch(*(tensor.to(self._groups.device) for tensor in tensors))
+        batch = StageBatch(*(tensor.to(self._groups.device) for tensor in tensors))
+        return batch.within_documents(self._document_end)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,9 @@ from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.config.plan import Plan
 from unipool_dist.engine.callback import SILENT, Callback
 from unipool_dist.engine.links import StageLinks, Tensors
+from unipool_dist.errors import ConfigError
 from unipool_dist.model.assembly import PooledModel
+from unipool_dist.model.documents import Documents, within_documents
 from unipool_dist.pool.turn import Turn
 from unipool_dist.schedule.check import CheckedSchedule, check
 from unipool_dist.schedule.lockstep import forward_only
@@ -21,11 +23,21 @@ from unipool_dist.schedule.work import Lane, Tick, Work, Works
 
 @dataclass(frozen=True)
 class StageBatch:
-    """A stage's micro-batch: ``tokens`` on the first stage, ``labels`` and ``loss_mask`` on the last; [b, s]."""
+    """A stage's micro-batch: ``tokens`` on the first stage, ``labels`` and ``loss_mask`` on the last; [b, s].
+
+    With ``data.reset_at_documents`` every stage needs the tokens.
+    """
 
     tokens: Tensor | None
     labels: Tensor | None
     loss_mask: Tensor | None
+
+    def within_documents(self, end: int | None) -> StageBatch:
+        """Return the batch without loss on the tokens that follow ``end``, which begin another document."""
+        if end is None or self.loss_mask is None:
+            return self
+        assert self.tokens is not None
+        return replace(self, loss_mask=within_documents(self.loss_mask, self.tokens, end))
 
 
 Use = Callable[[int, Tensor], None]
@@ -62,7 +74,13 @@ class Pipeline:
     """
 
     def __init__(self, plan: Plan, groups: ParallelGroups, model: PooledModel, callback: Callback = SILENT) -> None:
+        if plan.data.reset_at_documents and plan.document_end is None:
+            raise ConfigError(
+                "data.reset_at_documents=true needs to know which token ends a document: give that of the tokenizer to "
+                "Plan.ending_documents_with, or to build_model as document_end"
+            )
         self._groups, self._model, self._doing = groups, model, callback.doing
+        self._document_end = plan.document_end
         self._stage, self._num_layers = groups.pp_index, len(model.layer_range)
         self._hidden_size = plan.model.hidden_size
         n = groups.grid.stages_per_group
@@ -75,7 +93,8 @@ class Pipeline:
         """Run forward and backward of all ``batches``, adding to the gradients.
 
         The loss of a micro-batch is its summed token loss over ``num_loss_tokens``, the tokens of the whole step, so
-        the gradient is exact however tokens are spread.
+        the gradient is exact however tokens are spread. Batches are within documents already
+        (:meth:`StageBatch.within_documents`).
 
         Args:
             plan: of the stage of the run that the batches are of; those of all ranks and micro-batches together have
@@ -147,7 +166,11 @@ class Pipeline:
     def _run_stage(self, batch: StageBatch, inputs: Tensor | None, turn: Turn) -> tuple[Tensor, Tensor | None]:
         source = batch.tokens if self._groups.is_first_stage else inputs
         assert source is not None
-        return self._model.stage(source, batch.labels if self._groups.is_last_stage else None, turn)
+        documents = None
+        if self._document_end is not None:
+            assert batch.tokens is not None
+            documents = Documents.of(batch.tokens, self._document_end)
+        return self._model.stage(source, batch.labels if self._groups.is_last_stage else None, turn, documents)
 
     def _forward(self, work: Work, run: _Run, turn: Turn, num_loss_tokens: int) -> tuple[Tensor, Tensor]:
         """Run ``work``; return what it adds to this rank's loss and auxiliary loss."""

@@ -50,12 +50,16 @@ class TrainStep:
     def run(self, step: int, batches: Sequence[StageBatch]) -> StepResult:
         """Train on ``batches``, this rank's micro-batches of step ``step``, as many as its stage has.
 
+        The loss is the mean over all tokens that count; with ``data.reset_at_documents`` the first of a document do
+        not. The auxiliary loss and the statistics of routing are of all tokens.
+
         Collectives over the world, in this order: number of tokens; the schedule's; losses; gradients and their norm;
         the optimizer's; assignment counts.
 
         Raises:
             NonFiniteError: on every rank, before any weight changes, if the loss or the gradient norm is not finite.
         """
+        batches = [batch.within_documents(self._plan.document_end) for batch in batches]
         self._doing("counting tokens")
         num_loss_tokens = self._count_tokens(batches)
         self._gradients.zero()

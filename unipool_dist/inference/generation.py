@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unipool_dist.data import Tokenizer
 from unipool_dist.engine.pipeline import StageBatch
+from unipool_dist.errors import DataError
 from unipool_dist.inference.opened import OpenedRun
 from unipool_dist.inference.sampler import Sampler, Sampling
 
@@ -23,11 +24,19 @@ def continuation(run: OpenedRun, prompt: list[int], max_tokens: int, sampling: S
 
     All ranks iterate in step and get the same tokens. An empty prompt is the beginning of a document.
 
+    Raises:
+        DataError: the prompt is empty, and the model was never trained to begin a document.
+
     Collectives, for each token: those of :meth:`Pipeline.forward`; on the last stage an all-gather over the
     tensor-parallel group; then one broadcast over the world.
     """
     sampler, end = Sampler(sampling), run.corpus.tokenizer.eod
     text = prompt or [end]
+    if not prompt and run.plan.document_end is not None:
+        raise DataError(
+            "the prompt is empty: this model was trained with data.reset_at_documents, so that it has not learned what "
+            "a document begins with; give the first word or more"
+        )
     for _ in range(max_tokens):
         token = _next_token(run, text[-run.plan.model.sequence_length :], sampler)
         if token == end:

@@ -65,6 +65,7 @@ def opened_run(run_dir: Path, plan: Plan, environment: Environment, step: int | 
     with process_groups(plan, environment) as groups:
         with failing_together("opening the corpus", groups.storage):
             corpus = _open_corpus(plan)
+        plan = plan.ending_documents_with(corpus.document_end)
         model = build_model(plan, groups, draw=False)
         found = _load(run_dir, plan, corpus, groups, model, step)
         yield OpenedRun(

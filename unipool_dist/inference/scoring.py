@@ -39,14 +39,15 @@ class Score:
 class _Row:
     tokens: list[int]
     labels: list[int]
-    scored: int  # so many positions at the end
+    scored: list[int]  # positions of the labels that count
 
 
 class Scorer:
     """Answers requests, all ranks together.
 
     Where context and continuation are longer than ``model.sequence_length + 1`` tokens, they lose tokens at the
-    beginning; the continuation loses some only if it alone is too long.
+    beginning; the continuation loses some only if it alone is too long. With ``data.reset_at_documents`` a token that
+    follows an end of document is not scored, as it has no loss in training.
     """
 
     def __init__(self, run: OpenedRun) -> None:
@@ -65,8 +66,8 @@ class Scorer:
         :func:`token_scores` on the last stage; then one all-reduce over the world.
         """
         groups = self._run.groups
-        length = self._run.plan.model.sequence_length
-        rows = [_row(request, length) for request in requests]
+        length, end = self._run.plan.model.sequence_length, self._run.plan.document_end
+        rows = [_row(request, length, end) for request in requests]
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index].tokens))
         sums = torch.zeros(len(rows), 2, dtype=torch.float64, device=groups.device)
         for start in range(0, len(order), self.at_once):
@@ -74,7 +75,8 @@ class Scorer:
         self._run.model.exchange.reset_traffic()  # or it would grow for ever
         dist.all_reduce(sums, group=groups.world)
         return [
-            Score(logprob, greedy == row.scored) for (logprob, greedy), row in zip(sums.tolist(), rows, strict=True)
+            Score(logprob, greedy == len(row.scored))
+            for (logprob, greedy), row in zip(sums.tolist(), rows, strict=True)
         ]
 
     def _pass(self, numbered: list[tuple[int, _Row]], sums: Tensor) -> None:
@@ -86,7 +88,7 @@ class Scorer:
         longest = -(-max(len(row.tokens) for _, row in numbered) // tp) * tp
         count = -(-len(numbered) // (self._rows * groups.grid.dp))
         mine = numbered[groups.dp_index :: groups.grid.dp]
-        mine += [(0, _Row([0], [0], 0))] * (count * self._rows - len(mine))
+        mine += [(0, _Row([0], [0], []))] * (count * self._rows - len(mine))
         parts = [mine[start : start + self._rows] for start in range(0, len(mine), self._rows)]
         batches = [StageBatch(self._padded([row.tokens for _, row in part], longest), None, None) for part in parts]
 
@@ -96,9 +98,8 @@ class Scorer:
             logprob, greedy = token_scores(logits, labels.transpose(0, 1), groups.tp)
             if groups.tp_index == 0:
                 for place, (index, row) in enumerate(part):
-                    scored = slice(len(row.tokens) - row.scored, len(row.tokens))
-                    sums[index, 0] += logprob[scored, place].double().sum()
-                    sums[index, 1] += greedy[scored, place].sum()
+                    sums[index, 0] += logprob[row.scored, place].double().sum()
+                    sums[index, 1] += greedy[row.scored, place].sum()
 
         self._run.pipeline.forward(batches, use)
 
@@ -130,6 +131,8 @@ def token_scores(logits: Tensor, labels_sb: Tensor, tp: dist.ProcessGroup) -> tu
     return label - largest - total.log(), label >= largest
 
 
-def _row(request: Request, length: int) -> _Row:
+def _row(request: Request, length: int, end: int | None) -> _Row:
     text = [*request.context, *request.continuation][-(length + 1) :]
-    return _Row(text[:-1], text[1:], min(len(request.continuation), len(text) - 1))
+    last = len(text) - 1
+    scored = [place for place in range(max(0, last - len(request.continuation)), last) if text[place] != end]
+    return _Row(text[:-1], text[1:], scored)

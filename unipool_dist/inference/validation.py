@@ -11,6 +11,7 @@ from unipool_dist.data import Corpus, Rows, StoredSequences
 from unipool_dist.engine.callback import SILENT, Callback
 from unipool_dist.engine.evaluate import Evaluation
 from unipool_dist.inference.opened import OpenedRun
+from unipool_dist.model.documents import within_documents
 
 AT_ONCE = 256
 """Sequences of one evaluation: a progress bar moves in between, and token losses are summed in fp32 within it."""
@@ -19,6 +20,8 @@ AT_ONCE = 256
 @dataclass(frozen=True)
 class Loss:
     """Mean loss ``nats_per_token`` over ``tokens`` predicted tokens of validation text.
+
+    With ``data.reset_at_documents`` the first token of a document is not among them.
 
     ``num_bytes`` is the share of these tokens in the bytes of their text, ends of documents included.
     """
@@ -75,7 +78,7 @@ def validation_losses(
         for start in range(0, len(batch), AT_ONCE):
             evaluation = Evaluation(run.plan, run.groups, run.pipeline, callback)
             part = batch.rows(start, start + AT_ONCE)
-            tokens = int(part.loss_mask.sum())
+            tokens = int(within_documents(part.loss_mask, part.tokens, run.plan.document_end).sum())
             nats = evaluation.run({name: part}, start)[name]
             parts.append(Loss(tokens, nats, tokens * bytes_per_token[name]))
             run.model.exchange.reset_traffic()  # or it would grow for ever

@@ -6,7 +6,8 @@ rank's.
 
 from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
@@ -14,51 +15,33 @@ from torch.distributed import ProcessGroup
 from unipool_dist.comm.megatron import ColumnParallelLinear, ModelParallelConfig, RowParallelLinear
 from unipool_dist.config.plan import ModelPlan
 from unipool_dist.model.blockwise import BLOCKWISE_LIMIT, blockwise_causal_attention
+from unipool_dist.model.document_attention import DocumentAttention, attention_within
+from unipool_dist.model.documents import Documents
+from unipool_dist.model.rotary import RotaryTable, Rotation
 
 
-class RotaryTable(nn.Module):
-    """Cosines and sines of rotary position embedding (arXiv 2104.09864), [s, d] each, computed in fp32."""
+@dataclass(frozen=True)
+class Scope:
+    """What the tokens of a micro-batch attend to: those before them in their row, or in their document.
 
-    def __init__(self, head_dim: int, sequence_length: int, base: float) -> None:
-        super().__init__()
-        frequency = base ** -(torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-        angle = torch.outer(torch.arange(sequence_length, dtype=torch.float32), frequency).repeat(1, 2)
-        self.cos: Tensor
-        self.sin: Tensor
-        self.register_buffer("cos", angle.cos(), persistent=False)
-        self.register_buffer("sin", angle.sin(), persistent=False)
-
-    def rotate(self, x: Tensor) -> Tensor:
-        """Rotate [b, ..., s, d] by its positions, the first s there are; contiguous."""
-        cos, sin = (table[: x.shape[-2]].to(x.dtype) for table in (self.cos, self.sin))
-        return _Rotate.apply(x, cos, sin)
-
-
-class _Rotate(torch.autograd.Function):
-    """``x * cos + [-x2, x1] * sin`` with ``x = [x1, x2]``; its gradient is the rotation by the opposite angle.
-
-    Written out because the recorded operations read and write their tensors twice as often.
+    Made once for all layers of a stage.
     """
 
-    @staticmethod
-    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(cos, sin)
-        return _rotated(x, cos, sin)
+    rotation: Rotation
+    within: DocumentAttention | None
+    """Attention within documents; ``None``: each row is one."""
 
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
-        cos, sin = ctx.saved_tensors
-        return _rotated(grad, cos, -sin), None, None
+    @classmethod
+    def of(cls, rotary: RotaryTable, documents: Documents | None, x: Tensor, length: int) -> Scope:
+        """Make the scope of a micro-batch of rows of ``length`` tokens; x is an activation of it.
 
-
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    out = torch.mul(x, cos, out=x.new_empty(x.shape))
-    x1, x2 = x.chunk(2, dim=-1)
-    out1, out2 = out.chunk(2, dim=-1)
-    half = sin.chunk(2, dim=-1)[0]
-    out1.addcmul_(x2, half, value=-1.0)
-    out2.addcmul_(x1, half)
-    return out
+        Args:
+            documents: where the rows hold several; positions begin with each.
+        """
+        if documents is None:
+            return cls(rotary.rotation(slice(length), x.dtype), None)
+        head_dim = rotary.cos.shape[1]
+        return cls(rotary.rotation(documents.positions, x.dtype), attention_within(documents, x, head_dim))
 
 
 class Attention(nn.Module):
@@ -83,20 +66,26 @@ class Attention(nn.Module):
             **common,
         )
 
-    def forward(self, x: Tensor, rotary: RotaryTable) -> Tensor:
-        """Attend within each sequence: [s / tp, b, h] to [s / tp, b, h].
+    def forward(self, x: Tensor, scope: Scope) -> Tensor:
+        """Attend within the scope: [s / tp, b, h] to [s / tp, b, h].
 
         Collectives: all-gather, then reduce-scatter over the tensor-parallel group (sequence parallelism); the
         reverse in backward.
         """
         qkv, _ = self.qkv(x)  # [s, b, (a + 2 g) d]
         s, b, _ = qkv.shape
-        qkv = qkv.view(s, b, -1, self.queries_per_group + 2, self.head_dim).permute(
-            1, 2, 3, 0, 4
-        )  # [b, g, a/g + 2, s, d]
-        rotated, value = rotary.rotate(qkv[:, :, :-1]), qkv[:, :, -1]
-        attended = causal_attention(rotated[:, :, :-1], rotated[:, :, -1], value)  # [b, a, s, d]
-        out, _ = self.output(attended.permute(2, 0, 1, 3).reshape(s, b, -1))
+        qkv = qkv.view(s, b, -1, self.queries_per_group + 2, self.head_dim)
+        if scope.within is None:
+            qkv = qkv.permute(1, 2, 3, 0, 4)  # [b, g, a/g + 2, s, d]
+            rotated, value = scope.rotation(qkv[:, :, :-1]), qkv[:, :, -1]
+            attended = causal_attention(rotated[:, :, :-1], rotated[:, :, -1], value)  # [b, a, s, d]
+            attended = attended.permute(2, 0, 1, 3)
+        else:
+            qkv = qkv.permute(2, 3, 1, 0, 4)  # [g, a/g + 2, b, s, d]: rows end to end
+            rotated, value = scope.rotation(qkv[:, :-1]), qkv[:, -1]
+            attended = scope.within(rotated[:, :-1], rotated[:, -1], value)  # [g, a/g, b, s, d]
+            attended = attended.permute(3, 2, 0, 1, 4)
+        out, _ = self.output(attended.reshape(s, b, -1))
         return out
 
 

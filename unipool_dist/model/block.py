@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from unipool_dist.comm.groups import ParallelGroups
 from unipool_dist.comm.megatron import ModelParallelConfig
 from unipool_dist.config.plan import Plan
-from unipool_dist.model.attention import Attention, RotaryTable
+from unipool_dist.model.attention import Attention, Scope
 from unipool_dist.model.normalization import RMSNorm
 from unipool_dist.pool.client import PoolClient
 from unipool_dist.pool.losses import scores_for_loss
@@ -55,31 +55,31 @@ class Block(nn.Module):
         self._score_kind = plan.pool.balance.scores
         self._recompute = plan.parallel.recompute
 
-    def forward(self, x: Tensor, rotary: RotaryTable, turn: Turn) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, scope: Scope, turn: Turn) -> tuple[Tensor, Tensor | None]:
         """Return the layer's output for x [s / tp, b, h], and its share of the auxiliary loss or ``None``.
 
         Collectives: those of the attention; then the exchange (:class:`unipool_dist.pool.exchange.PoolExchange`).
         """
         if self._recompute and torch.is_grad_enabled():
             h, tokens_TD, scores_TM, score_sum_M = checkpoint(
-                self._dense_segment, x, rotary, use_reentrant=False, preserve_rng_state=False
+                self._dense_segment, x, scope, use_reentrant=False, preserve_rng_state=False
             )
         else:
-            h, tokens_TD, scores_TM, score_sum_M = self._dense_segment(x, rotary)
+            h, tokens_TD, scores_TM, score_sum_M = self._dense_segment(x, scope)
         out_TD, aux = self._client.run(self.layer, self.slot, turn, tokens_TD, scores_TM, score_sum_M, self.router.bias)
         return self.add_experts(h, out_TD.view_as(h)), aux
 
-    def attend(self, x: Tensor, rotary: RotaryTable) -> Tensor:
+    def attend(self, x: Tensor, scope: Scope) -> Tensor:
         """Add attention to x [s / tp, b, h]. Collectives: those of the attention."""
-        return x + self.attention(self.attention_norm(x), rotary)
+        return x + self.attention(self.attention_norm(x), scope)
 
     def add_experts(self, h: Tensor, out: Tensor) -> Tensor:
         """Add what the pool returned, both [s / tp, b, h]."""
         return h + out
 
-    def _dense_segment(self, x: Tensor, rotary: RotaryTable) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _dense_segment(self, x: Tensor, scope: Scope) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         with record_function("attention"):
-            h = self.attend(x, rotary)
+            h = self.attend(x, scope)
         tokens_TD = self.pool_norm(h).flatten(0, 1)
         scores_TM = self.router(tokens_TD)
         return h, tokens_TD, scores_TM, scores_for_loss(scores_TM, self._score_kind).sum(dim=0)

@@ -10,9 +10,11 @@ from unipool_dist.comm.megatron import (
     VocabParallelEmbedding,
     vocab_parallel_cross_entropy,
 )
-from unipool_dist.model.attention import RotaryTable
+from unipool_dist.model.attention import Scope
 from unipool_dist.model.block import Block, StagePlace
+from unipool_dist.model.documents import Documents
 from unipool_dist.model.normalization import RMSNorm
+from unipool_dist.model.rotary import RotaryTable
 from unipool_dist.pool.turn import Turn
 
 
@@ -30,7 +32,7 @@ class Stage(nn.Module):
         super().__init__()
         plan, groups, megatron = place.plan, place.groups, place.megatron
         model = plan.model
-        self._is_first, self._tied = groups.is_first_stage, tied
+        self._is_first, self._tied, self._tp = groups.is_first_stage, tied, groups.grid.tp
         self.rotary = RotaryTable(
             model.hidden_size // model.num_attention_heads, model.sequence_length, model.rotary_base
         )
@@ -59,13 +61,16 @@ class Stage(nn.Module):
                 tp_group=groups.tp,
             )
 
-    def forward(self, inputs: Tensor, labels: Tensor | None, turn: Turn) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, inputs: Tensor, labels: Tensor | None, turn: Turn, documents: Documents | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Run this stage on one micro-batch.
 
         Args:
             inputs: token ids [b, s] on the first stage, else the previous stage's output [s / tp, b, h].
             labels: [b, s] on the last stage, or ``None`` for its logits; ``None`` on other stages.
             turn: what the stages of the pool group run in this lane.
+            documents: where attention and positions begin again; ``None``: with every row.
 
         Returns:
             On the last stage token losses [b, s] in fp32 (nats), or logits [s, b, v / tp] in fp32, this rank's part
@@ -76,9 +81,10 @@ class Stage(nn.Module):
         layer and loss communicate over the tensor-parallel group.
         """
         x = self._embed(inputs) if self._is_first else inputs
+        scope = Scope.of(self.rotary, documents, x, length=len(x) * self._tp)
         aux_losses = []
         for block in self.layers.values():
-            x, aux = block(x, self.rotary, turn)
+            x, aux = block(x, scope, turn)
             if aux is not None:
                 aux_losses.append(aux)
         aux_loss = torch.stack(aux_losses).sum() if aux_losses else None

@@ -2,7 +2,7 @@
 
 Counted as by Narayanan et al. (arXiv 2104.04473, appendix), with two differences: causal attention counts for what it
 needs, and of the experts only those that a token chooses. Norms, softmax, rotation, activation and the choice of
-experts are left out.
+experts are left out. A sequence counts as one document, with ``data.reset_at_documents`` too.
 
 Per token, with H hidden, a heads of width d (``a d = H``), g key/value heads, s sequence length, F the hidden width
 of an expert, V vocabulary::

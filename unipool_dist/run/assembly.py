@@ -21,12 +21,12 @@ _MOST_AHEAD = 64
 class BatchSource:
     """Micro-batches of this rank's data-parallel index, read a step ahead; close it when training ends.
 
-    Stages in the middle of the pipeline read no data.
+    Stages in the middle of the pipeline read no data, unless all have to know where documents end.
     """
 
     def __init__(self, dataset: SampleDataset, plan: Plan, groups: ParallelGroups) -> None:
         self._dataset, self._plan, self._groups = dataset, plan, groups
-        self._reads = groups.is_first_stage or groups.is_last_stage
+        self._reads = groups.is_first_stage or groups.is_last_stage or plan.document_end is not None
         self._copies = DeviceCopies(groups.device)
         most = max(plan.at(stage.first_step).num_microbatches for stage in plan.stages.each)
         self._ahead = ReadAhead(self._read, self._following, min(most, _MOST_AHEAD))

@@ -309,4 +309,4 @@ def _identity(corpora: Corpora, step: int, segments: tuple[int, ...] = ()) -> Da
 
 def _with_text(known: Outline, corpora: Corpora) -> Plan:
     """Return the plan of a run, with what follows from the tokenizer of its corpora."""
-    return known.with_vocabulary(corpora.any.vocab_size)
+    return known.with_vocabulary(corpora.any.vocab_size).ending_documents_with(corpora.any.document_end)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from unipool_dist.config.plan import Plan
-from unipool_dist.model.attention import RotaryTable
+from unipool_dist.model.attention import Scope
 from unipool_dist.model.block import Block, StagePlace
 from unipool_dist.model.families.llama import LAYER, Llama, norm
 from unipool_dist.model.inventory import Inventory
@@ -31,9 +31,9 @@ class SandwichBlock(Block):
         self.attention_output_norm = RMSNorm(model.hidden_size, **settings)
         self.pool_output_norm = RMSNorm(model.hidden_size, **settings)
 
-    def attend(self, x: Tensor, rotary: RotaryTable) -> Tensor:
+    def attend(self, x: Tensor, scope: Scope) -> Tensor:
         """Add attention to x [s / tp, b, h]. Collectives: those of the attention."""
-        return x + self.attention_output_norm(self.attention(self.attention_norm(x), rotary))
+        return x + self.attention_output_norm(self.attention(self.attention_norm(x), scope))
 
     def add_experts(self, h: Tensor, out: Tensor) -> Tensor:
         """Add what the pool returned, both [s / tp, b, h]."""
