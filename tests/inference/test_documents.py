@@ -48,8 +48,13 @@ def use(run: OpenedRun) -> dict[str, Any]:
 
 def test_evaluation_and_scores_follow_the_run(workers: Workers, tiny_corpus: Path, tmp_path: Path) -> None:
     """The run has a stage in the middle of the pipeline, which reads tokens as all do."""
-    overrides = ("data.reset_at_documents=true", "parallel.pp=3", "pool.num_experts=18", "train.steps=4")
-    overrides = (*overrides, f"train.eval_sequences={SEQUENCES}")
+    overrides = (
+        "data.reset_at_documents=true",
+        "parallel.pp=3",
+        "pool.num_experts=18",
+        "train.steps=4",
+        f"train.eval_sequences={SEQUENCES}",
+    )
     subprocess.run(train_command(tiny_corpus, tmp_path / "run", 3, *overrides), check=True, timeout=600)
     recorded = validation_of_training(tmp_path / "run")["validation"]
     for layout in ((), ("parallel.tp=2",)):
