@@ -33,7 +33,7 @@ def use(run: OpenedRun) -> dict[str, Any]:
         "but for the first token": Request(second[:1], [*second[1:], *rest]),
     }
     scores = Scorer(run)(list(requests.values()))
-    batches = validation_batches(run, SEQUENCES)
+    batches = {name: stored.rows(0, len(stored)) for name, stored in validation_batches(run, SEQUENCES).items()}
     losses = validation_losses(run, batches)
     with pytest.raises(DataError, match="the prompt is empty"):
         next(continuation(run, [], 1, GREEDY))
