@@ -116,10 +116,14 @@ def test_a_pattern_only_where_one_was_asked_for(tmp_path: Path) -> None:
     assert texts(local_source("a", f"glob:{tmp_path}/*.jsonl", "text")) == ["a.jsonl", "b.jsonl"]
     assert texts(local_source("a", f"glob:{tmp_path}/**/*.jsonl", "text")) == ["a.jsonl", "b.jsonl", "sub/c.jsonl"]
     assert texts(local_source("a", f"glob:{tmp_path}/s*", "text")) == ["sub/c.jsonl"]
-    with pytest.raises(DataError, match="has no text files"):
-        local_source("a", f"glob:{tmp_path}/*.parquet", "text")
-    with pytest.raises(DataError, match="has no text files"):
-        local_source("a", f"{tmp_path}/*.jsonl", "text")
+    for nothing in (f"glob:{tmp_path}/*.parquet", f"{tmp_path}/*.jsonl", f"{tmp_path}/a.jsonl,{tmp_path}/b.jsonl"):
+        with pytest.raises(DataError, match=r"has no text files, as nothing is there: .*glob:PATTERN, list:FILE"):
+            local_source("a", nothing, "text")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="has no text files, as no file is there"):
+        local_source("a", f"{tmp_path}/empty", "text")
+    with pytest.raises(DataError, match="names no dataset"):
+        local_source("a", "hf:", "text")
     with pytest.raises(DataError, match=r"files of kinds json, text.*glob:FOLDER"):
         local_source("a", f"glob:{tmp_path}/*", "text")
 

@@ -58,6 +58,8 @@ class Found:
     files: list[FoundFile] = field(default_factory=list)
     system: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    nothing: bool = False
+    """The path does not exist, or the pattern matches nothing."""
 
     def kinds(self) -> list[str]:
         """Return the kinds of the files, ``json`` for those of objects per line, too."""
@@ -157,9 +159,10 @@ def check_found(found: Found, where: str, *, skip_unknown: bool, any_kinds: bool
     """
     known = f"{', '.join(KINDS)}, each also as {' or '.join(CODECS)}"
     if not found.files and not found.unknown:
+        what = "nothing is there" if found.nothing else "no file is there"
         raise DataError(
-            f"--source {where} has no text files: give a file or a folder ({known}), glob:PATTERN, list:FILE, or "
-            f"hf:NAME for a Hugging Face dataset"
+            f"--source {where} has no text files, as {what}: give a file or a folder ({known}), glob:PATTERN, "
+            f"list:FILE, or hf:NAME for a Hugging Face dataset"
         )
     if found.unknown and not (skip_unknown and found.files):
         endings = {os.path.splitext(name)[1] for name in found.unknown}

@@ -85,10 +85,11 @@ def _found(where: str, location: str) -> Found:
     elif kind == "list":
         paths = _listed_paths(Path(rest))
     else:
-        path = Path(location)
-        if os.path.lexists(path):
-            find_path(path, found, where)
+        found.nothing = not os.path.lexists(location)
+        if not found.nothing:
+            find_path(Path(location), found, where)
         return found
+    found.nothing = not paths
     names = _names(paths)
     for path, name in zip(paths, names, strict=True):
         find_path(path, found, where, name)
@@ -145,6 +146,8 @@ class HubUnit:
 def _hub_unit(where: str, location: str, text_field: str) -> HubUnit:
     name, _, rest = location.removeprefix("hf:").partition(":")
     config, _, split = rest.partition(":")
+    if not name:
+        raise DataError(f"--source {where} names no dataset: give hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT")
     request = Request("hub", name, text_field, config=config or None, split=split or "train")
     return HubUnit(location, request, where)
 
