@@ -43,8 +43,14 @@ def check_draft(draft: Path, kind: Folder, *, purpose: str) -> None:
 
 
 @contextmanager
-def locked_draft(draft: Path, kind: Folder, *, purpose: str) -> Iterator[None]:
+def locked_draft(
+    draft: Path, kind: Folder, *, purpose: str, keep: str | None = None, shared: bool = False
+) -> Iterator[None]:
     """Make the folder ``draft``, or empty one left by a killed process; locked within the context.
+
+    Args:
+        keep: the name of an entry that stays.
+        shared: let other processes that say so have the lock as well, and empty nothing.
 
     The caller removes the lock file after renaming the draft, and not before: another process that makes the same draft
     would take what is being renamed for a leftover.
@@ -63,10 +69,10 @@ def locked_draft(draft: Path, kind: Folder, *, purpose: str) -> Iterator[None]:
     except FileNotFoundError:  # it has just got its name
         raise DraftLockedError(f"another process has just finished {draft}") from None
     try:
-        if not _is_taken(lock, path):
+        if not _is_taken(lock, path, shared=shared):
             raise DraftLockedError(f"another process has locked {draft}")
         for entry in sorted(draft.iterdir()):
-            if entry.name != LOCK_FILE:
+            if entry.name not in (LOCK_FILE, keep) and not shared:
                 remove(entry, kind.of(entry.name))
         yield
     finally:
@@ -87,10 +93,10 @@ def _make(draft: Path) -> None:
             raise
 
 
-def _is_taken(lock: int, path: Path) -> bool:
+def _is_taken(lock: int, path: Path, *, shared: bool) -> bool:
     """Return whether the lock is now ours."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         # Whoever held the lock may just have renamed the folder away.
         return path.exists() and os.path.samestat(os.fstat(lock), path.stat())
     except (BlockingIOError, PermissionError):  # which of them depends on the file server

@@ -71,13 +71,18 @@ def start_program(command: Sequence[str], *, output: IO[bytes], variables: Mappi
     )
 
 
-def converse_with(command: Sequence[str]) -> Process:
+def converse_with(command: Sequence[str], variables: Mapping[str, str] | None = None) -> Process:
     """Start ``command`` with its stdin and stdout as pipes to this process.
+
+    Args:
+        variables: its environment; ``None`` for that of this process.
 
     Raises:
         OSError: it cannot be started.
     """
-    return subprocess.Popen(list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=1 << 20)
+    return subprocess.Popen(
+        list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=1 << 20, env=variables
+    )
 
 
 def _text(data: bytes | None) -> str:

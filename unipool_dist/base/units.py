@@ -12,6 +12,14 @@ def seconds(value_s: float) -> str:
     return f"{value_s * 1e3:.2f} ms" if abs(value_s) >= 1e-3 else f"{value_s * 1e6:.1f} us"
 
 
+def duration(value_s: float) -> str:
+    """Return ``12 s``, ``3:25 min`` or ``2:05 h``."""
+    whole = round(value_s)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60}:{whole % 60:02d} min" if whole < 3600 else f"{whole // 3600}:{whole // 60 % 60:02d} h"
+
+
 def size(num_bytes: float) -> str:
     """Return ``1.7 MB``."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from typing import BinaryIO
 
 DRAFT_NAME = re.compile(r"\.(.+)\.[0-9a-f]{12}\.new")
 """Names of the files that are written to replace another, whose name is the group."""
@@ -36,6 +39,27 @@ def replace_bytes(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that gets the name ``path`` once the block has ended and its content is on disk.
+
+    After an error it is gone. What is under the name is whole, even after a power cut.
+
+    Raises:
+        OSError: it cannot be written; then ``path`` is unchanged.
+    """
+    draft = path.with_name(f".{path.name}.{token_hex(6)}.new")
+    try:
+        with draft.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(draft, path)
     except BaseException:
         draft.unlink(missing_ok=True)

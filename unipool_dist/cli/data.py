@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from unipool_dist.base.console import say
 from unipool_dist.base.printable import aligned
 from unipool_dist.base.system_errors import at
+from unipool_dist.base.units import counted
 from unipool_dist.base.user_code import trust
 from unipool_dist.cli.caches import writable_cache
-from unipool_dist.cli.option_types import BYTES, VOCABULARY, Finite
+from unipool_dist.cli.option_types import BYTES, PROCESSES_HERE, VOCABULARY, Finite
 from unipool_dist.cli.source_options import BadRows, locations, rows_table
 from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.corpus_manifest import Manifest, TokenizerRecord
 from unipool_dist.errors import DataError
+
+if TYPE_CHECKING:
+    from unipool_dist.data.building import Ready, Waiting
 
 MAX_SHOWN = 8
 """Special tokens; some tokenizers have hundreds that are reserved."""
@@ -86,7 +91,21 @@ def data() -> None:
 )
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder for downloads.  [default: OUT/downloads]")
 @click.option("--force", is_flag=True, help="Replace a corpus prepared with other options.")
-@click.option("--progress/--no-progress", default=None, help="Progress bars.  [default: if stderr is a terminal]")
+@click.option(
+    "--workers",
+    type=PROCESSES_HERE,
+    help="Processes that read and tokenize.  [default: what the text is worth, up to the processors here and 8]",
+)
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Do the I-th of N shares of the work, I from 0. When all have run twice, the same without it does the rest.",
+)
+@click.option(
+    "--progress/--no-progress",
+    default=None,
+    help="Progress bars, in a log lines with the time left.  [default: if stderr is a terminal]",
+)
 def prepare(
     out: Path,
     corpus: str,
@@ -105,12 +124,19 @@ def prepare(
     max_bytes_per_domain: int | None,
     cache: Path | None,
     force: bool,
+    workers: int | None,
+    shard: str | None,
     progress: bool | None,
 ) -> None:
-    """Write a tokenized corpus to the directory OUT."""
+    """Write a tokenized corpus to the directory OUT.
+
+    What is done is kept in OUT.partial: interrupted, the same command continues. The result does not depend on the
+    number of workers or shards.
+    """
     from unipool_dist.base.progress_bars import Progress
-    from unipool_dist.data.prepare import DEFAULT_VOCAB_SIZE, PrepareOptions
+    from unipool_dist.data.prepare import DEFAULT_VOCAB_SIZE, PrepareOptions, prepare_share
     from unipool_dist.data.prepare import prepare as prepare_corpus
+    from unipool_dist.data.shares import Share
     from unipool_dist.data.sources.tally import Reading
 
     if vocab_size is not None and tokenizer is not None:
@@ -131,8 +157,14 @@ def prepare(
         max_bytes_per_domain=max_bytes_per_domain,
     )
     trust([corpus])
+    bars = Progress(progress)
     with at(out), writable_cache():
-        manifest, done = prepare_corpus(out, options, cache=cache, force=force, progress=Progress(progress))
+        if shard is not None:
+            share = Share.parse(shard)
+            done_so_far = prepare_share(out, options, share, cache=cache, force=force, workers=workers, progress=bars)
+            say(f"{out}: {told(done_so_far, shard)}")
+            return
+        manifest, done = prepare_corpus(out, options, cache=cache, force=force, workers=workers, progress=bars)
     say(f"{out}: prepared" if done else f"{out}: already prepared")
     say(render(manifest))
 
@@ -145,6 +177,16 @@ def prepare(
 def show(path: Path, verify: str) -> None:
     """Check the corpus at PATH and print what it holds."""
     say(render(Corpus.open(path, verify="hash" if verify == "hash" else "size").manifest))
+
+
+def told(done: Waiting | Ready, shard: str) -> str:
+    """Return what a share of the preparation has done, and what comes next."""
+    from unipool_dist.data.building import Ready
+
+    if isinstance(done, Ready):
+        return "all shards are done; the same command without --shard makes the corpus of them"
+    missing = counted(done.missing, "piece")
+    return f"shard {shard} is {done.stage}; {missing} of other shards are not: run these, and then all again"
 
 
 def render(manifest: Manifest) -> str:

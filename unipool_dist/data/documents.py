@@ -6,13 +6,13 @@ the choice depends only on the documents' bytes, never on their order, names or 
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
-from typing import Literal
 
+import numpy as np
+
+from unipool_dist.data.keys import Keys, Rows
 from unipool_dist.errors import DataError
 
 MIN_DOCUMENTS = 32
@@ -31,101 +31,19 @@ class Document:
 
 
 @dataclass(frozen=True)
-class DocumentKey:
-    """The facts about a document that the split needs."""
-
-    num_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class Split:
     """Positions of the documents of each side: ``train`` in source order, ``validation`` in order of their hash.
 
     Thanks to hash order, the first few validation sequences are a sample of the whole domain, not of its first chapter.
     """
 
-    train: list[int]
-    validation: list[int]
-
-
-def key_of(text: str) -> DocumentKey:
-    """Return the size of ``text`` in bytes of UTF-8, and its hash."""
-    data = text.encode()
-    return DocumentKey(len(data), hashlib.sha256(data).hexdigest())
+    train: Rows
+    validation: Rows
 
 
 def clean(text: str) -> str:
     """Return ``text`` with Unix line ends, stripped, and lone surrogates, which cannot be encoded, replaced."""
     return text.replace("\r\n", "\n").encode("utf-8", "replace").decode("utf-8").strip()
-
-
-Drop = Literal["empty", "duplicate"]
-
-
-class Sieve:
-    """Decides from keys alone which documents are kept: not empty, and each text once.
-
-    Keys are given in the order of the sources, of their units and of the rows. ``seen`` holds the hashes of what was
-    kept, over all domains. With ``dedup`` false equal documents are kept as often as they come, except those that are
-    equal to a held-out one.
-    """
-
-    def __init__(self, seen: set[str] | None = None, *, dedup: bool = True) -> None:
-        self.seen = set() if seen is None else seen
-        self.dedup = dedup
-
-    def drops(self, key: DocumentKey, *, held_out: bool = False) -> Drop | None:
-        """Return why the document of this key is dropped, or ``None`` if it is kept, and known from now on.
-
-        Args:
-            held_out: it is of a validation of its own. All of these come before the first other document.
-        """
-        if key.num_bytes == 0:
-            return "empty"
-        if key.sha256 in self.seen and (self.dedup or not held_out):
-            return "duplicate"
-        if self.dedup or held_out:
-            self.seen.add(key.sha256)
-        return None
-
-
-def unique_documents(
-    documents: Iterable[Document],
-    domain: str,
-    seen: set[str],
-    *,
-    dedup: bool = True,
-    held_out: bool = False,
-    dropped: Callable[[Drop, str], None] = lambda why, name: None,
-) -> Iterator[Document]:
-    """Clean ``documents``, drop empty ones and those whose hash is in ``seen``, and add the rest to ``seen``.
-
-    Sources with fewer than ``MIN_DOCUMENTS`` documents are first cut into blocks of paragraphs.
-
-    Args:
-        dedup: drop equal documents.
-        held_out: they are a validation of its own, which stays as it is and may be a single document.
-        dropped: called with the reason and the name of each that is dropped.
-
-    Raises:
-        DataError: fewer than two documents are left.
-    """
-    stream = iter(documents)
-    head = list(islice(stream, MIN_DOCUMENTS))
-    if len(head) < MIN_DOCUMENTS and not held_out:
-        head = cut_short(head)
-    sieve = Sieve(seen, dedup=dedup)
-    passed = 0
-    for document in chain(head, stream):
-        text = clean(document.text)
-        why = sieve.drops(key_of(text), held_out=held_out)
-        if why is None:
-            passed += 1
-            yield Document(document.name, text)
-        else:
-            dropped(why, document.name)
-    check_enough(passed, domain, 1 if held_out else 2)
 
 
 def check_enough(kept: int, domain: str, least: int = 2) -> None:
@@ -166,65 +84,70 @@ def cut_short(documents: Sequence[Document]) -> list[Document]:
     return blocks
 
 
-def split_documents(keys: Sequence[DocumentKey], domain: str, fraction: float, max_bytes: int | None) -> Split:
+def split_documents(keys: Keys, domain: str, fraction: float, max_bytes: int | None) -> Split:
     """Choose at most ``max_bytes`` of the documents, then about ``fraction`` of their bytes for validation.
 
     Documents enter validation in the order of their hash until the fraction is reached; one that would take validation
-    past twice its target is left to training. Equal documents, if there are any, are on the same side. The cap uses the
-    hash read backwards, so that it does not bias the split.
+    past twice its target is left to training. Equal documents stay together. The cap uses the hash read backwards, so
+    that it does not bias the split.
 
     Raises:
-        DataError: ``fraction`` is outside (0, 0.25], or fewer than two documents fit under ``max_bytes``.
+        DataError: ``fraction`` is outside (0, 0.25], or fewer than two distinct documents fit under ``max_bytes``.
     """
     if not 0.0 < fraction <= MAX_VALIDATION_FRACTION:
         raise DataError(f"validation_fraction={fraction} is outside (0, {MAX_VALIDATION_FRACTION}]: use 0.04")
     kept = _capped(keys, max_bytes)
-    equal: dict[str, list[int]] = {}
-    for i in kept:
-        equal.setdefault(keys[i].sha256, []).append(i)
-    if len(equal) < 2:
+    by_hash = kept[keys.take(kept).by_hash()]
+    starts = keys.take(by_hash).starts_of_equal()
+    if len(starts) < 2:
         raise DataError(
-            f"only {len(equal)} of the {len(keys)} documents of domain {domain!r} fit under "
+            f"only {len(starts)} of the {len(keys)} documents of domain {domain!r} fit under "
             f"max_bytes_per_domain={max_bytes}, equal ones counted once: raise it"
         )
-    size = {sha256: len(copies) * keys[copies[0]].num_bytes for sha256, copies in equal.items()}
-    total = sum(size.values())
+    sizes = np.add.reduceat(keys.sizes[by_hash], starts)  # of all documents that are equal
+    total = int(sizes.sum())
     target = max(fraction * total, min(MIN_VALIDATION_BYTES, total / 4))
-    validation: list[int] = []
+    held_out: list[int] = []
     taken = 0
-    for sha256 in sorted(equal):
+    for i, size in enumerate(map(int, sizes)):
         if taken >= target:
             break
-        if taken + size[sha256] <= 2 * target:
-            validation += equal[sha256]
-            taken += size[sha256]
-    if not validation:
-        validation = equal[min(equal, key=lambda sha256: (size[sha256], sha256))]
-    held_out = set(validation)
-    return Split(train=[i for i in kept if i not in held_out], validation=validation)
+        if taken + size <= 2 * target:
+            held_out.append(i)
+            taken += size
+    if not held_out:
+        held_out = [int(np.argmin(sizes))]  # of several the first, by hash
+    copies = np.diff(np.append(starts, len(by_hash)))
+    chosen = np.zeros(len(starts), bool)
+    chosen[held_out] = True
+    validation = by_hash[np.repeat(chosen, copies)]
+    return Split(train=np.setdiff1d(kept, validation, assume_unique=True), validation=validation)
 
 
-def split_given(keys: Sequence[DocumentKey], num_validation: int, domain: str, max_bytes: int | None) -> Split:
+def split_given(keys: Keys, num_validation: int, domain: str, max_bytes: int | None) -> Split:
     """Hold out the first ``num_validation`` documents, which are the user's, and choose at most ``max_bytes`` others.
 
     Raises:
         DataError: no other document fits under ``max_bytes``.
     """
-    train = [num_validation + i for i in _capped(keys[num_validation:], max_bytes)]
-    if not train:
+    validation = np.arange(num_validation)
+    others = np.arange(num_validation, len(keys))
+    train = others[_capped(keys.take(others), max_bytes)]
+    if not len(train):
         raise DataError(
-            f"none of the {len(keys) - num_validation} training documents of domain {domain!r} fits under "
+            f"none of the {len(others)} training documents of domain {domain!r} fits under "
             f"max_bytes_per_domain={max_bytes}: raise it"
         )
-    return Split(train=train, validation=sorted(range(num_validation), key=lambda i: keys[i].sha256))
+    return Split(train=train, validation=keys.take(validation).by_hash())
 
 
-def _capped(keys: Sequence[DocumentKey], max_bytes: int | None) -> list[int]:
+def _capped(keys: Keys, max_bytes: int | None) -> Rows:
     if max_bytes is None:
-        return list(range(len(keys)))
+        return np.arange(len(keys))
     kept, taken = [], 0
-    for i in sorted(range(len(keys)), key=lambda i: keys[i].sha256[::-1]):
-        if taken + keys[i].num_bytes <= max_bytes:
+    order = keys.by_reversed_hash()
+    for i, size in zip(order, map(int, keys.sizes[order]), strict=True):
+        if taken + size <= max_bytes:
             kept.append(i)
-            taken += keys[i].num_bytes
-    return sorted(kept)
+            taken += size
+    return np.sort(np.array(kept, np.int64))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from unipool_dist.base.belongings import (
@@ -29,10 +29,11 @@ from unipool_dist.base.drafts import LOCK_FILE, DraftLockedError, check_draft, d
 from unipool_dist.base.forms import json_object
 from unipool_dist.data.corpus_manifest import MANIFEST_NAME, SPLITS
 from unipool_dist.data.tokenizer import TOKENIZER_FILES
+from unipool_dist.data.work import WORK
 from unipool_dist.errors import DataError
 
 DOWNLOADS = "downloads"
-SPOOL = "spool"
+WORK_FOLDER = "work"
 _INSIDE = ".partial"
 _BESIDE = r"\.partial|\.\.partial\.[0-9a-f]{12}|lost\+found"
 """Other entries in a volume: the draft, one being made when its process was killed, and those of file systems."""
@@ -53,7 +54,13 @@ CORPUS = Folder(
 )
 """The files of a corpus; its downloads are moved to the next one."""
 _DRAFT = draft_kind(
-    {**_FILES, r"manifest\.json(\.tmp)?": any_file, SPOOL: Folder({r".+\.arrow": any_file}), DOWNLOADS: Kept()}
+    {
+        **_FILES,
+        r"manifest\.json(\.tmp)?": any_file,
+        WORK_FOLDER: WORK,
+        "spool": Folder({r".+\.arrow": any_file}),  # of earlier versions
+        DOWNLOADS: Kept(),
+    }
 )
 
 
@@ -78,14 +85,28 @@ class Place:
                 f"another or remove it"
             )
 
-    @contextmanager
-    def locked(self) -> Iterator[Path]:
-        """Yield a folder for writing the corpus, empty but for downloads, that no other process writes to meanwhile.
+    def locked(self) -> AbstractContextManager[Path]:
+        """Return a context with a folder for writing the corpus, to which no other process writes meanwhile.
+
+        It is empty but for downloads, and for the work of an interrupted preparation.
 
         Raises:
             ForeignError: what would be replaced or deleted is not all of a corpus; nothing is changed then.
-            DataError: another process prepares this corpus.
+            DataError: another process prepares this corpus, or a share of it.
         """
+        return self._locked(shared=False)
+
+    def shared(self) -> AbstractContextManager[Path]:
+        """Return the same for processes that prepare shares, which only add to the work in the folder.
+
+        Raises:
+            ForeignError: as :meth:`locked`.
+            DataError: another process prepares all of this corpus.
+        """
+        return self._locked(shared=True)
+
+    @contextmanager
+    def _locked(self, *, shared: bool) -> Iterator[Path]:
         purpose = f"preparing {self.out}"
         check_draft(self._draft, _DRAFT, purpose=purpose)
         if not self._inside:
@@ -93,7 +114,7 @@ class Place:
         if self._holds_corpus and not self.out.is_symlink():
             refuse([path for path in foreign(self.out, CORPUS) if not self._is_beside(path)], purpose)
         try:
-            with locked_draft(self._draft, _DRAFT, purpose=purpose):
+            with locked_draft(self._draft, _DRAFT, purpose=purpose, keep=WORK_FOLDER, shared=shared):
                 yield self._draft
         except DraftLockedError:
             raise DataError(

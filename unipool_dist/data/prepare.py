@@ -1,40 +1,35 @@
-"""Prepare a corpus: sources to spools, a tokenizer, token stores, and last the manifest.
+"""Prepare a corpus: sources to pieces of text, a tokenizer, pieces of tokens, token stores, and last the manifest.
 
 Guarantees: everything is written aside and becomes the corpus once the manifest is on disk, see
-:mod:`unipool_dist.data.place`; after an interruption at any point the next call starts clean, keeping only downloads.
-Equal options and sources give equal files, byte for byte.
+:mod:`unipool_dist.data.place`; after an interruption at any point the next call continues with the pieces that are
+whole (:mod:`unipool_dist.data.work`). Equal options and sources give equal files, byte for byte, by however many
+processes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from unipool_dist.base.belongings import discard
 from unipool_dist.base.progress_bars import Progress
+from unipool_dist.base.user_code import is_user_code
+from unipool_dist.data.building import Builder, Ready, Recipe, Waiting
 from unipool_dist.data.corpus import Corpus
-from unipool_dist.data.corpus_manifest import (
-    FORMAT_VERSION,
-    MANIFEST_NAME,
-    SPLITS,
-    Manifest,
-    combined_hash,
-    record_file,
-    write_manifest,
-)
+from unipool_dist.data.corpus_manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, combined_hash, write_manifest
 from unipool_dist.data.documents import MAX_VALIDATION_FRACTION
 from unipool_dist.data.given_tokenizer import GivenTokenizer, given_tokenizer
-from unipool_dist.data.packing import pack_domain
-from unipool_dist.data.place import SPOOL, Place
+from unipool_dist.data.place import WORK_FOLDER, Place
+from unipool_dist.data.selection import Choice
+from unipool_dist.data.shares import Share
 from unipool_dist.data.sources import Source, corpus_sources, local_source
 from unipool_dist.data.sources.packages import Runner, run_command
 from unipool_dist.data.sources.tally import Reading
-from unipool_dist.data.spool import Spooler
-from unipool_dist.data.tokenizer import TOKENIZER_FILES, TokenizerKind, load_tokenizer
-from unipool_dist.data.vocabulary import gpt2_files, tokenizer_record, train_sentencepiece
+from unipool_dist.data.vocabulary import gpt2_files
+from unipool_dist.data.work import Work, identity_of
+from unipool_dist.data.workers import Workers
 from unipool_dist.errors import DataError
 
 DEFAULT_VOCAB_SIZE = 4096
@@ -140,58 +135,105 @@ def prepare(
     force: bool = False,
     progress: Progress | None = None,
     run: Runner = run_command,
+    workers: int | None = None,
 ) -> tuple[Manifest, bool]:
     """Prepare ``options`` into ``out``; return the manifest, and whether anything had to be done.
 
-    ``cache`` keeps downloads (default: ``out/downloads``); ``force`` replaces a corpus of other options.
+    Args:
+        cache: keeps downloads (default: ``out/downloads``).
+        force: replace a corpus of other options.
+        workers: processes that read and tokenize; ``None`` for as many as there are processors and the text is worth.
 
     Raises:
         DataError: a source or package is not available, ``out`` holds another corpus or something else, or another
             process prepares it now.
         ForeignError: what would be replaced or deleted, at ``out`` or next to it, is not all of a corpus.
     """
-    place = Place(out.absolute())
-    local = options.local_sources()
-    given = options.given_tokenizer()
-    recorded = options.record(local, given)
-    if not force and (existing := _existing(place.out, recorded)) is not None:
+    plan = _Plan.of(out, options)
+    if not force and (existing := _existing(plan.place.out, plan.recorded)) is not None:
         return existing, False
-    with place.locked() as partial:
-        sources = iter(local) if local else corpus_sources(options.corpus, cache or place.downloads, run)
-        manifest = _build(partial, options, given, recorded, sources, progress or Progress())
-        place.publish()
+    with plan.place.locked() as partial, Workers(workers) as pool:
+        builder = plan.builder(partial, cache or plan.place.downloads, run, pool, progress or Progress())
+        ready = builder.build()
+        assert isinstance(ready, Ready)  # there are no other shares to wait for
+        domains, files = builder.join(ready, partial)
+        manifest = Manifest(
+            format_version=FORMAT_VERSION,
+            options=plan.recorded,
+            tokenizer=ready.tokenizer,
+            domains=domains,
+            files=files,
+        )
+        write_manifest(manifest, partial)
+        discard(partial / WORK_FOLDER)
+        plan.place.publish()
     return manifest, True
 
 
-def _build(
-    partial: Path,
+def prepare_share(
+    out: Path,
     options: PrepareOptions,
-    given: GivenTokenizer | None,
-    recorded: dict[str, Any],
-    sources: Iterable[Source],
-    progress: Progress,
-) -> Manifest:
-    spooler = Spooler(partial / SPOOL, options.reading, progress)
-    if options.validation:
-        sources = list(sources)
-        for source in sources:
-            spooler.hold_out(source)
-    spools = [spooler.spool(source, options.validation_fraction, options.max_bytes_per_domain) for source in sources]
-    kind: TokenizerKind = "sentencepiece"
-    if given is None:
-        train_sentencepiece(spools, options.vocab_size, partial, progress)
-    else:
-        kind = given.kind
-        given.write(partial)
-    record = tokenizer_record(kind, partial)
-    tokenizer = load_tokenizer(kind, partial, record.sha256)
-    domains = {spool.domain: pack_domain(spool, tokenizer, partial, progress) for spool in spools}
-    names = [f"{domain}.{split}.{end}" for domain in domains for split in SPLITS for end in ("bin", "idx")]
-    files = {name: record_file(partial / name) for name in [*TOKENIZER_FILES[kind], *names]}
-    discard(partial / SPOOL)
-    manifest = Manifest(format_version=FORMAT_VERSION, options=recorded, tokenizer=record, domains=domains, files=files)
-    write_manifest(manifest, partial)
-    return manifest
+    share: Share,
+    *,
+    cache: Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    run: Runner = run_command,
+    workers: int | None = None,
+) -> Waiting | Ready:
+    """Do as much of a share of the preparation of ``options`` into ``out`` as can be done by now.
+
+    That is to read this share of the units; and, if all shares have been read, to tokenize this share of the text. Then
+    :func:`prepare` has only to join what is there; it also does what shares have left undone.
+
+    Args:
+        force: a corpus of other options is to be replaced.
+
+    Raises:
+        DataError: as :func:`prepare`; or ``out`` holds a corpus, or the sources cannot be told from others.
+    """
+    plan = _Plan.of(out, options)
+    if not force:
+        _existing(plan.place.out, plan.recorded)
+    with plan.place.shared() as partial, Workers(workers) as pool:
+        builder = plan.builder(partial, cache or plan.place.downloads, run, pool, progress or Progress(), share)
+        return builder.build()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is known before anything is done. ``local``: the user's own sources, none for a built-in corpus."""
+
+    options: PrepareOptions
+    place: Place
+    local: list[Source]
+    given: GivenTokenizer | None
+    recorded: dict[str, Any]
+
+    @classmethod
+    def of(cls, out: Path, options: PrepareOptions) -> _Plan:
+        place = Place(out.absolute())
+        local = options.local_sources()
+        given = options.given_tokenizer()
+        return cls(options, place, local, given, options.record(local, given))
+
+    def builder(
+        self, partial: Path, cache: Path, run: Runner, workers: Workers, progress: Progress, share: Share | None = None
+    ) -> Builder:
+        """Fetch what has to be fetched; return what builds the corpus in the folder ``partial``."""
+        options = self.options
+        sources = self.local or list(corpus_sources(options.corpus, cache, run))
+        # What a function of the user's own yields may be something else the next time, unless its origins say not.
+        repeatable = not is_user_code(options.corpus) or all(o.sha256 for source in sources for o in source.origins)
+        if share is not None and not self.local and not repeatable:
+            raise DataError(
+                f"corpus={options.corpus} can be prepared in shards only if every Origin has a sha256 of what the text "
+                f"is made from: give them one, or leave out --shard"
+            )
+        choice = Choice(options.validation_fraction, options.max_bytes_per_domain, options.reading.dedup)
+        recipe = Recipe(sources, options.reading.max_bad_rows, choice, self.given, options.vocab_size)
+        identity = identity_of(self.recorded, sources, repeatable=bool(self.local) or repeatable)
+        return Builder(recipe, Work(partial / WORK_FOLDER, identity), workers, progress, share or Share())
 
 
 def _existing(out: Path, recorded: dict[str, Any]) -> Manifest | None:

@@ -1,4 +1,4 @@
-"""Check the index of a token store (Megatron-core's ``.idx``) before Megatron-core opens it.
+"""The index of a token store (Megatron-core's ``.idx``): its form, and its check before Megatron-core opens it.
 
 Megatron-core trusts it: with a negative length it counts without end, and a pointer may lead outside the tokens.
 """
@@ -19,6 +19,11 @@ from unipool_dist.errors import DataError
 _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")  # magic, version, type of a token, sequences, documents + 1
 _TYPE_CODES = {np.uint16: 8, np.int32: 4}
+
+
+def index_header(dtype: type[np.uint16] | type[np.int32], num_sequences: int) -> bytes:
+    """Return the beginning of the index of a store in which every sequence is a document."""
+    return _HEADER.pack(_MAGIC, 1, _TYPE_CODES[dtype], num_sequences, num_sequences + 1)
 
 
 def check_token_store(corpus: Corpus, domain: str, split: Literal["train", "validation"]) -> None:

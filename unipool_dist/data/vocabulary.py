@@ -75,14 +75,10 @@ def _limit(error: str) -> str:
 def _sample_lines(spools: Sequence[Spool]) -> Iterator[str]:
     """Yield lines of training documents in the order of their hash, an equal share of bytes for each domain."""
     for spool in spools:
-        left = SAMPLE_BYTES // len(spools)
-        for row in sorted(spool.split.train, key=lambda row: spool.keys[row].sha256):
-            left -= spool.keys[row].num_bytes
-            for line in next(spool.read([row])).split("\n"):
+        for text in spool.sample(SAMPLE_BYTES // len(spools)):
+            for line in text.split("\n"):
                 # A quarter of the limit, as a character has up to four bytes; cut lines still show their pieces.
                 yield from (line[i : i + MAX_LINE_BYTES // 4] for i in range(0, len(line), MAX_LINE_BYTES // 4))
-            if left <= 0:
-                break
 
 
 def gpt2_files(vocab: Path, merges: Path) -> GivenTokenizer:

@@ -15,11 +15,12 @@ from unipool_dist.comm.agreement import on_rank_0
 from unipool_dist.data import Batch, Tokenizer
 from unipool_dist.data.batches import windows
 from unipool_dist.data.documents import clean
-from unipool_dist.data.packing import ENCODE_BATCH
 from unipool_dist.data.sources import Source
 from unipool_dist.data.sources.tally import Tally
 from unipool_dist.errors import DataError
 from unipool_dist.inference.opened import OpenedRun
+
+_DOCUMENTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def _encoded(source: Source, tokenizer: Tokenizer, most: int | None) -> _Encoded
     texts = filter(None, (clean(document.text) for document in tally.documents(source.units, source.domain, None)))
     parts: list[npt.NDArray[np.int32]] = []
     num_bytes = num_tokens = 0
-    while some := list(islice(texts, ENCODE_BATCH)):
+    while some := list(islice(texts, _DOCUMENTS_AT_ONCE)):
         for text, ids in zip(some, tokenizer.encode_batch(some), strict=True):
             parts.append(np.array([*ids, tokenizer.eod], dtype=np.int32))
             num_bytes += len(text.encode())

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 
 from unipool_dist.base.console import say
+from unipool_dist.base.parents import end_with
 
 LAUNCHER_PID = "UNIPOOL_DIST_LAUNCHER_PID"
 _OF_TORCHRUN = "TORCHELASTIC_RUN_ID"
-_PR_SET_PDEATHSIG = 1
 
 
 def announce_launcher() -> None:
@@ -32,7 +30,6 @@ def end_with_launcher() -> None:
     launcher = os.environ.get(LAUNCHER_PID)
     if (launcher is None and _OF_TORCHRUN not in os.environ) or sys.platform != "linux":
         return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-    if launcher is not None and os.getppid() != int(launcher):
+    if not end_with(None if launcher is None else int(launcher)):
         say(f"the launcher, process {launcher}, is gone: ending", err=True)
         os._exit(1)

@@ -13,13 +13,13 @@ Reading changes no text and drops none. What follows happens over the rows of al
 
 1. problems are counted, and too many of them end the preparation (:mod:`unipool_dist.data.sources.tally`);
 2. a source with fewer than ``MIN_DOCUMENTS`` documents is cut at paragraphs (``cut_short``);
-3. empty and duplicate documents are dropped (``Sieve``), from their :class:`~unipool_dist.data.documents.DocumentKey`
-   alone, that is from the hash and the size of the cleaned text;
+3. empty and duplicate documents are dropped (``select``), from their :class:`~unipool_dist.data.keys.Keys` alone, that
+   is from the hash and the size of the cleaned text;
 4. documents are chosen and split (``split_documents``), also from the keys alone. Where a source has ``validation``
    units, its validation is what these hold, and nothing of ``units`` goes there. Validation units of all sources pass
-   the sieve before any training unit does, so that no text is in both.
+   step 3 before any training unit does, so that no text is in both.
 
-Steps 2 to 4 are in :mod:`unipool_dist.data.documents`.
+Steps 1 and 2 are taken by :mod:`unipool_dist.data.building`, the others by :mod:`unipool_dist.data.selection`.
 """
 
 from __future__ import annotations

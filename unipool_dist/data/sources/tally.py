@@ -14,7 +14,7 @@ from unipool_dist.errors import DataError
 
 EXAMPLES = 3
 """Places named for each reason."""
-_MAX_EXAMPLE = 200
+MAX_EXAMPLE = 200
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Tally:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
         examples = self.examples.setdefault(reason, [])
         if len(examples) < EXAMPLES:
-            examples.append(short(example, _MAX_EXAMPLE))
+            examples.append(short(example, MAX_EXAMPLE))
 
     def add(self, later: Tally) -> None:
         """Add the counts of a later unit of the same source."""
