@@ -24,7 +24,7 @@ from unipool_dist.jobs.freeze import _write_program
 from unipool_dist.jobs.profile import Profile, parse_profile
 from unipool_dist.jobs.render import Resources, options, overridden, render_script
 from unipool_dist.jobs.script_text import one_option, sbatch_option
-from unipool_dist.jobs.submission import _check_path
+from unipool_dist.jobs.submission import check_path
 from unipool_dist.jobs.sweep import folder_name
 
 SEED = 20250
@@ -219,7 +219,7 @@ def test_numbers_of_nodes(unipool_dist: Command, corpus_config: Path, nodes: str
 @pytest.mark.parametrize("path", ["a b", "a\nb", "a:b", "a%jb", "a'b", 'a"b', "a\\b", "a\x1bb", "\u202ea"])
 def test_run_directories_that_mean_more_than_a_path_are_refused(path: str) -> None:
     with pytest.raises(ConfigError, match="choose a path without"):
-        _check_path(f"runs/{path}")
+        check_path(f"runs/{path}")
 
 
 def test_folders_of_a_sweep_have_plain_names() -> None:

@@ -15,6 +15,7 @@ from unipool_dist.base.console import put, say
 from unipool_dist.base.printable import printable
 from unipool_dist.base.programs import shown
 from unipool_dist.cli.option_types import PER_NODE, PER_NODE_OR_NONE, PROCESSES
+from unipool_dist.cli.submit_preparation import submit_preparation
 from unipool_dist.config.staging import corpus_paths
 from unipool_dist.errors import UnipoolError
 
@@ -42,6 +43,7 @@ _AFTER = re.compile(r"J(:J){0,999}".replace("J", r"[0-9]{1,18}(_([0-9]{1,9}|\*))
 @click.option("--no-requeue", is_flag=True, help="Let the run end when it is preempted or fails.")
 @click.option("--template", type=click.Path(path_type=Path), help="Batch script instead of slurm/job.sbatch.j2.")
 @click.option("--resume", "run_dir", metavar="RUN", type=click.Path(path_type=Path), help="Submit this run once more.")
+@click.option("--shards", type=PROCESSES, help="Of `data prepare`: tasks that share the work.  [default: 1]")
 @click.option("--dry-run", is_flag=True, help="Print the batch script; write and submit nothing.")
 def submit(
     config_path: Path | None,
@@ -59,9 +61,10 @@ def submit(
     no_requeue: bool,
     template: Path | None,
     run_dir: Path | None,
+    shards: int | None,
     dry_run: bool,
 ) -> None:
-    """Submit the run that CONFIG describes to SLURM.
+    """Submit the run that CONFIG describes, or the preparation of a corpus, to SLURM.
 
     SECTION.FIELD=VALUE sets a field of CONFIG, as in `unipool-dist train`. --sweep takes several values of one, between
     commas; those in brackets and quotes are part of a value.
@@ -74,9 +77,15 @@ def submit(
     \b
     unipool-dist submit configs/small.yaml parallel.dp=auto --nodes 2 --gpus-per-node 4 --time 24:00:00
     unipool-dist submit --resume runs/small-20260102-030405 --time 48:00:00
+    unipool-dist submit --time 4:00:00 --shards 8 -- data prepare data/web --source web=crawl/ --workers 32
     """
     check_time(limit)
     _check_after(after)
+    if config_path == Path("data") and overrides[:1] == ("prepare",):
+        submit_preparation(click.get_current_context(), overrides[1:])
+        return
+    if shards is not None:
+        raise click.UsageError("--shards is for `-- data prepare OUT ...`: a run has --nodes")
     if run_dir is not None:
         _refuse_what_is_frozen(click.get_current_context())
         _submit_again(run_dir, nodes=nodes, limit=limit, after=after, dry_run=dry_run)

@@ -34,6 +34,10 @@ class Job:
     git: dict[str, str | bool] | None
     runs: list[str] = field(default_factory=lambda: ["."])
     """Run directories, relative to the folder that `job` is in; for a job array one per task."""
+    preparation: list[str] = field(default_factory=list)
+    """Of a corpus, and no run: the arguments of `unipool-dist` that make it."""
+    shards: int = 1
+    """Shares of that preparation, which are tasks of job arrays."""
 
 
 class JobFolder:

@@ -84,7 +84,7 @@ def prepare(
             raise ConfigError(f"{path} is there, and not of a run; choose another run.dir, or remove it")
     if sweeps:
         return prepare_array(request, folder, configs, max_parallel=max_parallel)
-    _check_path(root)
+    check_path(root)
     check_job_folders(folder, configs)
     return Prepared(folder, configs, request.resources, _check(configs, request))
 
@@ -100,7 +100,7 @@ def prepare_array(
     Raises:
         UnipoolError: no number of nodes asked for fits one of them, or the time limit leaves no time to train.
     """
-    _check_path(folder.run_dir)
+    check_path(folder.run_dir)
     check_job_folders(folder, configs)
     limit = f"%{max_parallel}" if max_parallel else ""
     resources = replace(request.resources, array=f"0-{len(configs) - 1}{limit}")
@@ -240,11 +240,11 @@ def _root(config: Config, overrides: Sequence[str]) -> Path:
     So every submission has a directory of its own.
     """
     given = any(override.startswith("run.dir=") for override in overrides)
-    _check_path(config.run.dir)
+    check_path(config.run.dir)
     return Path(config.run.dir if given else f"{config.run.dir}-{time.strftime('%Y%m%d-%H%M%S')}").resolve()
 
 
-def _check_path(root: Path | str) -> None:
+def check_path(root: Path | str) -> None:
     """Refuse what sbatch would expand in the name of the log, and separators of entries in PATH and PYTHONPATH."""
     if not re.fullmatch(r"[^\s%:\\'\"]+", str(root)) or printable(root) != str(root):
         raise ConfigError(

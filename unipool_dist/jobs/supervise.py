@@ -31,6 +31,7 @@ from unipool_dist.jobs.policy import (
     may_start,
     outcome_of,
 )
+from unipool_dist.jobs.preparation import task_command
 from unipool_dist.jobs.requeue import requeue
 from unipool_dist.jobs.takeover import wait_for_run
 from unipool_dist.jobs.task_layout import Layout, choose_layout
@@ -260,6 +261,10 @@ def main(arguments: list[str]) -> int:
         say("usage: python -m unipool_dist.jobs RUN", err=True)
         return 2
     try:
+        job = JobFolder(Path(arguments[0])).read()
+        if job.preparation:
+            command = task_command(job, os.environ)
+            os.execv(command[0], command)
         return Supervisor(Path(arguments[0]), os.environ).run()
     except UnipoolError as error:
         say(f"error: {error}", err=True)
