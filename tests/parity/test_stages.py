@@ -161,6 +161,18 @@ def test_killed_and_resumed_on_another_layout_in_every_stage_it_is_the_same(
         np.testing.assert_allclose(found[column], values, rtol=1e-5, err_msg=column)
 
 
+def test_in_computed_order_it_is_the_same_too(
+    workers: Workers, corpora: tuple[str, str], tmp_path: Path, undisturbed: dict[str, list[float]]
+) -> None:
+    fields = (*corpora, "data.order=computed")
+    whole = run(workers, fields, tmp_path / "whole", [Part(1, (), None)])
+    parts = [Part(1, (), 4), Part(2, ("parallel.pp=2",), 8), Part(2, (), 10), Part(1, (), None)]
+    found = run(workers, fields, tmp_path / "killed", parts)
+    for column, values in whole.items():
+        np.testing.assert_allclose(found[column], values, rtol=1e-5, err_msg=column)
+    assert whole["loss"] != undisturbed["loss"]
+
+
 def test_what_a_resume_is_allowed_to_change_is_a_stage_from_there_on(
     workers: Workers, tiny_corpus: Path, tmp_path: Path, undisturbed: dict[str, list[float]]
 ) -> None:
