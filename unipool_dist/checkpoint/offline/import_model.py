@@ -1,4 +1,4 @@
-"""A run that begins with the weights of an exported model."""
+"""A run that begins with the weights of an exported model, or of another run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from unipool_dist.checkpoint.directory import CheckpointDirectory
 from unipool_dist.checkpoint.manifest import CONFIG_FILE, FileRecord, content_faults, join_faults
 from unipool_dist.checkpoint.offline.cuts import cut_into_files
 from unipool_dist.checkpoint.offline.export_format import ExportRecord, read_export_record
-from unipool_dist.checkpoint.offline.rewrite import rewrite_checkpoint
+from unipool_dist.checkpoint.offline.locate import Located
+from unipool_dist.checkpoint.offline.rewrite import Read, rewrite_checkpoint
+from unipool_dist.checkpoint.offline.tensor_reader import TensorReader
 from unipool_dist.checkpoint.pieces import Piece, whole
 from unipool_dist.checkpoint.progress import DataIdentity, Progress, now
 from unipool_dist.config import Config, dump_config, load_written, resolve_model
@@ -78,25 +80,8 @@ def import_model(export: Export, run_dir: Path, bar: Bar = no_bar) -> Checkpoint
     Raises:
         CheckpointError: ``run_dir`` holds a run already, or cannot be written; then no checkpoint is left.
     """
-    directory = CheckpointDirectory(run_dir)
-    check_is_no_run(run_dir)
-    progress = Progress(
-        step=0,
-        consumed_samples=0,
-        schedule_steps=0,
-        optimizer_states=False,
-        data=DataIdentity(tokenizer_hash=export.record.tokenizer_hash, content_hash=None, segments=()),
-        random=None,
-        versions=current_versions(),
-        layout={},
-        written_at=now(),
-    )
-    run = export.config.run.model_copy(update={"dir": str(run_dir)})
-    config = export.config.model_copy(update={"run": run})
-
     pieces = [whole(state_key(MASTER, spec.name), spec.shape, "float32") for spec in export.tensors]
-    num_bytes = sum(piece.num_bytes for piece in pieces)
-    with bar("importing", num_bytes) as count:
+    with bar("importing", sum(piece.num_bytes for piece in pieces)) as count:
 
         def read(piece: Piece, values: Tensor) -> None:
             (_, name), first = split_key(piece.key), piece.shard_offset[0]
@@ -104,9 +89,62 @@ def import_model(export: Export, run_dir: Path, bar: Bar = no_bar) -> Checkpoint
             values.view(piece.shard_shape).copy_(rows)  # widens bf16
             count(piece.num_bytes)
 
-        rewrite_checkpoint(directory, progress, config, cut_into_files(pieces, -(-num_bytes // _FILE_BYTES)), read)
-    dump_config(config, RunDirectory(run_dir).config)
+        return _begin(run_dir, export.config, export.record.tokenizer_hash, pieces, read)
+
+
+def import_checkpoint(located: Located, run_dir: Path, bar: Bar = no_bar) -> CheckpointDirectory:
+    """Make ``run_dir`` a run before its first step, with the weights of another run's checkpoint and nothing else.
+
+    Args:
+        located: verified by :func:`unipool_dist.checkpoint.offline.locate.check_contents`.
+        run_dir: locked by the caller.
+
+    Raises:
+        CheckpointError: as for :func:`import_model`, or the checkpoint cannot be read.
+    """
+    reader = TensorReader(located.folder)
+    pieces = [tensor.piece for key, tensor in reader.tensors.items() if split_key(key)[0] == MASTER]
+    with bar("importing", sum(piece.num_bytes for piece in pieces)) as count:
+
+        def read(piece: Piece, values: Tensor) -> None:
+            reader.read(piece, values)
+            count(piece.num_bytes)
+
+        return _begin(run_dir, located.config, located.progress.data.tokenizer_hash, pieces, read)
+
+
+def _begin(
+    run_dir: Path, config: Config, tokenizer_hash: str | None, pieces: list[Piece], read: Read
+) -> CheckpointDirectory:
+    """Write the checkpoint of step 0 with ``pieces``, and the configuration of the run.
+
+    In the latter the numbers of processes are left open, as nothing that is loaded depends on them.
+    """
+    directory = CheckpointDirectory(run_dir)
+    check_is_no_run(run_dir)
+    progress = Progress(
+        step=0,
+        consumed_samples=0,
+        schedule_steps=0,
+        optimizer_states=False,
+        data=DataIdentity(tokenizer_hash=tokenizer_hash, content_hash=None, segments=()),
+        random=None,
+        versions=current_versions(),
+        layout={},
+        written_at=now(),
+    )
+    config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(run_dir)})})
+    num_bytes = sum(piece.num_bytes for piece in pieces)
+    rewrite_checkpoint(directory, progress, config, cut_into_files(pieces, -(-num_bytes // _FILE_BYTES)), read)
+    parallel = config.parallel.model_copy(update={"pp": 1, "dp": "auto", "tp": 1})
+    pool = config.pool.model_copy(update={"parallel_size": None, "stages_per_group": None})
+    dump_config(config.model_copy(update={"parallel": parallel, "pool": pool}), RunDirectory(run_dir).config)
     return directory
+
+
+def num_parameters(config: Config) -> int:
+    """Return the number of trained weights of the model that a resolved configuration describes."""
+    return sum(spec.numel for spec in inventory(resolve_model(config)) if spec.trained)
 
 
 def check_is_no_run(run_dir: Path) -> None:

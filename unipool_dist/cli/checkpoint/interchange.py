@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -10,7 +11,9 @@ import click
 from unipool_dist.base.belongings import refuse
 from unipool_dist.base.console import say
 from unipool_dist.base.progress_bars import byte_bar
+from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.base.units import counted, size
+from unipool_dist.checkpoint.finding import is_checkpoint_folder
 from unipool_dist.checkpoint.offline.locate import Located, check_contents
 from unipool_dist.cli.checkpoint.common import (
     find,
@@ -133,27 +136,41 @@ def _huggingface_form(located: Located, class_name: ClassName) -> HuggingFaceFor
 
 
 @click.command("import")
-@click.argument("exported", metavar="EXPORT", type=click.Path(path_type=Path))
-@run_argument
+@click.argument("source", metavar="EXPORT|RUN", type=click.Path(path_type=Path))
+@click.argument("run", metavar="NEW_RUN", type=click.Path(path_type=Path))
+@step_option
 @trust_option
 @json_option
-def import_(exported: Path, run: Path, as_json: bool) -> None:
-    """Make RUN a run that begins with the weights in EXPORT, written by `export`.
+def import_(source: Path, run: Path, step: int | None, as_json: bool) -> None:
+    """Make NEW_RUN a run that begins with the weights in EXPORT, written by `export`, or of a checkpoint of RUN.
 
-    `unipool-dist train CONFIG run.dir=RUN --resume` then starts at step 1 with these weights, without optimizer
-    states, at the start of the schedule, and on any corpus with the same tokenizer. CONFIG must describe a model of
-    the same shape; RUN/config.yaml does.
+    `unipool-dist train NEW_RUN/config.yaml --resume=must` then starts at step 1 with these weights, without optimizer
+    states, at the start of the schedule, on any corpus with the same tokenizer (`data.path=DIRECTORY`) and on any
+    layout. Another CONFIG must describe a model of the same shape.
     """
-    from unipool_dist.checkpoint.offline.import_model import check_is_no_run, import_model, open_export
+    from unipool_dist.checkpoint.offline.import_model import (
+        check_is_no_run,
+        import_checkpoint,
+        import_model,
+        num_parameters,
+        open_export,
+    )
 
     check_is_no_run(run)
     refuse(in_the_way(run, resume=True), f"importing into {run}")
-    export = open_export(exported, byte_bar)
-    with RunLock(run):
-        folder = import_model(export, run, byte_bar).folder(0)
-    parameters = export.record.num_parameters
-    if as_json:
-        print_json({"run": run, "path": folder, "step": 0, "parameters": parameters, "from": exported})
+    if not is_checkpoint_folder(source) and not RunDirectory(source).checkpoints.is_dir():
+        if step is not None:
+            raise click.UsageError("--step chooses a checkpoint of a run; an export has only one model")
+        export = open_export(source, byte_bar)
+        parameters, write = export.record.num_parameters, partial(import_model, export)
     else:
-        say(f"{run}: step 0 with the {parameters:,} parameters of {exported}")
-        say(f"next: unipool-dist train CONFIG run.dir={run} --resume")
+        located = find(source, step)
+        check_contents(located, byte_bar)
+        parameters, write = num_parameters(located.config), partial(import_checkpoint, located)
+    with RunLock(run):
+        folder = write(run, byte_bar).folder(0)
+    if as_json:
+        print_json({"run": run, "path": folder, "step": 0, "parameters": parameters, "from": source})
+    else:
+        say(f"{run}: step 0 with the {parameters:,} parameters of {source}")
+        say(f"next: unipool-dist train {run}/config.yaml --resume=must data.path=DIRECTORY")
