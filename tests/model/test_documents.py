@@ -66,7 +66,9 @@ def test_positions_begin_again() -> None:
         assert torch.equal(rotated[:, row], alone)
 
 
-def _varlen(query: Tensor, key: Tensor, value: Tensor, *sizes: Any, window_size: object, enable_gqa: bool) -> Tensor:
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, *sizes: Any, window_size: object, enable_gqa: bool = False
+) -> Tensor:
     """What torch's kernel computes, one sequence at a time, on any device: [b * s, heads, d]."""
     ends, ends_k, longest, longest_k = sizes
     assert ends is ends_k and longest == longest_k == int(ends.diff().max()) and window_size == (-1, 0)
@@ -82,7 +84,8 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, *sizes: Any, window_size:
 WAYS: dict[str, Callable[[Documents, torch.dtype], DocumentAttention]] = {
     "blocks": BlockwiseDocuments.of,
     "mask": lambda documents, dtype: Masked(documents),
-    "variable length": lambda documents, dtype: VariableLength(documents, _varlen),
+    "variable length": lambda documents, dtype: VariableLength(documents, _varlen, takes_groups=True),
+    "variable length without groups": lambda documents, dtype: VariableLength(documents, _varlen, takes_groups=False),
 }
 LENGTHS = {
     "short": ([5, 3, 1, 7], [16], [1] * 16),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from inspect import signature
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -23,6 +24,8 @@ from unipool_dist.model.documents import Documents
 _VARLEN_TYPES = (torch.bfloat16, torch.float16)
 _VARLEN_WIDTH, _VARLEN_STEP = 256, 8
 """The flash kernel takes heads of at most this width, in multiples of this."""
+_TAKES_GROUPS = "enable_gqa" in signature(varlen_attn).parameters
+"""Whether torch's kernel takes fewer heads of keys than of queries; in 2.11 it does not."""
 _CAUSAL = (-1, 0)
 """Its window: every key before a query, none after it."""
 
@@ -51,13 +54,17 @@ class VariableLength:
 
     documents: Documents
     kernel: Callable[..., Any] = varlen_attn
+    takes_groups: bool = _TAKES_GROUPS
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend within documents. The kernel takes [b * s, heads, d], heads of one group next to each other."""
         ends, longest = self.documents.cumulative, self.documents.longest
         q, k, v = (x.flatten(0, -4).flatten(1, 2).transpose(0, 1) for x in (query, key, value))
-        grouped = query.shape[1] > 1
-        out: Tensor = self.kernel(q, k, v, ends, ends, longest, longest, window_size=_CAUSAL, enable_gqa=grouped)
+        queries_of_group = query.shape[1]
+        options: dict[str, Any] = {"enable_gqa": queries_of_group > 1} if self.takes_groups else {}
+        if not self.takes_groups:
+            k, v = (x.repeat_interleave(queries_of_group, dim=1) for x in (k, v))
+        out: Tensor = self.kernel(q, k, v, ends, ends, longest, longest, window_size=_CAUSAL, **options)
         return out.transpose(0, 1).reshape(query.shape)
 
 
