@@ -190,7 +190,7 @@ def prepare_share(
         force: a corpus of other options is to be replaced.
 
     Raises:
-        DataError: as :func:`prepare`; or ``out`` holds a corpus, or the sources cannot be told from others.
+        DataError: as :func:`prepare`; or nothing says whether the sources are the same the next time.
     """
     plan = _Plan.of(out, options)
     if not force:

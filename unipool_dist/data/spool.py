@@ -13,7 +13,7 @@ from unipool_dist.data.text_pieces import Texts
 
 @dataclass(frozen=True)
 class Spool:
-    """A domain's documents. ``split`` refers to documents of ``texts``, some of which are in neither side."""
+    """A domain's documents. ``split`` refers to documents of ``texts``, and some of these may be on neither side."""
 
     domain: str
     origins: list[Origin]

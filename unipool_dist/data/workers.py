@@ -100,7 +100,7 @@ class Workers:
 
         Args:
             sizes: bytes of each task, 0 if unknown.
-            count: is told the bytes done.
+            count: called with the bytes done.
 
         Raises:
             DataError: a worker was ended; and every error of a task, also if others have not been done.
