@@ -59,7 +59,7 @@ def test_a_single_text_may_be_the_validation_and_the_limit_is_of_training(
     assert result.exit_code == 0
     domain = Corpus.open(tmp_path / "out").domains["a"]
     assert domain.validation_documents == 1 and domain.validation_bytes > 19_000
-    assert 8_000 < domain.train_bytes <= 9_000
+    assert domain.train_bytes is not None and 8_000 < domain.train_bytes <= 9_000
 
 
 @pytest.mark.parametrize(

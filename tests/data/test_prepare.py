@@ -167,6 +167,7 @@ def test_force_does_not_replace_what_is_no_corpus(sources: dict[str, str], tmp_p
 def test_cap_limits_every_domain(prepared: Callable[..., Corpus], sources: dict[str, str]) -> None:
     corpus = prepared(sources, max_bytes_per_domain=20_000)
     for domain in corpus.domains.values():
+        assert domain.train_bytes is not None
         assert 19_000 < domain.train_bytes + domain.validation_bytes <= 20_000
 
 

@@ -47,6 +47,7 @@ def test_files_of_every_kind_become_documents(
     assert documents == 80 if kind != "txt" else documents >= 32  # one text is cut into blocks of paragraphs
     assert domain.validation_tokens > 500
     gaps = 2 * (80 - documents)  # blank lines within blocks
+    assert domain.train_bytes is not None
     assert domain.train_bytes + domain.validation_bytes == sum(len(text.encode()) for text in texts) + gaps
 
 

@@ -17,7 +17,7 @@ from unipool_dist.cli.caches import writable_cache
 from unipool_dist.cli.option_types import BYTES, PROCESSES_HERE, VOCABULARY, Finite
 from unipool_dist.cli.source_options import BadRows, locations, rows_table
 from unipool_dist.data.corpus import Corpus
-from unipool_dist.data.corpus_manifest import Manifest, TokenizerRecord
+from unipool_dist.data.corpus_manifest import Domain, Manifest, TokenizerRecord
 from unipool_dist.errors import DataError
 
 if TYPE_CHECKING:
@@ -170,6 +170,63 @@ def prepare(
 
 
 @data.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--tokens", multiple=True, metavar="NAME=PATH", help="A domain: PATH.bin and PATH.idx of Megatron. Repeatable."
+)
+@click.option(
+    "--validation", multiple=True, metavar="NAME=PATH", help="Its validation.  [default: a share of --tokens]"
+)
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The one that made the tokens: a tokenizer.json, a SentencePiece model, or a folder that has one.",
+)
+@click.option(
+    "--eod-token", metavar="TOKEN", help="Token of --tokenizer that ends documents.  [default: what its files say]"
+)
+@click.option(
+    "--validation-fraction",
+    type=Finite(),
+    default=0.04,
+    show_default=True,
+    help="Share of each domain's tokens held out.",
+)
+@click.option("--force", is_flag=True, help="Replace a corpus at OUT.")
+@click.option("--progress/--no-progress", default=None, help="Progress bars.  [default: if stderr is a terminal]")
+def adopt(
+    out: Path,
+    tokens: tuple[str, ...],
+    validation: tuple[str, ...],
+    tokenizer: Path,
+    eod_token: str | None,
+    validation_fraction: float,
+    force: bool,
+    progress: bool | None,
+) -> None:
+    """Copy tokens that another program has prepared into a corpus at OUT.
+
+    Every token is compared with the vocabulary, and the indices with the tokens.
+    """
+    from unipool_dist.base.progress_bars import Progress
+    from unipool_dist.data.adopt import AdoptOptions
+    from unipool_dist.data.adopt import adopt as adopt_tokens
+    from unipool_dist.data.given_tokenizer import given_tokenizer
+
+    options = AdoptOptions(
+        tokens={name: Path(path) for name, path in locations("--tokens", tokens).items()},
+        validation={name: Path(path) for name, path in locations("--validation", validation).items()},
+        validation_fraction=validation_fraction,
+    )
+    with at(out):
+        given = given_tokenizer(tokenizer, eod_token)
+        manifest = adopt_tokens(out, options, given, force=force, progress=Progress(progress))
+    say(f"{out}: adopted")
+    say(render(manifest))
+
+
+@data.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--verify", type=click.Choice(["size", "hash"]), default="size", show_default=True, help="How files are checked."
@@ -195,15 +252,15 @@ def render(manifest: Manifest) -> str:
         ("domain", "documents", "MB", "train tokens", "valid. tokens", "bytes/token", "entropy", "source", "licence")
     ]
     for name, domain in manifest.domains.items():
-        num_bytes = domain.train_bytes + domain.validation_bytes
+        megabytes, bytes_per_token = _text_size(domain)
         rows.append(
             (
                 name,
                 f"{domain.train_documents + domain.validation_documents:,}",
-                f"{num_bytes / 1e6:.2f}",
+                megabytes,
                 f"{domain.train_tokens:,}",
                 f"{domain.validation_tokens:,}",
-                f"{num_bytes / (domain.train_tokens + domain.validation_tokens):.2f}",
+                bytes_per_token,
                 f"{domain.unigram_entropy:.3f}",
                 ", ".join(f"{origin.name} {origin.version}".strip() for origin in domain.origins),
                 ", ".join(sorted({origin.license for origin in domain.origins})),
@@ -211,15 +268,24 @@ def render(manifest: Manifest) -> str:
         )
     domains = manifest.domains.values()
     documents = sum(domain.train_documents + domain.validation_documents for domain in domains)
-    megabytes = sum(domain.train_bytes + domain.validation_bytes for domain in domains) / 1e6
+    sizes = [None if d.train_bytes is None else d.train_bytes + d.validation_bytes for d in domains]
+    megabytes = "-" if None in sizes else f"{sum(size for size in sizes if size) / 1e6:.2f}"
     train, validation = sum(d.train_tokens for d in domains), sum(d.validation_tokens for d in domains)
-    rows.append(("total", f"{documents:,}", f"{megabytes:.2f}", f"{train:,}", f"{validation:,}", "", "", "", ""))
+    rows.append(("total", f"{documents:,}", megabytes, f"{train:,}", f"{validation:,}", "", "", "", ""))
     lines = aligned(rows, right=range(1, 7))
     lines += rows_table(manifest.domains)
     lines += _tokenizer(manifest.tokenizer)
     lines.append("options: " + ", ".join(f"{name}={value}" for name, value in manifest.options.items()))
     lines.append(f"content: {manifest.content_hash()[:16]}")
     return "\n".join(lines)
+
+
+def _text_size(domain: Domain) -> tuple[str, str]:
+    """Return a domain's megabytes of text and its bytes per token; of adopted tokens only the latter, in validation."""
+    if domain.train_bytes is None:
+        return "-", f"{domain.validation_bytes / domain.validation_tokens:.2f}"
+    num_bytes = domain.train_bytes + domain.validation_bytes
+    return f"{num_bytes / 1e6:.2f}", f"{num_bytes / (domain.train_tokens + domain.validation_tokens):.2f}"
 
 
 def _tokenizer(record: TokenizerRecord) -> Iterator[str]:

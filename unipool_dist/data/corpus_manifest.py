@@ -61,13 +61,13 @@ class Domain(Record):
 
     ``unigram_entropy`` is the mean of ``-ln((c[t] + 1) / (N + V))`` over validation tokens t, in nats per token, with c
     the counts of the N training tokens and V the vocabulary size: the loss of a model that knows token frequencies
-    only.
+    only. ``train_bytes`` is ``None`` where only tokens were given.
     """
 
     origins: list[Origin]
     train_documents: Count
     validation_documents: Count
-    train_bytes: Count
+    train_bytes: Count | None
     validation_bytes: Count
     train_tokens: Count
     validation_tokens: Count

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from unipool_dist.base.progress_bars import Count
 from unipool_dist.data.corpus_manifest import FileRecord, store_dtype
-from unipool_dist.data.packing import TokenPiece
+from unipool_dist.data.packing import TokenType
 from unipool_dist.data.token_store import index_header
 
 _AT_ONCE = 1 << 20
@@ -44,11 +44,21 @@ class _HashedFile:
         return FileRecord(num_bytes=self._size, sha256=self._hash.hexdigest())
 
 
+class Piece(Protocol):
+    """Documents, as tokens."""
+
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """Return the number of tokens of each document."""
+
+    def tokens(self, dtype: TokenType, at_once: int) -> Iterator[npt.NDArray[np.generic]]:
+        """Yield the tokens, ``at_once`` at a time."""
+
+
 @dataclass(frozen=True)
 class JoinPieces:
     """Task: write the token store ``prefix`` (``.bin`` and ``.idx``) from its pieces, in order."""
 
-    pieces: Sequence[TokenPiece]
+    pieces: Sequence[Piece]
     prefix: Path
     vocab_size: int
 

@@ -16,14 +16,14 @@ from unipool_dist.data.corpus import Corpus
 from unipool_dist.data.corpus_manifest import store_dtype
 from unipool_dist.errors import DataError
 
-_MAGIC = b"MMIDIDX\x00\x00"
-_HEADER = struct.Struct("<9sQBQQ")  # magic, version, type of a token, sequences, documents + 1
+MAGIC = b"MMIDIDX\x00\x00"
+HEADER = struct.Struct("<9sQBQQ")  # magic, version, type of a token, sequences, documents + 1
 _TYPE_CODES = {np.uint16: 8, np.int32: 4}
 
 
 def index_header(dtype: type[np.uint16] | type[np.int32], num_sequences: int) -> bytes:
     """Return the beginning of the index of a store in which every sequence is a document."""
-    return _HEADER.pack(_MAGIC, 1, _TYPE_CODES[dtype], num_sequences, num_sequences + 1)
+    return HEADER.pack(MAGIC, 1, _TYPE_CODES[dtype], num_sequences, num_sequences + 1)
 
 
 def check_token_store(corpus: Corpus, domain: str, split: Literal["train", "validation"]) -> None:
@@ -47,19 +47,19 @@ def _fault(path: Path, corpus: Corpus, domain: str, split: Literal["train", "val
     tokens = record.train_tokens if split == "train" else record.validation_tokens
     dtype = store_dtype(corpus.vocab_size)
     with open_regular(path) as file:
-        magic, version, code, sequences, ends = _HEADER.unpack(file.read(_HEADER.size))
-        if (magic, version) != (_MAGIC, 1):
+        magic, version, code, sequences, ends = HEADER.unpack(file.read(HEADER.size))
+        if (magic, version) != (MAGIC, 1):
             return "is not an index of tokens"
         if code != _TYPE_CODES[dtype]:
             return f"holds tokens of another type than a vocabulary of {corpus.vocab_size:,} has"
         if (sequences, ends) != (documents, documents + 1):
             return f"has {sequences:,} sequences instead of the {documents:,} documents in the manifest"
         data = np.memmap(file, mode="r")
-    if data.size != _HEADER.size + 12 * sequences + 8 * ends:
+    if data.size != HEADER.size + 12 * sequences + 8 * ends:
         return f"has {data.size:,} bytes, which do not fit {sequences:,} sequences"
-    lengths = np.frombuffer(data, np.int32, sequences, _HEADER.size)
-    pointers = np.frombuffer(data, np.int64, sequences, _HEADER.size + lengths.nbytes)
-    borders = np.frombuffer(data, np.int64, ends, _HEADER.size + lengths.nbytes + pointers.nbytes)
+    lengths = np.frombuffer(data, np.int32, sequences, HEADER.size)
+    pointers = np.frombuffer(data, np.int64, sequences, HEADER.size + lengths.nbytes)
+    borders = np.frombuffer(data, np.int64, ends, HEADER.size + lengths.nbytes + pointers.nbytes)
     if lengths.min() < 1:
         return f"has a sequence of {lengths.min()} tokens"
     stops = np.cumsum(lengths, dtype=np.int64)

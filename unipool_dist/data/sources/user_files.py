@@ -26,6 +26,16 @@ MAX_DOMAIN_NAME = 200
 _HASHES_AT_ONCE = 8
 
 
+def check_domain_name(name: str, option: str) -> None:
+    """Refuse a name that cannot begin the names of files; ``option`` is what the user gave, for the error.
+
+    Raises:
+        DataError: it cannot.
+    """
+    if not DOMAIN_NAME.fullmatch(name) or len(name) > MAX_DOMAIN_NAME:
+        raise DataError(f"{option}: the name must be of letters, digits, '-' and '_', at most {MAX_DOMAIN_NAME}")
+
+
 def local_source(
     domain: str, location: str, text_field: str, *, validation: str | None = None, skip_unknown: bool = False
 ) -> Source:
@@ -41,11 +51,7 @@ def local_source(
         DataError: the name is unfit for files, nothing is there, something is not a file or cannot be read, or a folder
             has files of several kinds.
     """
-    if not DOMAIN_NAME.fullmatch(domain) or len(domain) > MAX_DOMAIN_NAME:
-        raise DataError(
-            f"--source {domain:.300}={location}: the name must be of letters, digits, '-' and '_', at most "
-            f"{MAX_DOMAIN_NAME}"
-        )
+    check_domain_name(domain, f"--source {domain:.300}={location}")
     units, origin, passed = _read(f"{domain}={location}", location, text_field, skip_unknown)
     if validation is None:
         return Source(domain, [origin], units, passed_over=passed)
