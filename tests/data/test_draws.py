@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import accumulate
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unipool_dist.config import load_config, outline
 from unipool_dist.config.plan import Outline
-from unipool_dist.data import Corpus, extended
+from unipool_dist.data import Corpus, SegmentedDataset, extended, training_data
 from unipool_dist.data.corpora import Corpora
 from unipool_dist.data.draws import drawn, draws, segments_of
 from unipool_dist.errors import DataError
@@ -80,6 +82,26 @@ def test_segments_have_length_blend_and_corpus_of_their_stage(corpus: Corpus) ->
         (160, 64, {"alpha": 1.0}),
     ]
     assert {segment.corpus.content_hash for segment in found} == {corpus.content_hash}
+
+
+@pytest.mark.parametrize("order", ["indexed", "computed"])
+def test_what_is_drawn_after_a_resume_is_what_the_whole_run_drew(corpus: Corpus, tmp_path: Path, order: str) -> None:
+    """Also where the corpus of earlier stages is not open any more."""
+    copy = tmp_path / "copy"
+    shutil.copytree(corpus.path, copy)
+    last = f"{{from_step: 31, data.path: {copy}, data.weights: null}}"
+    plan = plan_of(f"[{RAMP}, {BLEND}, {last}]", 40, f"data.path={corpus.path}", f"data.order={order}")
+    counts = drawn((), plan, 0)
+
+    def opened(step: int) -> SegmentedDataset:
+        segments = segments_of(counts, Corpora.open(plan, from_step=step + 1))
+        return training_data(segments, seed=5, cache_dir=tmp_path / "cache", consumed_samples=plan.stages.samples(step))
+
+    whole = opened(0)
+    for step in (5, 20, 25, 30, 36):
+        rest, first = opened(step), plan.stages.samples(step)
+        for sample in (first, (first + len(whole)) // 2, len(whole) - 1):
+            assert torch.equal(rest[sample]["tokens"], whole[sample]["tokens"]), (step, sample)
 
 
 def test_corpora_are_opened_from_a_step_on_and_refused_by_their_stage(corpus: Corpus, tmp_path: Path) -> None:

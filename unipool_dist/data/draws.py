@@ -67,9 +67,11 @@ def segments_of(counts: Sequence[int], corpora: Corpora) -> list[Segment]:
     for end, count in zip(accumulate(counts), counts, strict=True):
         stage = corpora.stages.of_sample(end - count)
         corpus = corpora.by_path.get(stage.data.path)
+        weights = stage.data.weights
         # A past segment in computed order says how far its corpus has been read; of another corpus it must not.
-        order = stage.data.order if corpus is not None else "indexed"
-        segments.append(Segment(corpus or corpora.any, count, stage.sequence_length, stage.data.weights, order))
+        has_read = corpus is not None and all(domain in corpus.domains for domain in weights or ())
+        order = stage.data.order if has_read else "indexed"
+        segments.append(Segment(corpus or corpora.any, count, stage.sequence_length, weights, order))
     return segments
 
 

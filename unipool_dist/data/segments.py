@@ -96,9 +96,9 @@ def training_data(
     """Return the samples of all ``segments`` in this order, indexing those that need it.
 
     ``segments[i]`` is indexed with ``seed + i``; seeds wrap around, after the highest one comes 0. Computed segments
-    all have ``seed``: in each domain they continue where earlier ones of the same corpus and sequence length stopped,
-    whatever their blends. Segments that end at or before ``consumed_samples`` are neither indexed nor opened, and their
-    samples cannot be read.
+    all have ``seed``: in each domain they continue where earlier ones of the same length, of the corpus in the same
+    place, stopped, whatever their blends. Segments that end at or before ``consumed_samples`` are neither indexed nor
+    opened, and their samples cannot be read.
 
     Collectives, over ``group`` (gloo; default: the default group): for each segment opened, those of
     :func:`~unipool_dist.data.sampling.training_dataset` or :func:`~unipool_dist.data.sampling.computed_dataset`.
@@ -108,12 +108,14 @@ def training_data(
     """
     assert segments
     datasets: list[TrainingDataset | None] = []
-    drawn: defaultdict[tuple[str, int], Counter[str]] = defaultdict(Counter)  # windows by corpus and length, domain
+    # Windows by place of the corpus and length, then domain. By place, since a corpus whose stages are past is not
+    # opened: of one that is in two places, the same must be known on every start.
+    drawn: defaultdict[tuple[Path, int], Counter[str]] = defaultdict(Counter)
     end = 0
     for i, segment in enumerate(segments):
         end += segment.num_samples
         open_indexed = partial(training_dataset, seed=(seed + i) % NUM_SEEDS, cache_dir=cache_dir, spare_dir=spare_dir)
-        before = drawn[segment.corpus.content_hash, segment.sequence_length]
+        before = drawn[segment.corpus.path, segment.sequence_length]
         open_computed = partial(computed_dataset, seed=seed, drawn=dict(before))
         open_data = open_computed if segment.order == "computed" else open_indexed
         datasets.append(

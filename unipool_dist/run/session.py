@@ -258,7 +258,7 @@ class _Session:
             self._doing("verifying the corpus", slow=True)
             on_rank_0(
                 f"verifying data.path={self._plan.data.path}",
-                lambda: Corpora.open(self._plan, verify="hash"),
+                lambda: Corpora.open(self._plan, verify="hash", from_step=next_step(self._opened.path, self._start)),
                 self._groups.storage,
             )
 
