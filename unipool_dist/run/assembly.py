@@ -66,22 +66,29 @@ class BatchSource:
 
 
 class ValidationByStage:
-    """The validation sequences of each stage, of its corpus and length; read when first wanted."""
+    """The validation sequences of the stages whose corpora are open, each of its corpus and length.
+
+    All are read at once, so that a damaged file is found before the first step.
+
+    Raises:
+        DataError: they cannot be read.
+    """
 
     def __init__(self, corpora: Corpora) -> None:
-        self._corpora = corpora
-        self._read: dict[tuple[str, int], dict[str, Sequences]] = {}
+        self._stages = corpora.stages
+        self._sequences: dict[tuple[str, int], dict[str, Sequences]] = {}
+        for stage in corpora.stages.each:
+            path, length, count = stage.data.path, stage.sequence_length, stage.train.eval_sequences
+            if count and path in corpora.by_path and (path, length) not in self._sequences:
+                self._sequences[path, length] = {
+                    name: validation_sequences(corpora.by_path[path], name, sequence_length=length, count=count)
+                    for name in corpora.by_path[path].domains
+                }
 
     def at(self, step: int) -> Mapping[str, Sequences]:
         """Return the sequences by domain for a step; none with ``train.eval_sequences`` 0."""
-        stage, corpus = self._corpora.stages.at(step), self._corpora.at(step)
-        length, count = stage.sequence_length, stage.train.eval_sequences
-        key = (stage.data.path, length)
-        if key not in self._read:
-            self._read = {key: {}}  # those of earlier stages are not wanted again
-            for name in corpus.domains if count else ():
-                self._read[key][name] = validation_sequences(corpus, name, sequence_length=length, count=count)
-        return self._read[key]
+        stage = self._stages.at(step)
+        return self._sequences.get((stage.data.path, stage.sequence_length), {})
 
 
 def describe(plan: Plan, groups: ParallelGroups) -> str:
