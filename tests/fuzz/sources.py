@@ -37,19 +37,19 @@ def make(draw: random.Random, number: int, place: Place, material: Material) -> 
         )
     ways = (
         _rows,
-        _rows,
+        _saved,
+        _packed,
         _bytes,
         _parquet,
-        _parquet,
-        _packed,
-        _packed,
         _arrow,
-        _saved,
         _plain,
         _name,
         _odd,
         _option,
         _out,
+        _rows,
+        _packed,
+        _parquet,
     )
     way = ways[number % len(ways)]
     what, options = way(draw, place)
