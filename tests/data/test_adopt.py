@@ -144,3 +144,8 @@ def test_the_command_adopts_a_corpus(corpus: Corpus, tmp_path: Path) -> None:
     assert CliRunner().invoke(cli, [*command, "--force"]).exit_code == 0
     wrong = CliRunner().invoke(cli, [*command[:3], "--tokens=../x=y", *command[4:], "--force"])
     assert isinstance(wrong.exception, DataError)
+
+
+def test_a_store_given_as_text_is_sent_here(corpus: Corpus, tmp_path: Path) -> None:
+    command = ["data", "prepare", str(tmp_path / "out"), f"--source=beta={corpus.path / 'beta.train.bin'}"]
+    assert "unipool-dist data adopt" in str(CliRunner().invoke(cli, command).exception)

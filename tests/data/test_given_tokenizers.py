@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import sentencepiece
 import tokenizers
+from click.testing import CliRunner
 
 from tests.data.made_tokenizers import (
     TOKENIZER_JSONS,
@@ -21,6 +22,8 @@ from tests.data.made_tokenizers import (
     unigram,
     wordpiece,
 )
+from unipool_dist.checkpoint.offline.export_tokenizer import copy_tokenizer
+from unipool_dist.cli import cli
 from unipool_dist.data import Corpus, Tokenizer
 from unipool_dist.data.given_tokenizer import given_tokenizer
 from unipool_dist.data.tokenizer import load_tokenizer
@@ -220,3 +223,39 @@ def test_a_tokenizer_json_that_contradicts_itself_is_refused(name: str, tmp_path
     path.write_text(json.dumps(values))
     with pytest.raises(DataError, match="tokenizer"):
         taken(path, tmp_path / "corpus")
+
+
+def test_a_corpus_of_an_earlier_version_is_open_to_all(corpus: Corpus, sources: dict[str, str], tmp_path: Path) -> None:
+    """Its manifest has no special tokens, and its tokenizer can be used for another corpus."""
+    old = Path(shutil.copytree(corpus.path, tmp_path / "old"))
+    values = json.loads((old / "manifest.json").read_text())
+    del values["tokenizer"]["special_tokens"]
+    (old / "manifest.json").write_text(json.dumps(values))
+    opened = Corpus.open(old, verify="hash")
+    assert opened.tokenizer.eod == corpus.tokenizer.eod
+    assert opened.content_hash == corpus.content_hash
+    shown = CliRunner().invoke(cli, ["data", "show", str(old)], catch_exceptions=False).output
+    assert f"documents end with token {corpus.tokenizer.eod}\n" in shown
+    assert given_tokenizer(old).sha256 == corpus.tokenizer_hash
+
+
+def test_what_the_library_cannot_bear_is_an_error(tmp_path: Path) -> None:
+    """A panic of Rust is not an exception of Python's."""
+    path = unigram(tmp_path / "tokenizer.json")
+    values = json.loads(path.read_text())
+    values["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA////"}
+    path.write_text(json.dumps(values))
+    with pytest.raises(DataError, match="cannot be"):
+        taken(path, tmp_path / "corpus").encode("a text")
+
+
+def test_an_export_has_the_files_of_a_tokenizer_json(
+    sources: dict[str, str], prepared: Callable[..., Corpus], tmp_path: Path
+) -> None:
+    corpus = prepared({"beta": sources["beta"]}, tokenizer=byte_level_bpe(tmp_path / "tokenizer.json"))
+    out = tmp_path / "export"
+    out.mkdir()
+    names, missing = copy_tokenizer(corpus.path, corpus.tokenizer_hash, out)
+    assert (names, missing) == (("tokenizer.json", "tokenizer_config.json"), None)
+    assert (out / "tokenizer.json").read_bytes() == (tmp_path / "tokenizer.json").read_bytes()
+    assert given_tokenizer(out).sha256 == corpus.tokenizer_hash

@@ -84,11 +84,9 @@ def _way_out(refused: Collection[str], step: int) -> str:
             f"{flags}"
         )
     if any(name in (_TOKENIZER, _BIAS, *_names(Role.SHAPE)) and name not in ALLOWED for name in refused):
-        return "start a new run in another run.dir"
-    return (
-        "begin a new run with the trained weights: `unipool-dist checkpoint export`, then `checkpoint import` into "
-        "another run.dir"
-    )
+        text = "; `unipool-dist data prepare --tokenizer CORPUS` gives a text the tokenizer of another corpus"
+        return "start a new run in another run.dir" + (text if _TOKENIZER in refused else "")
+    return "begin a new run with the trained weights: `unipool-dist checkpoint import RUN NEW_RUN`"
 
 
 def shape_differences(saved: Config, now: Config) -> list[str]:

@@ -168,6 +168,8 @@ def check_found(found: Found, where: str, *, skip_unknown: bool, any_kinds: bool
         endings = {os.path.splitext(name)[1] for name in found.unknown}
         kinds = sorted(f"*{ending}" if ending else "without a suffix" for ending in endings)
         way = ": move them elsewhere, or add --skip-unknown to do without them" if found.files else ""
+        if endings & {".bin", ".idx"}:
+            way += "; tokens of Megatron are for `unipool-dist data adopt`"
         raise DataError(
             f"--source {where} has files of kinds {', '.join(kinds[:8])}, which cannot be read ({known} can){way}:\n"
             f"{listed(found.unknown)}"
