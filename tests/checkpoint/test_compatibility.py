@@ -152,9 +152,7 @@ def test_another_text_may_be_allowed_but_no_other_tokenizer() -> None:
 
 
 def test_a_field_that_cannot_be_allowed_has_a_way_out_too() -> None:
-    with pytest.raises(
-        CheckpointError, match=r"trained weights: `unipool-dist checkpoint import RUN NEW_RUN`"
-    ):
+    with pytest.raises(CheckpointError, match=r"trained weights: `unipool-dist checkpoint import RUN NEW_RUN`"):
         check("train.seed=1", "train.global_batch_size=32")
     with pytest.raises(CheckpointError, match=r"start a new run in another run\.dir"):
         check("model.hidden_size=64", "train.global_batch_size=32")
