@@ -1,14 +1,18 @@
-"""A run with the computed order, made longer and resumed on another layout, is the run that was long from the start."""
+"""Runs in computed order: made longer and resumed on another layout, and with text that cannot be read."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 
 from tests.support.runs import train_command
+from unipool_dist.config import load_config
+from unipool_dist.data import Corpus
+from unipool_dist.data.sampling import blend_of, computed_dataset
 
 
 def losses(run_dir: Path) -> dict[int, float]:
@@ -32,3 +36,20 @@ def test_a_run_made_longer_equals_one_that_was_longer(tiny_corpus: Path, tmp_pat
     assert not list((tmp_path / "grown").glob("cache"))
     state = json.loads(next((tmp_path / "grown").glob("checkpoints/*6/state.json")).read_text())
     assert len(state["data"]["segments"]) == 1
+
+
+def test_a_token_that_cannot_be_read_ends_the_run_at_the_step_that_needs_it(tiny_corpus: Path, tmp_path: Path) -> None:
+    """Though the thread that reads has come upon it a step before."""
+    path = Path(shutil.copytree(tiny_corpus, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache")))
+    corpus, bad = Corpus.open(path), 8 * 2 + 5  # of the third step
+    seed = load_config(None, []).train.seed
+    item = computed_dataset(corpus, sequence_length=32, num_samples=24, seed=seed)[bad]
+    stream = path / f"{blend_of(corpus, None).place(bad)[0]}.train.bin"
+    text = stream.read_bytes()
+    place = text.index(item["tokens"].numpy().astype(np.uint16).tobytes())
+    stream.write_bytes(text[: place + 20] + b"\xff\xff" + text[place + 22 :])
+    command = train_command(path, tmp_path / "run", 1, "data.order=computed", "train.steps=4", "log.tensorboard=false")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"training sample {bad} of corpus {path} has token 65535" in done.stderr
+    assert list(losses(tmp_path / "run")) == [1, 2]
