@@ -32,22 +32,24 @@ def spoil(kind: str) -> None:
     import torch.distributed as dist
 
     from unipool_dist.resilience.stop import StopRequest
-    from unipool_dist.run import assembly, session
+    from unipool_dist.run import session
+    from unipool_dist.run.assembly import BatchSource
     from unipool_dist.run.lock import RunLock
 
     stuck = int(os.environ["RANK"]) == STUCK_RANK
-    read, poll, release, opened = assembly.micro_batch, StopRequest.poll, RunLock.release, session.Corpora.open
+    fetch, poll, release, opened = BatchSource.__call__, StopRequest.poll, RunLock.release, session.Corpora.open
     polls = 0
 
-    def slow_micro_batch(*args: Any, consumed_samples: int, **kwargs: Any) -> Any:
+    # Where training asks for a batch: the thread that reads ahead may well be slow, or stuck, unseen.
+    def slow_fetch(self: Any, consumed_samples: int, microbatch: int) -> Any:
         if consumed_samples == (SLOW_STEP - 1) * 8:
             time.sleep(SLOW_S)
-        return read(*args, consumed_samples=consumed_samples, **kwargs)
+        return fetch(self, consumed_samples, microbatch)
 
-    def stuck_micro_batch(*args: Any, consumed_samples: int, **kwargs: Any) -> Any:
+    def stuck_fetch(self: Any, consumed_samples: int, microbatch: int) -> Any:
         if stuck and consumed_samples == (STUCK_STEP - 1) * 8:
             sleep_in_python()
-        return read(*args, consumed_samples=consumed_samples, **kwargs)
+        return fetch(self, consumed_samples, microbatch)
 
     def other_poll(self: Any) -> Any:
         nonlocal polls
@@ -68,9 +70,9 @@ def spoil(kind: str) -> None:
         return opened(*args, **kwargs)
 
     if kind == "slow":
-        assembly.micro_batch, session.Corpora.open = slow_micro_batch, busy_open  # type: ignore[method-assign]
+        BatchSource.__call__, session.Corpora.open = slow_fetch, busy_open  # type: ignore[method-assign]
     elif kind == "python":
-        assembly.micro_batch = stuck_micro_batch
+        BatchSource.__call__ = stuck_fetch  # type: ignore[method-assign]
     elif kind == "collective":
         StopRequest.poll = other_poll  # type: ignore[method-assign]
     elif kind == "end":
