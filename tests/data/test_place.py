@@ -121,6 +121,21 @@ def test_a_corpus_with_something_else_in_it_is_not_replaced(tmp_path: Path, opti
     assert snapshot(tmp_path) == before
 
 
+def test_something_else_in_the_work_of_an_interrupted_preparation_is_refused(tmp_path: Path) -> None:
+    place = Place(tmp_path / "out")
+    with place.locked() as draft:
+        (draft / "work/text").mkdir(parents=True)
+        (draft / "work/text" / f"{'0a' * 12}.keys").touch()
+        (draft / "work/text" / f".{'0a' * 12}.text.{'0f' * 6}.new").touch()  # being written when it was killed
+    for shared in (False, True):
+        with place.shared() if shared else place.locked():
+            assert len(list((tmp_path / "out.partial/work/text").iterdir())) == 2
+    (tmp_path / "out.partial/work/notes.txt").write_text("of somebody")
+    for again in (place.locked, place.shared):
+        with pytest.raises(ForeignError, match=r"work/notes\.txt"), again():
+            pass
+
+
 def test_a_corpus_is_replaced_with_its_indices_and_downloads_move_on(tmp_path: Path) -> None:
     out = tmp_path / "out"
     put(out, made_up(1))
