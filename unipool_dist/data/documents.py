@@ -97,14 +97,15 @@ def split_documents(keys: Keys, domain: str, fraction: float, max_bytes: int | N
     if not 0.0 < fraction <= MAX_VALIDATION_FRACTION:
         raise DataError(f"validation_fraction={fraction} is outside (0, {MAX_VALIDATION_FRACTION}]: use 0.04")
     kept = _capped(keys, max_bytes)
-    by_hash = kept[keys.take(kept).by_hash()]
-    starts = keys.take(by_hash).starts_of_equal()
+    keys_kept = keys.subset(kept)
+    order = keys_kept.by_hash()
+    starts = keys_kept.starts_of_equal(order)
     if len(starts) < 2:
         raise DataError(
             f"only {len(starts)} of the {len(keys)} documents of domain {domain!r} fit under "
             f"max_bytes_per_domain={max_bytes}, equal ones counted once: raise it"
         )
-    sizes = np.add.reduceat(keys.sizes[by_hash], starts)  # of all documents that are equal
+    sizes = np.add.reduceat(keys_kept.sizes[order], starts)  # of all documents that are equal
     total = int(sizes.sum())
     target = max(fraction * total, min(MIN_VALIDATION_BYTES, total / 4))
     held_out: list[int] = []
@@ -117,10 +118,10 @@ def split_documents(keys: Keys, domain: str, fraction: float, max_bytes: int | N
             taken += size
     if not held_out:
         held_out = [int(np.argmin(sizes))]  # of several the first, by hash
-    copies = np.diff(np.append(starts, len(by_hash)))
+    copies = np.diff(np.append(starts, len(order)))
     chosen = np.zeros(len(starts), bool)
     chosen[held_out] = True
-    validation = by_hash[np.repeat(chosen, copies)]
+    validation = kept[order[np.repeat(chosen, copies)]]
     return Split(train=np.setdiff1d(kept, validation, assume_unique=True), validation=validation)
 
 

@@ -41,6 +41,10 @@ class Keys:
         """Return the keys of ``rows``."""
         return Keys(self.digests[rows], self.sizes[rows])
 
+    def subset(self, rows: Rows) -> Keys:
+        """Return the same for ascending ``rows``, without a copy if these are all."""
+        return self if len(rows) == len(self) else self.take(rows)
+
     def by_hash(self) -> Rows:
         """Return the positions of all documents in the order of their hash, of equal ones the first first."""
         return np.argsort(_comparable(self.digests), kind="stable")
@@ -53,15 +57,15 @@ class Keys:
     def first_of_equal(self) -> Rows:
         """Return for each document the first one with the same hash, which may be itself, shape ``[N]``."""
         order = self.by_hash()
-        starts = self.take(order).starts_of_equal()
+        starts = self.starts_of_equal(order)
         copies = np.diff(np.append(starts, len(self)))
         first = np.empty(len(self), np.int64)
         first[order] = np.repeat(order[starts], copies)
         return first
 
-    def starts_of_equal(self) -> Rows:
-        """Return the positions at which the hash is another than before, where documents are in the order of hashes."""
-        ordered = _comparable(self.digests)
+    def starts_of_equal(self, order: Rows) -> Rows:
+        """Return where in ``order``, which is that of :meth:`by_hash`, the hash is another than before."""
+        ordered = _comparable(self.digests)[order]
         return np.flatnonzero(np.append(np.ones(min(len(self), 1), bool), ordered[1:] != ordered[:-1]))
 
 
