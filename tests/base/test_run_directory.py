@@ -24,10 +24,10 @@ OF_SOMETHING_ELSE = {
 ON_DISK = [
     "config.yaml", "data_summary.json", "metrics.jsonl", "expert_usage.jsonl", "tensorboard", "profile", "gpu_memory",
     "mlflow", "tracker_id.txt", "loss_curve.png", "expert_usage.png", "checkpoints", "checkpoints/aside", "cache",
-    ".lock", "heartbeat.json", ".handover", "watchdog", "probe", "probe/probe.json", "job", "job/job.json",
-    "job/config.yaml", "job/deepspeed.json", "job/job.sbatch", "job/.lock", "job/attempts.jsonl", "job/submissions",
-    "job/doctor.status", "job/packages.txt", "job/environment.txt", "job/code.diff", "job/code", "job/user_code",
-    "job/launchers", "job/bin", "logs", "logs/train.log", "report.html", "figures",
+    "placement.json", ".lock", "heartbeat.json", ".handover", "watchdog", "probe", "probe/probe.json", "job",
+    "job/job.json", "job/config.yaml", "job/deepspeed.json", "job/job.sbatch", "job/.lock", "job/attempts.jsonl",
+    "job/submissions", "job/doctor.status", "job/packages.txt", "job/environment.txt", "job/code.diff", "job/code",
+    "job/user_code", "job/launchers", "job/bin", "logs", "logs/train.log", "report.html", "figures",
 ]
 # fmt: on
 

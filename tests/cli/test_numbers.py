@@ -38,7 +38,8 @@ def test_every_number_is_bounded() -> None:
                 except click.BadParameter:
                     continue
                 unbounded.append((" ".join(path), option.opts[0], text))
-    known = {("data prepare", "--validation-fraction", text) for text in ("1" + 400 * "0", "1e308")}
+    commands, texts = ("data prepare", "data adopt"), ("1" + 400 * "0", "1e308")
+    known = {(command, "--validation-fraction", text) for command in commands for text in texts}
     assert set(unbounded) <= known, "checked where the corpus is prepared, all others here"
 
 

@@ -36,7 +36,7 @@ from unipool_dist.checkpoint.offline import reshard as reshard_module
 from unipool_dist.cli import cli
 from unipool_dist.cli.checkpoint import interchange, resharding
 from unipool_dist.cli.experiment_places import check_places
-from unipool_dist.config import Config, dump_config, load_config
+from unipool_dist.config import Config, Plan, dump_config, load_config, resolve
 from unipool_dist.errors import UnipoolError
 from unipool_dist.experiment.planned import Run
 from unipool_dist.experiment.specification import Experiment, freeze_experiment
@@ -135,10 +135,16 @@ def _export(top: Path) -> None:
 
     with (
         mock.patch.object(export_module, "_write", written),
+        mock.patch.object(export_module, "planned", return_value=_plan()),
         mock.patch.object(interchange, "find"),
         mock.patch.object(interchange, "check_contents"),
     ):
         _call("checkpoint", "export", top / "run", top / "model")
+
+
+def _plan() -> Plan:
+    """The plan of the run that is exported."""
+    return resolve(load_config(None, ["model.vocab_size=128"]), 1)
 
 
 def _import(top: Path) -> None:
