@@ -32,7 +32,8 @@ from unipool_dist.data.shares import Share
 from unipool_dist.data.sources.base import Source
 from unipool_dist.data.sources.tally import Tally
 from unipool_dist.data.spool import Spool
-from unipool_dist.data.text_pieces import CutUnits, ReadUnit, TextPiece, Texts
+from unipool_dist.data.text_pieces import CutUnits, ReadUnit, TextPiece
+from unipool_dist.data.texts import Texts
 from unipool_dist.data.tokenizer import TOKENIZER_FILES
 from unipool_dist.data.vocabulary import tokenizer_record, train_sentencepiece
 from unipool_dist.data.work import Work

@@ -22,7 +22,7 @@ from unipool_dist.base.writing import replacing
 from unipool_dist.data.corpus_manifest import store_dtype
 from unipool_dist.data.keys import Rows
 from unipool_dist.data.spool import Spool
-from unipool_dist.data.text_pieces import Places
+from unipool_dist.data.texts import Places
 from unipool_dist.data.tokenizer import Tokenizer, TokenizerKind, load_tokenizer
 
 MAX_SEQUENCE_TOKENS = 2**31 - 1

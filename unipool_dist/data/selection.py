@@ -18,7 +18,7 @@ from unipool_dist.data.keys import Keys
 from unipool_dist.data.sources.base import Source
 from unipool_dist.data.sources.tally import EXAMPLES, MAX_EXAMPLE, Tally
 from unipool_dist.data.spool import Spool
-from unipool_dist.data.text_pieces import Texts
+from unipool_dist.data.texts import Texts
 
 Mask = npt.NDArray[np.bool_]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from unipool_dist.data.corpus_manifest import Origin, RowCounts
 from unipool_dist.data.documents import Split
 from unipool_dist.data.keys import Rows
-from unipool_dist.data.text_pieces import Texts
+from unipool_dist.data.texts import Texts
 
 
 @dataclass(frozen=True)

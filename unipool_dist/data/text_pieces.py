@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -23,14 +22,11 @@ from unipool_dist.base.progress_bars import Count
 from unipool_dist.base.reading import open_regular
 from unipool_dist.base.writing import replacing
 from unipool_dist.data.documents import Document, clean, cut_short
-from unipool_dist.data.keys import DIGEST_BYTES, Keys, Rows
+from unipool_dist.data.keys import DIGEST_BYTES, Keys
 from unipool_dist.data.sources.base import Unit
 from unipool_dist.data.sources.tally import Tally
-from unipool_dist.errors import DataError
 
 _MAX_HEAD_BYTES = 1 << 20
-_MAX_OPEN = 64
-"""Files open at a time: validation is in the order of hashes, so that it may be in all pieces."""
 
 
 @dataclass(frozen=True)
@@ -154,56 +150,3 @@ class CutUnits:
         """
         documents = [row for unit in self.units for row in unit.rows() if isinstance(row, Document)]
         self.piece.write(cut_short(documents), Tally(), count)
-
-
-class Texts:
-    """The documents of several pieces, numbered from the first of the first to the last of the last."""
-
-    def __init__(self, pieces: Sequence[TextPiece], keys: Sequence[Keys]) -> None:
-        self.pieces = list(pieces)
-        self.keys = Keys.joined(keys)
-        self._starts = np.cumsum([0, *map(len, keys)])
-        before = [np.cumsum(part.sizes) - part.sizes for part in keys]
-        self._offsets = np.concatenate([np.empty(0, np.int64), *before])
-
-    def places(self, rows: Rows) -> Places:
-        """Return where the texts of ``rows`` are."""
-        pieces = np.searchsorted(self._starts, rows, "right") - 1
-        used, index = np.unique(pieces, return_inverse=True)
-        files = [self.pieces[piece].text for piece in used]
-        return Places(files, index.astype(np.int64), self._offsets[rows], self.keys.sizes[rows])
-
-    def name_of(self, row: int) -> str:
-        """Return the name of a document."""
-        piece = int(np.searchsorted(self._starts, row, "right")) - 1
-        return self.pieces[piece].name_of(row - int(self._starts[piece]))
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where documents are: for each the index of its file in ``files``, its first byte there, and its size."""
-
-    files: Sequence[Path]
-    index: Rows
-    offsets: Rows
-    sizes: Rows
-
-    def read(self) -> Iterator[str]:
-        """Yield the documents in order.
-
-        Raises:
-            DataError: a file has changed.
-        """
-        opened = dict[int, BinaryIO]()
-        with ExitStack() as closing:
-            for index, offset, size in zip(self.index, self.offsets, self.sizes, strict=True):
-                if index not in opened:
-                    if len(opened) == _MAX_OPEN:
-                        closing.close()
-                        opened.clear()
-                    opened[index] = closing.enter_context(open_regular(self.files[index]))
-                opened[index].seek(offset)
-                data = opened[index].read(size)
-                if len(data) != size:
-                    raise DataError(f"{self.files[index]} has changed while it was in use: prepare the corpus again")
-                yield data.decode()

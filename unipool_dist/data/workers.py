@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 import unipool_dist
+from unipool_dist.base.machine import cores_here
 from unipool_dist.base.programs import Process, converse_with
 from unipool_dist.base.progress_bars import Count
 from unipool_dist.data import worker as program
@@ -27,6 +28,7 @@ from unipool_dist.errors import DataError
 
 Result = TypeVar("Result", covariant=True)
 _LONGEST_END_S = 10.0
+_MOST_UNASKED = 8
 _WORTH_BYTES = 8 << 20
 """Of text: a second of work, for which a process more is worth its start."""
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -82,7 +84,7 @@ class Workers:
     """
 
     def __init__(self, most: int | None) -> None:
-        self._most, self._worth_bytes = (most, 0) if most else (min(len(os.sched_getaffinity(0)), 8), _WORTH_BYTES)
+        self._most, self._worth_bytes = (most, 0) if most else (min(cores_here(), _MOST_UNASKED), _WORTH_BYTES)
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
