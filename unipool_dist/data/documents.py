@@ -1,7 +1,8 @@
 """Choose and split a domain's documents: pure functions with the same result on every machine.
 
-Guarantees: no two documents of a corpus are equal; validation is never empty and no validation document is trained on;
-the choice depends only on the documents' bytes, never on their order, names or the clock.
+Guarantees: no two documents of a corpus are equal, unless that is asked for; validation is never empty and no
+validation document is trained on; the choice depends only on the documents' bytes, never on their order, names or the
+clock.
 """
 
 from __future__ import annotations
