@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor
 
+from tests.checkpoint.huggingface.asking import ask
 from tests.checkpoint.huggingface.models import MODELS, STEP, train_models
 from tests.support.workers import Workers
 from unipool_dist.checkpoint.huggingface.folder import HuggingFaceForm
@@ -28,3 +30,10 @@ def exports(model_runs: tuple[Path, dict[str, Tensor]], tmp_path_factory: pytest
     for name in MODELS:
         export_model(locate(model_runs[0] / name, STEP), folder / name, "fp32", 60_000, form=HuggingFaceForm())
     return folder
+
+
+@pytest.fixture(scope="session")
+def used(exports: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What :func:`elsewhere.use` found; the folder ``scratch`` holds what it has saved."""
+    scratch = tmp_path_factory.mktemp("used")
+    return {**ask("use", scratch, exports / "norm-top3-normalized", scratch), "scratch": scratch}

@@ -56,6 +56,39 @@ def write(folder: str, prompt: str, count: str) -> dict[str, Any]:
             "without cache": found[1]}  # fmt: skip
 
 
+SIZES: dict[str, Any] = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 16, "initializer_range": 0.1, "rms_norm_eps": 1e-4,
+    "bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0,
+}  # fmt: skip
+EXPERTS = {"num_experts_per_tok": 2}
+MADE: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
+    "llama-tied": ("Llama", {"tie_word_embeddings": True}),
+    "mistral": ("Mistral", {"sliding_window": 16, "max_position_embeddings": 64}),
+    "mixtral": ("Mixtral", {**EXPERTS, "num_local_experts": 4}),
+    "qwen2": ("Qwen2", {}),
+    "scaled": ("Llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}),
+}
+"""Models of transformers by name: the class, and what is not in :data:`SIZES`."""
+
+
+def make(folder: str, expected: str) -> list[str]:
+    """Make every model of :data:`MADE` with random weights in ``folder/NAME``; their logits go to ``expected``."""
+    text, found = torch.load(expected), {}
+    for number, (name, (kind, fields)) in enumerate(MADE.items()):
+        torch.manual_seed(number)
+        config = getattr(transformers, f"{kind}Config")(**SIZES | fields)
+        model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+        with torch.no_grad():
+            for value in model.parameters():  # norms and biases too are to be of any value
+                value.add_(0.05 * torch.randn_like(value))
+            found[name] = model(text).logits
+        model.save_pretrained(Path(folder, name), max_shard_size="50KB")
+    torch.save(found, expected)
+    return list(found)
+
+
 def _generation(model: Any, text: torch.Tensor) -> dict[str, Any]:
     """Texts without a cache, with one, of fixed size, padded on the left, of several beams."""
     plain = model.generate(text, use_cache=False, **GREEDY)

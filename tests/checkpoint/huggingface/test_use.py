@@ -7,17 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.checkpoint.huggingface.asking import ask, needs_transformers
+from tests.checkpoint.huggingface.asking import needs_transformers
 from unipool_dist.checkpoint.offline.export_format import read_export_record
 
 pytestmark = needs_transformers
-
-
-@pytest.fixture(scope="session")
-def used(exports: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What :func:`elsewhere.use` found; the folder ``scratch`` holds what it has saved."""
-    scratch = tmp_path_factory.mktemp("used")
-    return {**ask("use", scratch, exports / "norm-top3-normalized", scratch), "scratch": scratch}
 
 
 @pytest.mark.parametrize("way", ["cache", "static cache", "left padding", "beams", "drawn"])

@@ -1,12 +1,10 @@
-"""A run that begins with the weights of an exported model, or of another run."""
+"""A run that begins with the weights of a model from elsewhere, of an export, or of another run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unipool_dist.base.machine import current_versions
@@ -14,9 +12,18 @@ from unipool_dist.base.names import OutsideError, regular_inside
 from unipool_dist.base.progress_bars import Bar, no_bar
 from unipool_dist.base.run_directory import RunDirectory
 from unipool_dist.checkpoint.directory import CheckpointDirectory
+from unipool_dist.checkpoint.huggingface.opening import is_public, open_public
 from unipool_dist.checkpoint.manifest import CONFIG_FILE, FileRecord, content_faults, join_faults
 from unipool_dist.checkpoint.offline.cuts import cut_into_files
 from unipool_dist.checkpoint.offline.export_format import ExportRecord, read_export_record
+from unipool_dist.checkpoint.offline.incoming import (
+    Expected,
+    Incoming,
+    check_size,
+    open_files,
+    refuse_faults,
+    tensor_faults,
+)
 from unipool_dist.checkpoint.offline.locate import Located
 from unipool_dist.checkpoint.offline.rewrite import Read, rewrite_checkpoint
 from unipool_dist.checkpoint.offline.tensor_reader import TensorReader
@@ -32,43 +39,54 @@ _FILE_BYTES = 4 << 30
 """Bytes of tensors in one file of the checkpoint, so that the ranks of a large run share its verification."""
 
 
-@dataclass(frozen=True)
-class Export:
-    """An exported model whose tensors are those that its configuration asks for."""
+def open_model(path: Path, chosen: Sequence[str] = (), bar: Bar = no_bar) -> Incoming:
+    """Open the model in ``path``: of this project, or of transformers.
 
-    record: ExportRecord
-    config: Config
-    files: dict[str, Any]
-    """By tensor, the opened file that holds it."""
-    tensors: Inventory
+    Args:
+        chosen: ``section.field=value`` of the run that is to begin with it.
+
+    Raises:
+        CheckpointError: as of :func:`open_export` or :func:`open_public`.
+    """
+    return open_public(path, chosen, bar) if is_public(path) else open_export(path, bar, chosen)
 
 
-def open_export(path: Path, bar: Bar = no_bar) -> Export:
+def open_export(path: Path, bar: Bar = no_bar, chosen: Sequence[str] = ()) -> Incoming:
     """Open the exported model in ``path``, compare its files with their hashes and its tensors with its configuration.
 
     Raises:
         CheckpointError: it is not an exported model, it is damaged, or a tensor is missing or of another shape or type.
     """
     record = read_export_record(path)
-    config, tensors = _read_config(path)
+    config, tensors = _read_config(path, chosen)
+    num_bytes = verify_files(path, record, bar)
+    files = open_files([path / name for name in record.files])
+    check_size(config, path, num_bytes, CONFIG_FILE)
+    expected = [Expected(spec.name, spec.shape) for spec in tensors]
+    refuse_faults(tensor_faults(files, expected, _DTYPES, lambda _: False), path, CONFIG_FILE, "Export again")
+
+    def read(name: str, first: int, values: Tensor) -> None:
+        values.copy_(files[name].get_slice(name)[first : first + len(values)])  # widens bf16
+
+    return Incoming(config, record.tokenizer_hash, tensors, read)
+
+
+def verify_files(path: Path, record: ExportRecord, bar: Bar = no_bar) -> int:
+    """Compare the files of weights with their hashes; return their bytes.
+
+    Raises:
+        CheckpointError: one is missing or damaged.
+    """
     hashes = {name: FileRecord(file.num_bytes, file.xxh3_128) for name, file in record.files.items()}
-    with bar("verifying", sum(file.num_bytes for file in hashes.values())) as count:
+    num_bytes = sum(file.num_bytes for file in hashes.values())
+    with bar("verifying", num_bytes) as count:
         faults = content_faults(path, hashes, count)
     if faults:
         raise CheckpointError(f"the exported model is damaged: {join_faults(faults)}; export or copy it again")
-    files = _open_files([path / name for name in record.files])
-    _check_size(config, path, sum(file.num_bytes for file in hashes.values()))
-    faults = _tensor_faults(files, tensors)
-    if faults:
-        listed = "\n  ".join(faults[:10]) + (f"\n  and {len(faults) - 10} more" if len(faults) > 10 else "")
-        raise CheckpointError(
-            f"the weights in {path} are not those of the model that its {CONFIG_FILE} describes:\n  {listed}\n"
-            f"Export again"
-        )
-    return Export(record, config, files, tensors)
+    return num_bytes
 
 
-def import_model(export: Export, run_dir: Path, bar: Bar = no_bar) -> CheckpointDirectory:
+def import_model(model: Incoming, run_dir: Path, bar: Bar = no_bar) -> CheckpointDirectory:
     """Make ``run_dir`` a run before its first step, with these weights and nothing else.
 
     Its checkpoint of step 0 has masters and no optimizer states, and may be trained on any corpus with the same
@@ -80,16 +98,15 @@ def import_model(export: Export, run_dir: Path, bar: Bar = no_bar) -> Checkpoint
     Raises:
         CheckpointError: ``run_dir`` holds a run already, or cannot be written; then no checkpoint is left.
     """
-    pieces = [whole(state_key(MASTER, spec.name), spec.shape, "float32") for spec in export.tensors]
+    pieces = [whole(state_key(MASTER, spec.name), spec.shape, "float32") for spec in model.tensors]
     with bar("importing", sum(piece.num_bytes for piece in pieces)) as count:
 
         def read(piece: Piece, values: Tensor) -> None:
             (_, name), first = split_key(piece.key), piece.shard_offset[0]
-            rows = export.files[name].get_slice(name)[first : first + piece.shard_shape[0]]
-            values.view(piece.shard_shape).copy_(rows)  # widens bf16
+            model.read(name, first, values.view(piece.shard_shape))
             count(piece.num_bytes)
 
-        return _begin(run_dir, export.config, export.record.tokenizer_hash, pieces, read)
+        return _begin(run_dir, model.config, model.tokenizer_hash, pieces, read)
 
 
 def import_checkpoint(located: Located, run_dir: Path, bar: Bar = no_bar) -> CheckpointDirectory:
@@ -157,53 +174,13 @@ def check_is_no_run(run_dir: Path) -> None:
         raise CheckpointError(f"{run_dir} holds a run already; choose another directory or delete it")
 
 
-def _read_config(folder: Path) -> tuple[Config, Inventory]:
+def _read_config(folder: Path, chosen: Sequence[str]) -> tuple[Config, Inventory]:
     path = folder / CONFIG_FILE
     try:
-        config = load_written(regular_inside(folder, CONFIG_FILE))
+        config = load_written(regular_inside(folder, CONFIG_FILE), chosen)
         model, pool = config.model, config.pool
         if None in (model.vocab_size, model.ffn_hidden_size, model.num_query_groups, pool.layers_per_group):
             raise CheckpointError(f"{path} leaves sizes of the model open, as no exported one does; export again")
         return config, inventory(resolve_model(config))
     except (ConfigError, OutsideError) as error:
         raise CheckpointError(f"{path} cannot be used: {error}; export again") from None
-
-
-def _check_size(config: Config, path: Path, num_bytes: int) -> None:
-    """Refuse a configuration whose model has more layers or experts than files of this size could hold.
-
-    Checked before they are all listed: each has more weights than the model is wide, of two bytes at least.
-    """
-    experts = config.pool.num_experts if config.pool.router != "none" else 0
-    if (config.model.num_layers + experts) * config.model.hidden_size * 2 > num_bytes:
-        raise CheckpointError(
-            f"the weights in {path} have {num_bytes:,} bytes, too few for the model that its {CONFIG_FILE} describes; "
-            f"export again"
-        )
-
-
-def _open_files(paths: list[Path]) -> dict[str, Any]:
-    files: dict[str, Any] = {}
-    for path in paths:
-        try:
-            file = safe_open(path, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is not a safetensors file: {error}; export again") from None
-        for name in file.keys():  # noqa: SIM118 it is not a mapping
-            if name in files:
-                raise CheckpointError(f"tensor {name} is in {path} and in another file too; export again")
-            files[name] = file
-    return files
-
-
-def _tensor_faults(files: dict[str, Any], tensors: Inventory) -> list[str]:
-    faults = [f"{spec.name} is missing" for spec in tensors if spec.name not in files]
-    faults += [f"{name} is not a parameter of the model" for name in files if tensors.find(name) is None]
-    for spec in tensors:
-        if spec.name in files:
-            found = files[spec.name].get_slice(spec.name)
-            if tuple(found.get_shape()) != spec.shape:
-                faults.append(f"{spec.name} has shape {tuple(found.get_shape())} instead of {spec.shape}")
-            if found.get_dtype() not in _DTYPES:
-                faults.append(f"{spec.name} has type {found.get_dtype()}, which is none of {', '.join(_DTYPES)}")
-    return faults

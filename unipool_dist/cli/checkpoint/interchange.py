@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from unipool_dist.checkpoint.huggingface.config_json import ClassName
     from unipool_dist.checkpoint.huggingface.folder import HuggingFaceForm
     from unipool_dist.checkpoint.offline.export_format import Dtype
+    from unipool_dist.checkpoint.offline.incoming import Incoming
 
 
 @click.command()
@@ -136,34 +137,63 @@ def _huggingface_form(located: Located, class_name: ClassName) -> HuggingFaceFor
 
 
 @click.command("import")
-@click.argument("source", metavar="EXPORT|RUN", type=click.Path(path_type=Path))
+@click.argument("source", metavar="MODEL|RUN", type=click.Path(path_type=Path))
 @click.argument("run", metavar="NEW_RUN", type=click.Path(path_type=Path))
+@click.argument("overrides", metavar="[SECTION.FIELD=VALUE ...]", nargs=-1)
 @step_option
+@click.option(
+    "--upcycle",
+    is_flag=True,
+    help="MODEL is dense, and its FFNs become the experts of the pools that pool.*=VALUE describe.",
+)
+@click.option(
+    "--noise",
+    type=Finite(min=0, max=1e3),
+    default=0.0,
+    show_default=True,
+    help="With --upcycle, noise on each expert's matrices, over their standard deviation.",
+)
 @trust_option
 @json_option
-def import_(source: Path, run: Path, step: int | None, as_json: bool) -> None:
-    """Make NEW_RUN a run that begins with the weights in EXPORT, written by `export`, or of a checkpoint of RUN.
+def import_(
+    source: Path,
+    run: Path,
+    overrides: tuple[str, ...],
+    step: int | None,
+    upcycle: bool,
+    noise: float,
+    as_json: bool,
+) -> None:
+    """Make NEW_RUN a run that begins with the weights in MODEL, or of a checkpoint of RUN.
+
+    MODEL was written by `export`, or is a model for transformers in safetensors: one that `export --format hf` wrote,
+    also after it was trained further elsewhere, or a Llama, Mistral or Mixtral. Nothing in it is executed, and what has
+    no equal here is named before anything is written (docs/models.md).
 
     `unipool-dist train NEW_RUN/config.yaml --resume=must` then starts at step 1 with these weights, without optimizer
     states, at the start of the schedule, on any corpus with the same tokenizer (`data.path=DIRECTORY`) and on any
-    layout. Another CONFIG must describe a model of the same shape.
+    layout. Another CONFIG must describe a model of the same shape. SECTION.FIELD=VALUE, for a MODEL, goes into
+    NEW_RUN/config.yaml.
     """
     from unipool_dist.checkpoint.offline.import_model import (
         check_is_no_run,
         import_checkpoint,
         import_model,
         num_parameters,
-        open_export,
     )
 
+    if noise and not upcycle:
+        raise click.UsageError("--noise is for --upcycle")
     check_is_no_run(run)
     refuse(in_the_way(run, resume=True), f"importing into {run}")
     if not is_checkpoint_folder(source) and not RunDirectory(source).checkpoints.is_dir():
         if step is not None:
             raise click.UsageError("--step chooses a checkpoint of a run; an export has only one model")
-        export = open_export(source, byte_bar)
-        parameters, write = export.record.num_parameters, partial(import_model, export)
+        model = _model(source, overrides, upcycle, noise)
+        parameters, write = model.num_parameters, partial(import_model, model)
     else:
+        if overrides or upcycle:
+            raise click.UsageError("SECTION.FIELD=VALUE and --upcycle are for a MODEL; export the run first")
         located = find(source, step)
         check_contents(located, byte_bar)
         parameters, write = num_parameters(located.config), partial(import_checkpoint, located)
@@ -174,3 +204,14 @@ def import_(source: Path, run: Path, step: int | None, as_json: bool) -> None:
     else:
         say(f"{run}: step 0 with the {parameters:,} parameters of {source}")
         say(f"next: unipool-dist train {run}/config.yaml --resume=must data.path=DIRECTORY")
+
+
+def _model(source: Path, overrides: tuple[str, ...], upcycle: bool, noise: float) -> Incoming:
+    """Open the model that the new run is to begin with."""
+    from unipool_dist.checkpoint.offline.import_model import open_model
+    from unipool_dist.checkpoint.offline.upcycling import upcycled
+
+    if not upcycle:
+        return open_model(source, overrides, byte_bar)
+    dense = open_model(source, [each for each in overrides if not each.startswith("pool.")], byte_bar)
+    return upcycled(dense, overrides, noise)
