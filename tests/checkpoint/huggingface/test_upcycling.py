@@ -51,8 +51,17 @@ def test_what_cannot_become_pools_is_refused(exports: Path, tmp_path: Path) -> N
     run = tmp_path / "run"
     assert "for dense models" in fail("import", exports / "norm", run, *POOL, "--upcycle")
     assert "choose more experts" in fail("import", exports / "dense", run, "pool.num_experts=3", "--upcycle")
+    assert "pool.router=none cannot" in fail(
+        "import",
+        exports / "dense",
+        run,
+        "pool.router=none",
+        "pool.num_experts=1",
+        "pool.balance.loss=none",
+        "--upcycle",
+    )
     other = (*POOL, "model.ffn_hidden_size=64")
-    assert "the sizes of the model as they are" in fail("import", exports / "dense", run, *other, "--upcycle")
+    assert "has shape (1, 96, 32) instead of (1, 128, 32)" in fail("import", exports / "dense", run, *other, "--upcycle")
     assert "--upcycle: " in fail("import", exports / "dense", run, "pool.experts=3", "--upcycle")
     assert "--noise is for --upcycle" in call("import", exports / "dense", run, "--noise", 1).stderr
     assert not run.exists()

@@ -15,7 +15,7 @@ from unipool_dist.config.validation import validated
 from unipool_dist.errors import CheckpointError, ConfigError
 from unipool_dist.model.families import inventory
 from unipool_dist.model.initialization import initial_values
-from unipool_dist.model.inventory import Inventory, TensorSpec, expert_name, split_name
+from unipool_dist.model.inventory import Inventory, expert_name, split_name
 
 
 def upcycled(model: Incoming, chosen: Sequence[str], noise: float) -> Incoming:
@@ -26,22 +26,20 @@ def upcycled(model: Incoming, chosen: Sequence[str], noise: float) -> Incoming:
     model; everything else is the dense model's.
 
     Args:
-        chosen: ``section.field=value``; the section ``pool`` begins with its defaults.
+        chosen: ``pool.field=value``; the section begins with its defaults.
         noise: standard deviation of what is added to a matrix, over that of the matrix.
 
     Raises:
-        CheckpointError: the model is not dense, or ``chosen`` describes none with pools, changes the dense part, or has
-            fewer experts than layers in a pool.
+        CheckpointError: the model is not dense, or ``chosen`` describes none with pools, or one with fewer experts than
+            layers in a pool.
     """
     if model.config.pool.router != "none":
         raise CheckpointError("--upcycle is for dense models, and this one has experts; leave it out")
     plan, config = _planned(model.config, chosen)
     tensors = inventory(plan)
-    changed = [spec.name for spec in _dense_part(tensors) if _shape(model.tensors, spec.name) != spec.shape]
-    if plan.pool.router == "none" or changed:
+    if plan.pool.router == "none":
         raise CheckpointError(
-            f"--upcycle needs a pool with a router, such as pool.router=norm pool.num_experts=16, and the sizes of the "
-            f"model as they are; chosen was {' '.join(chosen) or 'nothing'}"
+            "--upcycle makes experts, which pool.router=none cannot choose among; set pool.router=norm, for example"
         )
     if plan.pool.num_experts < plan.pool.layers_per_group:
         raise CheckpointError(
@@ -64,16 +62,6 @@ def _planned(dense: Config, chosen: Sequence[str]) -> tuple[Plan, Config]:
         raise CheckpointError(f"--upcycle: {error}") from None
     filled = {name: getattr(plan.pool, name) for name in ("layers_per_group", "router_init_std")}
     return plan, config.model_copy(update={"pool": config.pool.model_copy(update=filled)})
-
-
-def _dense_part(tensors: Inventory) -> list[TensorSpec]:
-    both = [*tensors.of_stage(range(tensors.num_layers), is_first=True, is_last=True), *tensors.expert]
-    return [spec for spec in both if spec.part != "routers"]
-
-
-def _shape(tensors: Inventory, name: str) -> tuple[int, ...] | None:
-    spec = tensors.find(name) or tensors.find(expert_name(0, name))
-    return spec.shape if spec is not None else None
 
 
 def _reader(model: Incoming, plan: Plan, tensors: Inventory, noise: float) -> Read:

@@ -213,5 +213,6 @@ def _model(source: Path, overrides: tuple[str, ...], upcycle: bool, noise: float
 
     if not upcycle:
         return open_model(source, overrides, byte_bar)
-    dense = open_model(source, [each for each in overrides if not each.startswith("pool.")], byte_bar)
-    return upcycled(dense, overrides, noise)
+    of_pool = [each for each in overrides if each.startswith("pool.")]
+    dense = open_model(source, [each for each in overrides if each not in of_pool], byte_bar)
+    return upcycled(dense, of_pool, noise)
