@@ -61,7 +61,9 @@ def test_what_cannot_become_pools_is_refused(exports: Path, tmp_path: Path) -> N
         "--upcycle",
     )
     other = (*POOL, "model.ffn_hidden_size=64")
-    assert "has shape (1, 96, 32) instead of (1, 128, 32)" in fail("import", exports / "dense", run, *other, "--upcycle")
+    assert "has shape (1, 96, 32) instead of (1, 128, 32)" in fail(
+        "import", exports / "dense", run, *other, "--upcycle"
+    )
     assert "--upcycle: " in fail("import", exports / "dense", run, "pool.experts=3", "--upcycle")
     assert "--noise is for --upcycle" in call("import", exports / "dense", run, "--noise", 1).stderr
     assert not run.exists()
