@@ -74,3 +74,13 @@ def test_the_model_of_a_run_needs_neither_its_layout_nor_its_files() -> None:
     gone = config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"deepspeed": "gone.json"})})
     plan = resolve_model(gone)
     assert plan.model == written.model and plan.pools == written.pools and plan.grid.world_size == 1
+
+
+def test_documents_end_with_a_token_only_if_that_is_asked_for() -> None:
+    stages = "stages=[{from_step: 3, model.sequence_length: 128}]"
+    plan = resolve(load_config(None, [SIZED, "data.reset_at_documents=true", stages]), 1)
+    assert plan.document_end is None, "which token it is follows from the tokenizer"
+    known = plan.ending_documents_with(7)
+    assert known.document_end == known.at(3).document_end == 7, "in every stage of the run"
+    plain = resolve(load_config(None, [SIZED]), 1)
+    assert plain.ending_documents_with(7).document_end is None
