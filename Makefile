@@ -59,15 +59,16 @@ train: $(INSTALLED) ## prepare the default corpus and train a small UniPool on i
 	$(BIN)/unipool-dist data prepare data/default
 	$(BIN)/unipool-dist train $(TRAIN_CONFIG) --nproc $(NPROC) $(TRAIN_ARGS)
 
-# $(call pytest,ARGUMENTS): of what PYTEST_ARGS may ask for, there may be none among these tests.
-pytest = $(BIN)/python -m pytest $(1) $(PYTEST_ARGS) || [ $$? -eq 5 ]
+# $(call pytest,ARGUMENTS): of what PYTEST_ARGS may ask for, there may be none among these tests. Programs that they start
+# are forks of one that has imported torch, Megatron and DeepSpeed, except in those marked `real_programs`.
+pytest = $(BIN)/python -m pytest --preloaded $(1) $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 test: $(INSTALLED) ## run all tests but those on SLURM
 	$(call pytest,-m "not timing" --numprocesses=$(PYTEST_WORKERS) --dist=loadfile)
 	$(call pytest,-m timing) # one after another: a busy machine upsets them
 
 test-fast: $(INSTALLED) ## run the tests that start no process, and four of the parity with one process; three minutes
-	$(BIN)/python -m pytest -m "pure or fast" --numprocesses=$(PYTEST_WORKERS) --dist=loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --preloaded -m "pure or fast" --numprocesses=$(PYTEST_WORKERS) --dist=loadfile $(PYTEST_ARGS)
 
 # A test that takes too long is to fail and be cleared up after, not to end all others, as the other method would.
 test-slurm: $(INSTALLED) ## run the tests on a SLURM cluster of namespaces on this machine; needs root, installs SLURM
