@@ -56,6 +56,17 @@ def write(folder: str, prompt: str, count: str) -> dict[str, Any]:
             "without cache": found[1]}  # fmt: skip
 
 
+def harness(folder: str, texts: str) -> list[tuple[float, bool]]:
+    """The scores that lm-eval's own model ``hf`` gives to texts: log-probability, and whether it is the likeliest."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    model = HFLM(pretrained=folder, trust_remote_code=True, device="cpu", batch_size=4)
+    pairs = enumerate(json.loads(texts))
+    found = model.loglikelihood([Instance("loglikelihood", {}, tuple(pair), number) for number, pair in pairs])
+    return [(float(logprob), bool(greedy)) for logprob, greedy in found]
+
+
 SIZES: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 16, "initializer_range": 0.1, "rms_norm_eps": 1e-4,
