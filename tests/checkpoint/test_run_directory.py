@@ -73,6 +73,7 @@ FOREIGN = {
     "checkpoints": "a file",
     "tensorboard/events.1": "events",
     "tensorboard/events.out.tfevents.1700000000.host.1.0": "of another program" * 50,
+    "tensorboard/events.out.tfevents.1700000000.host.1.1": "years of work",
     "tensorboard": "a file",
     "probe/results.csv": "1,2",
     "probe/probe.json": "{}",

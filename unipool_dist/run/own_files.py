@@ -118,4 +118,6 @@ def _begins_as(name: str) -> Form:
 def _has_our_curves(path: Path) -> bool:
     """Return whether an event file without suffix, of an earlier version, holds one of its curves, or none at all."""
     found = head(path, 1 << 20)
-    return len(found) < 256 or b"train/aux_loss" in found or b"validation/bits_per_byte" in found
+    if len(found) < 256:  # nothing yet, or the record alone with which TensorBoard begins a file
+        return not found or b"brain.Event:" in found
+    return b"train/aux_loss" in found or b"validation/bits_per_byte" in found
