@@ -39,7 +39,7 @@ constraints = constraints/py$$($(BIN)/python -c 'import sys; print("%d%d" % sys.
 pip_install = $(BIN)/python -m pip install --no-compile --constraint $(constraints) $(1) >>$(INSTALL_LOG) 2>&1 || \
 	{ tail -n 30 $(INSTALL_LOG); echo "installation failed; the whole log is in $(INSTALL_LOG)" >&2; exit 1; }
 
-.PHONY: help setup train test test-fast test-slurm test-py312 check format bench bench-checkpoint fuzz soak clean
+.PHONY: help setup train test test-fast test-slurm test-py312 check format bench bench-checkpoint bench-prepare fuzz soak clean
 
 help: ## this list
 	@awk -F ':.*## *' '/^[a-z0-9-]+:.*##/ { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,7 +49,7 @@ help: ## this list
 	@echo "  PYTEST_ARGS=...  further arguments of pytest, e.g. PYTEST_ARGS='-k router -x'"
 	@echo "  PYTEST_WORKERS=2 how many tests run at a time; 0 with --pdb"
 	@echo "  TRAIN_CONFIG=... NPROC=... TRAIN_ARGS=...      what \`make train\` trains: configs/small.yaml, 4 processes"
-	@echo "  BENCH_ARGS=...   SOAK_KILLS=200  SOAK_ARGS=... of bench and bench-checkpoint, and of soak"
+	@echo "  BENCH_ARGS=...   SOAK_KILLS=200  SOAK_ARGS=... of the benchmarks, and of soak"
 	@echo "  FUZZ_ARGS=...    of fuzz, e.g. FUZZ_ARGS='--class corpora --seed 7 --only 123'"
 
 setup: $(INSTALLED) ## make .venv and install everything into it; quick when up to date
@@ -89,6 +89,9 @@ check: $(INSTALLED) ## format, lint, types, import direction
 format: $(INSTALLED) ## reformat, and fix what lint can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench-prepare: $(INSTALLED) ## how much faster two processes prepare a corpus than one
+	$(BIN)/python -m benchmarks.prepare $(BENCH_ARGS)
 
 bench-checkpoint: $(INSTALLED) ## speed of saving and loading against the disk's own, and the stall of training
 	$(BIN)/python -W ignore -m benchmarks.checkpoint $(BENCH_ARGS)
