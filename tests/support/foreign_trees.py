@@ -148,13 +148,12 @@ def _plan() -> Plan:
 
 
 def _import(top: Path) -> None:
-    def imported(export: object, run_dir: Path, bar: object) -> CheckpointDirectory:
+    def imported(model: object, run_dir: Path, bar: object) -> CheckpointDirectory:
         import_module.check_is_no_run(run_dir)
         return _saved(run_dir, 0)
 
-    export = SimpleNamespace(record=SimpleNamespace(num_parameters=1))
     with (
-        mock.patch.object(import_module, "open_export", return_value=export),
+        mock.patch.object(import_module, "open_model", return_value=SimpleNamespace(num_parameters=1)),
         mock.patch.object(import_module, "import_model", imported),
     ):
         _call("checkpoint", "import", top / "any", top / "run")
