@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from unipool_dist.model.blockwise import BLOCKWISE_LIMIT, Block, attend_in_blocks, document_blocks
 from unipool_dist.model.documents import Documents
@@ -24,8 +23,6 @@ from unipool_dist.model.documents import Documents
 _VARLEN_TYPES = (torch.bfloat16, torch.float16)
 _VARLEN_WIDTH, _VARLEN_STEP = 256, 8
 """The flash kernel takes heads of at most this width, in multiples of this."""
-_TAKES_GROUPS = "enable_gqa" in signature(varlen_attn).parameters
-"""Whether torch's kernel takes fewer heads of keys than of queries; in 2.11 it does not."""
 _CAUSAL = (-1, 0)
 """Its window: every key before a query, none after it."""
 
@@ -44,7 +41,7 @@ def attention_within(documents: Documents, like: Tensor, head_dim: int) -> Docum
         return BlockwiseDocuments.of(documents, like.dtype)
     fits = head_dim <= _VARLEN_WIDTH and head_dim % _VARLEN_STEP == 0
     if like.device.type == "cuda" and like.dtype in _VARLEN_TYPES and fits:
-        return VariableLength(documents)
+        return VariableLength.of(documents)
     return Masked(documents)
 
 
@@ -53,8 +50,16 @@ class VariableLength:
     """Torch's attention for sequences of variable length, which costs what each document costs alone."""
 
     documents: Documents
-    kernel: Callable[..., Any] = varlen_attn
-    takes_groups: bool = _TAKES_GROUPS
+    kernel: Callable[..., Any]
+    takes_groups: bool
+    """Whether the kernel takes fewer heads of keys than of queries; that of torch 2.11 does not."""
+
+    @classmethod
+    def of(cls, documents: Documents) -> VariableLength:
+        """Use torch's kernel."""
+        from torch.nn.attention.varlen import varlen_attn  # importing it imports torch.compile, which sets variables
+
+        return cls(documents, varlen_attn, "enable_gqa" in signature(varlen_attn).parameters)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend within documents. The kernel takes [b * s, heads, d], heads of one group next to each other."""
