@@ -46,7 +46,7 @@ def write(folder: str, prompt: str, count: str) -> dict[str, Any]:
     """A prompt's tokens, and the text that greedily follows."""
     from transformers import AutoTokenizer
 
-    model, tokenizer = load(folder), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = load(folder), AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     inputs = tokenizer(prompt, return_tensors="pt")
     settings = {"max_new_tokens": int(count), "do_sample": False}
     texts = [model.generate(**inputs, use_cache=cache, **settings)[0] for cache in (True, False)]

@@ -28,7 +28,7 @@ def _lines(plan: Plan, record: ExportRecord, class_name: str, losses: Mapping[st
     yield from (f"{_kind(plan)}, after {record.step:,} steps on {record.tokens:,} tokens.", "")
     yield from ("```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", "")
     yield f'model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER"{trusted})'
-    yield 'tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")'
+    yield 'tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER", trust_remote_code=True)'
     yield 'print(tokenizer.decode(model.generate(**tokenizer("Once", return_tensors="pt"), max_new_tokens=32)[0]))'
     yield from ("```", "", "| | |", "|---|---|")
     yield from (f"| {name} | {value} |" for name, value in _figures(plan, record))
