@@ -8,9 +8,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from unipool_dist.api import Callback, Config, Sink, Stop, build_model, load_config, open_run, stop, train
+    from unipool_dist.api import (
+        Callback,
+        Config,
+        Sampling,
+        Sink,
+        Stop,
+        build_model,
+        load_config,
+        open_run,
+        stop,
+        train,
+    )
 
-__all__ = ["Callback", "Config", "Sink", "Stop", "build_model", "load_config", "open_run", "stop", "train"]
+__all__ = ["Callback", "Config", "Sampling", "Sink", "Stop", "build_model", "load_config", "open_run", "stop", "train"]
 
 if not TYPE_CHECKING:  # a type checker would take any name for one that is there
 

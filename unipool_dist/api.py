@@ -21,7 +21,7 @@ from unipool_dist.config import load_config as read_config
 from unipool_dist.engine.callback import Callback, Stop, stop
 from unipool_dist.engine.pipeline import Pipeline
 from unipool_dist.errors import ConfigError
-from unipool_dist.inference.generation import as_text, continuation
+from unipool_dist.inference.generation import generated
 from unipool_dist.inference.layout import inference_plan
 from unipool_dist.inference.opened import OpenedRun, opened_run
 from unipool_dist.inference.sampler import Sampling
@@ -38,6 +38,7 @@ __all__ = [
     "Callback",
     "Config",
     "Run",
+    "Sampling",
     "Sink",
     "Stop",
     "build_model",
@@ -122,23 +123,59 @@ class Run:
         return validation_losses(self.opened, validation_batches(self.opened, count))
 
     def generate(
-        self, prompt: str, max_tokens: int = 64, *, temperature: float = 1.0, top_p: float = 1.0, seed: int = 0
+        self,
+        prompt: str,
+        max_tokens: int = 64,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
     ) -> str:
-        """Return what the model continues ``prompt`` with; the same on every rank and layout for one ``seed``."""
-        tokenizer = self.opened.corpus.tokenizer
-        tokens = tokenizer.encode(prompt)
-        follow = continuation(self.opened, tokens, max_tokens, Sampling(temperature, top_p, seed))
-        return "".join(as_text(tokenizer, tokens, follow))
+        """Return what the model continues ``prompt`` with; the same on every rank and layout for one ``seed``.
+
+        It ends with the document, before ``stop`` (the first of several), or after ``max_tokens``.
+
+        Raises:
+            UnipoolError: an argument is out of its range, or the model cannot begin a document.
+        """
+        return self.generate_batch([prompt], max_tokens, Sampling(temperature, top_p, seed, top_k), stop)[0]
+
+    def generate_batch(
+        self,
+        prompts: Sequence[str],
+        max_tokens: int = 64,
+        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+        stop: str | Sequence[str] = (),
+    ) -> list[str]:
+        """Return what each of ``prompts`` is continued with, in their order; they are continued together.
+
+        Prompt number i is continued as by :meth:`generate` with the seed ``sampling.seed + i``, up to rounding.
+        """
+        follow = [""] * len(prompts)
+        stops = [stop] if isinstance(stop, str) else stop
+        for piece in generated(self.opened, prompts, max_tokens, sampling, stops):
+            follow[piece.prompt] += piece.text
+        return follow
 
 
 @contextmanager
-def open_run(run_dir: str | Path, *overrides: str, step: int | None = None, allow: Sequence[str] = ()) -> Iterator[Run]:
+def open_run(
+    run_dir: str | Path,
+    *overrides: str,
+    step: int | None = None,
+    allow: Sequence[str] = (),
+    tokenizer: str | Path | None = None,
+) -> Iterator[Run]:
     """Open the model of a run for the body of a ``with`` statement; no optimizer states, and no lock is taken.
 
     Args:
         overrides: ``section.field=value`` of what may be set for a trained model: layout, corpus, micro-batch.
         step: of the checkpoint; ``None``: the newest whole one.
         allow: names ``module:Class`` in the run's configuration whose code may be imported.
+        tokenizer: where the run's tokenizer is, in an export, a corpus or a file: then its corpus is not needed to
+            generate text.
 
     Raises:
         UnipoolError: there is no such run or checkpoint, it is damaged, or names code that is not allowed.
@@ -147,7 +184,8 @@ def open_run(run_dir: str | Path, *overrides: str, step: int | None = None, allo
     environment = read_environment()
     with quiet_libraries():
         plan = inference_plan(Path(run_dir), overrides, environment.world_size, step)
-        with opened_run(Path(run_dir), plan, environment, step) as opened:
+        found = None if tokenizer is None else Path(tokenizer)
+        with opened_run(Path(run_dir), plan, environment, step, found) as opened:
             yield Run(opened)
 
 

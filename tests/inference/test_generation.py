@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.using import complete, refused
-from unipool_dist.inference.generation import as_text
+from unipool_dist.inference.text_stream import as_text
 
 
 class Bytes:

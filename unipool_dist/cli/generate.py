@@ -1,9 +1,11 @@
-"""``unipool-dist generate``: continue a text with a run's model."""
+"""``unipool-dist generate``: continue texts with a run's model."""
 
 from __future__ import annotations
 
 import io
+import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,7 +24,14 @@ _MAX_PROMPT_BYTES = 64 << 20
 
 
 @click.command()
-@click.option("--prompt", required=True, metavar="TEXT", help="What is to be continued; - reads it from stdin.")
+@click.option(
+    "--prompt",
+    "prompts",
+    required=True,
+    multiple=True,
+    metavar="TEXT",
+    help="What is to be continued; - reads it from stdin. Repeatable.",
+)
 @click.option("--max-tokens", type=COUNT, default=100, show_default=True, help="Stop after so many.")
 @click.option(
     "--temperature",
@@ -39,41 +48,70 @@ _MAX_PROMPT_BYTES = 64 << 20
     show_default=True,
     help="Draw from the likeliest tokens that have this probability together.",
 )
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the draws.")
+@click.option("--top-k", type=COUNT, metavar="N", help="Draw from the N likeliest tokens.  [default: all]")
+@click.option("--stop", "stops", multiple=True, metavar="TEXT", help="End before this text. Repeatable.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Of the draws; of the second prompt it is one more."
+)
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The run's tokenizer, where its corpus is no more: in an export, another corpus, or a file.",
+)
 @use_options
-def generate(prompt: str, max_tokens: int, temperature: float, top_p: float, seed: int, **use: Any) -> None:
+def generate(
+    prompts: tuple[str, ...],
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    top_k: int | None,
+    stops: tuple[str, ...],
+    seed: int,
+    tokenizer: Path | None,
+    **use: Any,
+) -> None:
     """Continue a text with the model of RUN.
 
-    Prints the continuation as it comes, up to the end of the document or --max-tokens. The same seed gives the same
-    text, on any layout.
+    Prints the continuation as it comes, up to the end of the document, --stop, or --max-tokens. Several prompts are
+    continued together, and printed at the end, one JSON document a line. The same seed gives the same text, on any
+    layout.
 
-    Keeps no keys and values: each token costs a forward pass over the text so far, at most model.sequence_length
-    tokens of it.
+    Keys and values are kept: a token costs a pass over itself, until the text is longer than model.sequence_length;
+    then it costs a pass over the last so many tokens.
     """
 
     def work(run: OpenedRun) -> None:
-        from unipool_dist.inference.generation import as_text, continuation
+        from unipool_dist.inference.generation import generated
         from unipool_dist.inference.sampler import Sampling
 
-        tokenizer = run.corpus.tokenizer
-        tokens = tokenizer.encode(_shared(run, prompt))
-        follow = continuation(run, tokens, max_tokens, Sampling(temperature, top_p, seed))
-        for piece in as_text(tokenizer, tokens, follow):
-            if run.is_main:
-                put(piece)
-        if run.is_main:
+        given = _shared(run, prompts)
+        follow = [""] * len(given)
+        for piece in generated(run, given, max_tokens, Sampling(temperature, top_p, seed, top_k), stops):
+            follow[piece.prompt] += piece.text
+            if run.is_main and len(given) == 1:
+                put(piece.text)
+        if not run.is_main:
+            return
+        if len(given) == 1:
             say()
+        else:
+            for prompt, text in zip(given, follow, strict=True):
+                say(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False))
 
-    on_every_rank(Use(**use), work)
+    on_every_rank(Use(**use), work, tokenizer=tokenizer)
 
 
-def _shared(run: OpenedRun, prompt: str) -> str:
-    """Return the prompt on every rank; only rank 0 reads stdin. Collectives: one broadcast_object_list."""
+def _shared(run: OpenedRun, prompts: tuple[str, ...]) -> list[str]:
+    """Return the prompts on every rank; only rank 0 reads stdin, once. Collectives: one broadcast_object_list."""
     import torch.distributed as dist
 
-    box = [_from_stdin() if prompt == "-" and run.is_main else prompt]
+    box: list[str] = list(prompts)
+    if run.is_main and "-" in prompts:
+        text = _from_stdin()
+        box = [text if prompt == "-" else prompt for prompt in prompts]
     dist.broadcast_object_list(box, group_src=0, group=run.groups.storage)
-    return box[0]
+    return box
 
 
 def _from_stdin() -> str:

@@ -63,12 +63,15 @@ sequences_option = click.option(
 
 
 def on_every_rank(
-    use: Use, work: Callable[[OpenedRun], None], check: Callable[[Plan], None] = lambda plan: None
+    use: Use,
+    work: Callable[[OpenedRun], None],
+    check: Callable[[Plan], None] = lambda plan: None,
+    tokenizer: Path | None = None,
 ) -> None:
     """Open the run and do ``work`` on every rank: in this process, or with ``--nproc`` in processes of their own.
 
     These get this command's own arguments. Errors that can be found before they start are found here; ``check`` raises
-    for plans that the command cannot use.
+    for plans that the command cannot use. With a ``tokenizer`` no corpus is opened.
     """
     from unipool_dist.inference.layout import inference_plan
 
@@ -89,7 +92,8 @@ def on_every_rank(
     from unipool_dist.inference.opened import opened_run
     from unipool_dist.run.ending import ending_clearly
 
-    with ending_clearly(environment, plan.config), opened_run(use.run, plan, environment, use.step) as opened:
+    opening = opened_run(use.run, plan, environment, use.step, tokenizer)
+    with ending_clearly(environment, plan.config), opening as opened:
         if opened.is_main:
             for note in opened.notes:
                 say(note, err=True)

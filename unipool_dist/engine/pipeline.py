@@ -14,6 +14,7 @@ from unipool_dist.engine.callback import SILENT, Callback
 from unipool_dist.engine.links import StageLinks, Tensors
 from unipool_dist.errors import ConfigError
 from unipool_dist.model.assembly import PooledModel
+from unipool_dist.model.cache import KeyValueCache
 from unipool_dist.model.documents import Documents, within_documents
 from unipool_dist.pool.turn import Turn
 from unipool_dist.schedule.check import CheckedSchedule, check
@@ -129,7 +130,13 @@ class Pipeline:
         return loss, aux
 
     @torch.no_grad()
-    def forward(self, batches: Sequence[StageBatch], use: Use, begin: Begin | None = None) -> None:
+    def forward(
+        self,
+        batches: Sequence[StageBatch],
+        use: Use,
+        begin: Begin | None = None,
+        caches: Sequence[KeyValueCache] | None = None,
+    ) -> None:
         """Run ``batches`` forward only, in order. Neither gradients nor balance statistics change.
 
         Args:
@@ -138,6 +145,9 @@ class Pipeline:
             use: called on the last stage with token losses [b, s], or where a batch has no ``labels``, with logits
                 [s, b, v / tp] (:meth:`unipool_dist.model.stage.Stage.forward`).
             begin: called on every stage before it runs a micro-batch.
+            caches: of this stage, one for each batch, whose tokens follow what it holds: keys and values of all tokens
+                run are written there, and the caller says how many count (:meth:`KeyValueCache.hold`). Each row is
+                one document.
         """
         run = _Run(batches, self._shape_of(batches[0]) if batches else ())
         for tick in check(forward_only(self._groups.grid.pp, len(batches))).schedule.ticks:
@@ -146,7 +156,9 @@ class Pipeline:
             if work is not None:
                 if begin is not None:
                     begin(work.microbatch)
-                output, _ = self._run_stage(batches[work.microbatch], run.arrived.pop(("forward", work), None), turn)
+                inputs = run.arrived.pop(("forward", work), None)
+                cache = None if caches is None else caches[work.microbatch]
+                output, _ = self._run_stage(batches[work.microbatch], inputs, turn, cache)
                 if self._groups.is_last_stage:
                     use(work.microbatch, output)
                 else:
@@ -163,14 +175,17 @@ class Pipeline:
         self._doing(f"{lane} of {what}{note}")
         return work
 
-    def _run_stage(self, batch: StageBatch, inputs: Tensor | None, turn: Turn) -> tuple[Tensor, Tensor | None]:
+    def _run_stage(
+        self, batch: StageBatch, inputs: Tensor | None, turn: Turn, cache: KeyValueCache | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         source = batch.tokens if self._groups.is_first_stage else inputs
         assert source is not None
         documents = None
-        if self._document_end is not None:
+        if self._document_end is not None and cache is None:
             assert batch.tokens is not None
             documents = Documents.of(batch.tokens, self._document_end)
-        return self._model.stage(source, batch.labels if self._groups.is_last_stage else None, turn, documents)
+        labels = batch.labels if self._groups.is_last_stage else None
+        return self._model.stage(source, labels, turn, documents, cache)
 
     def _forward(self, work: Work, run: _Run, turn: Turn, num_loss_tokens: int) -> tuple[Tensor, Tensor]:
         """Run ``work``; return what it adds to this rank's loss and auxiliary loss."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import repeat
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +15,7 @@ from unipool_dist.comm.megatron import (
 )
 from unipool_dist.model.attention import Scope
 from unipool_dist.model.block import Block, StagePlace
+from unipool_dist.model.cache import KeyValueCache
 from unipool_dist.model.documents import Documents
 from unipool_dist.model.normalization import RMSNorm
 from unipool_dist.model.rotary import RotaryTable
@@ -62,7 +66,12 @@ class Stage(nn.Module):
             )
 
     def forward(
-        self, inputs: Tensor, labels: Tensor | None, turn: Turn, documents: Documents | None = None
+        self,
+        inputs: Tensor,
+        labels: Tensor | None,
+        turn: Turn,
+        documents: Documents | None = None,
+        cache: KeyValueCache | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Run this stage on one micro-batch.
 
@@ -71,6 +80,8 @@ class Stage(nn.Module):
             labels: [b, s] on the last stage, or ``None`` for its logits; ``None`` on other stages.
             turn: what the stages of the pool group run in this lane.
             documents: where attention and positions begin again; ``None``: with every row.
+            cache: of this stage and these rows; the inputs follow what it holds, each row one document. Without
+                gradients.
 
         Returns:
             On the last stage token losses [b, s] in fp32 (nats), or logits [s, b, v / tp] in fp32, this rank's part
@@ -81,9 +92,14 @@ class Stage(nn.Module):
         layer and loss communicate over the tensor-parallel group.
         """
         x = self._embed(inputs) if self._is_first else inputs
-        scope = Scope.of(self.rotary, documents, x, length=len(x) * self._tp)
+        length = len(x) * self._tp
+        scopes: Iterable[Scope]
+        if cache is None:
+            scopes = repeat(Scope.of(self.rotary, documents, x, length), len(self.layers))
+        else:
+            scopes = cache.scopes(self.rotary, x, length)
         aux_losses = []
-        for block in self.layers.values():
+        for block, scope in zip(self.layers.values(), scopes, strict=True):
             x, aux = block(x, scope, turn)
             if aux is not None:
                 aux_losses.append(aux)
