@@ -37,6 +37,9 @@ def use(run: OpenedRun) -> dict[str, Any]:
     losses = validation_losses(run, batches)
     with pytest.raises(DataError, match="the prompt is empty"):
         next(continuation(run, [], 1, GREEDY))
+    assert list(continuation(run, [*first, end, *second], 9, GREEDY)) == list(
+        continuation(run, second, 9, GREEDY, cached=False)
+    )
     return {
         "losses": {name: loss.nats_per_token for name, loss in losses.items()},
         "counted": {name: loss.tokens for name, loss in losses.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,17 @@ def test_a_prompt_that_ends_within_a_character_is_not_repeated() -> None:
 
 
 @pytest.mark.real_programs
+def test_several_prompts_are_continued_without_the_corpus(small_run: Path, tiny_corpus: Path) -> None:
+    options = ("--max-tokens=20", "--temperature=0", f"--tokenizer={tiny_corpus}", "data.path=/nowhere")
+    prompts = ("--prompt=the quick brown", "--prompt=-", "--prompt=12+")
+    said, _ = complete("generate", small_run, *prompts, *options, "--stop= ", "--top-k=5", stdin="the red\n")
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert [line["prompt"] for line in lines] == ["the quick brown", "the red\n", "12+"]
+    assert all(set(line) == {"prompt", "text"} and " " not in line["text"] for line in lines)
+    assert any(line["text"] for line in lines)
+
+
+@pytest.mark.real_programs
 def test_the_command_continues_a_text_on_any_layout(small_run: Path) -> None:
     options = ("--prompt=-", "--max-tokens=20", "--temperature=0")
     said, _ = complete("generate", small_run, *options, stdin="the quick brown")
@@ -42,6 +54,6 @@ def test_the_command_continues_a_text_on_any_layout(small_run: Path) -> None:
 
 
 def test_options_out_of_range_are_refused(small_run: Path) -> None:
-    for option, value in (("--temperature", -1), ("--top-p", 0), ("--top-p", 1.1), ("--max-tokens", 0)):
+    for option, value in (("--temperature", -1), ("--top-p", 0), ("--top-p", 1.1), ("--max-tokens", 0), ("--top-k", 0)):
         assert f"Invalid value for '{option}'" in refused("generate", small_run, "--prompt=x", option, value)
     assert "Missing option '--prompt'" in refused("generate", small_run)

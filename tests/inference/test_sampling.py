@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unipool_dist.errors import ConfigError
 from unipool_dist.inference.sampler import Sampler, Sampling, kept
 
 LOGITS = torch.log(torch.tensor([0.1, 0.4, 0.05, 0.25, 0.2]))
@@ -55,3 +56,18 @@ def test_draws_depend_on_the_seed_alone() -> None:
     first = drawn(7)
     torch.manual_seed(2)
     assert drawn(7) == first != drawn(8)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "tokens"), [(1, 1.0, [1]), (3, 1.0, [1, 3, 4]), (9, 1.0, [1, 3, 4, 0, 2]), (2, 0.6, [1])]
+)
+def test_top_k_keeps_the_likeliest_and_top_p_a_share_of_them(top_k: int, top_p: float, tokens: list[int]) -> None:
+    """Of the two likeliest the first has 0.4 / 0.65 of the probability."""
+    assert kept(LOGITS, 1.0, top_p, top_k)[1].tolist() == tokens
+
+
+def test_values_out_of_range_are_refused() -> None:
+    for values in ({"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}, {"temperature": -1.0}):
+        ((name, _),) = values.items()
+        with pytest.raises(ConfigError, match=f"{name}="):
+            Sampling(**values)  # type: ignore[arg-type]

@@ -39,11 +39,12 @@ def with_run(
     work: Callable[..., Any],
     *arguments: Any,
     step: int | None = None,
+    tokenizer: Path | None = None,
 ) -> Any:
     """What ``work(run, *arguments)`` returns on this rank; an error for the user as ``Class: message``."""
     config = inference_plan(run_dir, overrides, environment.world_size)
     try:
-        with opened_run(run_dir, config, replace(environment, master_port=port), step) as run:
+        with opened_run(run_dir, config, replace(environment, master_port=port), step, tokenizer) as run:
             return work(run, *arguments)
     except UnipoolError as error:  # on every rank; the process groups are left as they are, for a process that ends
         if dist.is_initialized():

@@ -80,6 +80,6 @@ class TokenizerAlone:
             )
         if self.vocab_size > vocab_size:
             raise DataError(
-                f"--tokenizer {self.path} has {self.vocab_size:,} tokens and the model {vocab_size:,}: give that of the "
-                f"model"
+                f"--tokenizer {self.path} has {self.vocab_size:,} tokens and the model {vocab_size:,}: give that of "
+                f"the model"
             )

@@ -107,10 +107,11 @@ class Decoder:
         def use(microbatch: int, logits: Tensor) -> None:
             row = torch.arange(len(texts), device=groups.device)
             last = logits[torch.tensor([len(each) - 1 for each in new], device=groups.device), row]  # [b, v / tp]
-            parts = last.new_empty(grid.tp, *last.shape)
+            parts = last.new_empty(grid.tp * len(texts), last.shape[1])
             dist.all_gather_into_tensor(parts, last.contiguous(), group=groups.tp)
             if groups.rank == chooser:
-                logits_bV = parts.transpose(0, 1).flatten(1)[:, : vocabulary.vocab_size].cpu()  # the rest is padding
+                logits_bV = parts.unflatten(0, (grid.tp, -1)).transpose(0, 1).flatten(1)
+                logits_bV = logits_bV[:, : vocabulary.vocab_size].cpu()  # the rest is padding
                 drawn = [text.sampler.draw(logits_V) for text, logits_V in zip(texts, logits_bV, strict=True)]
                 tokens.copy_(torch.tensor(drawn))
 

@@ -64,7 +64,11 @@ class KeyValueCache:
         self.filled.pop()
 
     def scopes(self, rotary: RotaryTable, x: Tensor, tokens: int) -> Iterator[Scope]:
-        """Yield for each layer the scope of the next ``tokens`` of every row; x is an activation of them."""
+        """Yield for each layer the scope of the next ``tokens`` of every row, for which it has space.
+
+        Args:
+            x: an activation of these tokens.
+        """
         new = _NewTokens(tuple(self.filled), tokens, x.device)
         rotation = rotary.rotation(new.places.clamp(max=len(rotary.cos) - 1), x.dtype)  # beyond it there is padding
         for keys, values in zip(self.keys, self.values, strict=True):
