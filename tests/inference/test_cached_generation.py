@@ -11,6 +11,8 @@ import pytest
 from tests.support.using import LAYOUTS, with_run
 from tests.support.workers import Workers, free_port
 from unipool_dist.api import Run
+from unipool_dist.data.tokenizer_alone import TokenizerAlone
+from unipool_dist.errors import DataError
 from unipool_dist.inference import decoding
 from unipool_dist.inference.generation import continuation, generated
 from unipool_dist.inference.opened import OpenedRun
@@ -111,9 +113,21 @@ def test_the_tokenizer_is_enough(workers: Workers, small_run: Path, tiny_corpus:
     assert notes == ()
 
 
+def test_another_tokenizer_is_refused(tiny_corpus: Path) -> None:
+    found = TokenizerAlone.open(tiny_corpus)
+    found.check(found.tokenizer_hash, found.vocab_size)
+    found.check(None, found.vocab_size + 64)
+    with pytest.raises(DataError, match="another one than the run's"):
+        found.check("0" * 64, found.vocab_size)
+    with pytest.raises(DataError, match="has 320 tokens and the model 256"):
+        found.check(None, 256)
+
+
 def _with_tokenizer(environment: Any, tokenizer: Path, *arguments: Any) -> Any:
     return with_run(environment, *arguments, tokenizer=tokenizer)
 
 
 def _notes(run: OpenedRun) -> tuple[str, ...]:
+    with pytest.raises(DataError, match="instead of its corpus"):
+        _ = run.corpus
     return run.notes

@@ -31,7 +31,7 @@ class Decoder:
     """Draws tokens for texts, all ranks in step. Every data-parallel replica runs every text.
 
     A text within ``model.sequence_length`` has its keys and values kept, so that a token costs a pass over itself
-    alone. A longer one is run anew for every token, over its last ``sequence_length`` tokens: each of them has another
+    alone. A longer one is run again for every token, over its last ``sequence_length`` tokens: each of them has another
     position than before, and nothing that was computed for it still holds. ``cached=False`` runs all texts like that.
 
     Memory on a rank, from the beginning: ``2 * layers * texts * longest * hidden / heads * groups`` numbers of the
