@@ -70,4 +70,4 @@ def test_values_out_of_range_are_refused() -> None:
     for values in ({"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}, {"temperature": -1.0}):
         ((name, _),) = values.items()
         with pytest.raises(ConfigError, match=f"{name}="):
-            Sampling(**values)  # type: ignore[arg-type]
+            Sampling(**values)

@@ -53,7 +53,8 @@ def empty(rows: int) -> KeyValueCache:
 def test_rows_attend_as_if_they_were_run_whole_and_alone(sizes: list[tuple[int, ...]]) -> None:
     torch.manual_seed(0)
     rows = [row(sum(each)) for each in sizes]
-    cache, found = empty(len(rows)), [[] for _ in rows]
+    cache = empty(len(rows))
+    found: list[list[Tensor]] = [[] for _ in rows]
     for turn in range(len(sizes[0])):
         new = [
             each[:, :, :, held : held + size[turn]] for each, held, size in zip(rows, cache.filled, sizes, strict=True)
