@@ -23,6 +23,7 @@ IDLE = [
     ("optimizer.wsd_decay=cosine", ("optimizer.decay=linear",), "optimizer.decay=linear"),
     ("optimizer.router_lr_scale=0.1", DENSE, "pool.router=none"),
     ("pool.router_init_std=0.5", DENSE, "pool.router=none"),
+    ("pool.placement_steps=[5]", (), "pool.placement=contiguous"),
     ("pool.balance.alpha=0.5", ("pool.balance.loss=none",), "pool.balance.loss=none"),
     ("pool.balance.scores=raw", ("pool.balance.loss=none",), "pool.balance.loss=none"),
     ("pool.balance.window=microbatch", ("pool.balance.loss=layer",), "pool.balance.loss=layer"),

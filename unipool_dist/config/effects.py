@@ -39,6 +39,8 @@ def _idle(config: Config) -> Iterator[tuple[str, str]]:
         yield "pool.normalize_gates", "pool.router=none"
         if pool.router_init_std != config.model.init_std:  # as it is where it was filled in
             yield "pool.router_init_std", "pool.router=none"
+    if pool.placement == "contiguous":
+        yield "pool.placement_steps", "pool.placement=contiguous"
     if pool.balance.loss == "none":
         yield "pool.balance.alpha", "pool.balance.loss=none"
         yield "pool.balance.scores", "pool.balance.loss=none"
